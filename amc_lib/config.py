@@ -1,0 +1,245 @@
+"""Settings of the study: typed, frozen, validated, with unit and source at every field.
+
+`preset("scenes")` and `preset("paper")` are the two tiers. `with_parameters` applies the flat names that notebooks and
+command lines use (`lambda1`, `epochs`, ...) and refuses names and values that make no sense. "PROTOCOL" stands for the
+collected facts of the paper tier; equations are those of Yang et al., CVPR 2023.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Tier = Literal["scenes", "paper"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class VisionSettings:
+    """Image tower: a vision transformer over pixel patches, or over the features of a frozen trunk."""
+
+    image_size: int = 256  # side of the square input, pixels (PROTOCOL, Model)
+    trunk: Literal["none", "lite0"] = "none"  # frozen network below the transformer
+    patch_size: int = 16  # pixels for one token side; with a trunk, its coarsest kept stride
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0  # stochastic depth of the last block
+
+    def __post_init__(self) -> None:
+        _require(
+            self.image_size % self.patch_size == 0,
+            f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}",
+        )
+        _require(self.width % self.heads == 0, f"vision width {self.width} is no multiple of its {self.heads} heads")
+
+    @property
+    def grid(self) -> int:
+        """Side G of the token grid; the tower gives G*G + 1 tokens."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Text layers (self-attention) and, above them, fusion layers (self- and cross-attention); sizes of BERT."""
+
+    vocab_size: int = 30522
+    width: int = 768
+    layers: int = 12
+    fusion_from: int = 6  # index of the first fusion layer (PROTOCOL: 0-5 text, 6-11 fusion)
+    heads: int = 12
+    ffn_width: int = 3072
+    positions: int = 512
+    dropout: float = 0.1  # of BERT-base, hidden states and attention
+    max_tokens: int = 25  # [CLS] and [SEP] included (PROTOCOL, Finetuning)
+
+    def __post_init__(self) -> None:
+        _require(self.width % self.heads == 0, f"text width {self.width} is no multiple of its {self.heads} heads")
+        _require(
+            0 < self.fusion_from < self.layers,
+            f"fusion_from {self.fusion_from} must lie inside the {self.layers} text encoder layers",
+        )
+        _require(self.max_tokens <= self.positions, f"max_tokens {self.max_tokens} exceeds positions {self.positions}")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """ALBEF: two towers, fusion, contrastive space, momentum copy and queues (Li et al., NeurIPS 2021)."""
+
+    vision: VisionSettings = field(default_factory=VisionSettings)
+    text: TextSettings = field(default_factory=TextSettings)
+    embed_dim: int = 256  # width of the contrastive space
+    queue_size: int = 65536  # features kept per modality
+    momentum: float = 0.995  # of the exponential moving average
+    temperature: float = 0.07  # initial; learnt
+    temperature_range: tuple[float, float] = (0.001, 0.5)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.vision.width == self.text.width,
+            f"vision width {self.vision.width} and text width {self.text.width} must be equal: image tokens are the "
+            "keys and values of the fusion layers",
+        )
+        _require(0 <= self.momentum <= 1, f"momentum must lie in [0, 1], got {self.momentum}")
+        _require(self.queue_size > 0, f"queue_size must be positive, got {self.queue_size}")
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """ALBEF's own objectives."""
+
+    alpha: float = 0.4  # weight of the momentum teacher's soft targets (PROTOCOL, Model)
+    alpha_ramp_epochs: int = 1  # epochs over which alpha grows linearly from 0
+    mlm_probability: float = 0.15  # share of tokens corrupted
+    mlm_distillation: Literal["vocabulary", "official"] = "vocabulary"  # axis of the student's log-softmax
+    hard_negatives_from: int = 0  # epoch from which ITM negatives are drawn by similarity; uniform before
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
+        _require(0 < self.mlm_probability < 1, f"mlm_probability must lie in (0, 1), got {self.mlm_probability}")
+
+
+@dataclass(frozen=True)
+class AmcSettings:
+    """Attention Map Consistency, equations 1-3; all lambdas 0 switch it off (ALBEF's objectives alone)."""
+
+    lambda1: float = 0.2  # weight of L_mean in equation 3
+    lambda2: float = 0.8  # weight of L_max in equation 3
+    delta1: float = 0.1  # margin of equation 1, in units of the normalised heatmap [0, 1]
+    delta2: float = 0.5  # margin of equation 2, likewise
+    layer: int = 8  # text encoder layer whose cross-attention gives the heatmap, counted from 0
+    mean_form: Literal["paper", "official"] = "paper"  # one hinge a sample, or one over the pooled batch
+
+    def __post_init__(self) -> None:
+        for name in ("lambda1", "lambda2", "delta1", "delta2"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def active(self) -> bool:
+        return self.lambda1 > 0 or self.lambda2 > 0
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """One run of the training loop: AdamW, linear warm-up by step, cosine by epoch (PROTOCOL, Finetuning)."""
+
+    epochs: int = 30
+    batch_size: int = 64  # on each device
+    learning_rate: float = 1e-5
+    min_learning_rate: float = 1e-6  # end of the cosine
+    warmup_learning_rate: float = 1e-6
+    warmup_steps: int = 2000
+    weight_decay: float = 0.02  # none on biases, norms and one-dimensional parameters
+    max_grad_norm: float = 0.0  # 0: gradients are not clipped
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
+        _require(self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}")
+        _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """Drawn scenes of the scenes tier (amc_lib.datasets.scenes)."""
+
+    seed: int = 0
+    size: int = 320  # side of the square picture, pixels
+    objects: tuple[int, int] = (6, 9)  # named things in a scene, both ends included
+    object_width: tuple[float, float] = (0.13, 0.28)  # share of the picture's side
+    rotation_degrees: float = 25.0  # largest turn either way
+    max_occlusion: float = 0.5  # largest hidden share of a named thing
+    distractors: tuple[int, int] = (1, 3)  # pictograms that nothing names
+    train: int = 8000  # scenes in each split
+    val: int = 400
+    phrases: int = 1000
+    referring_a: int = 800
+    referring_b: int = 800
+
+    def count(self, split: str) -> int:
+        """Number of scenes of a split; ValueError for a name that is none."""
+        splits = ("train", "val", "phrases", "referring_a", "referring_b")
+        _require(split in splits, f"unknown scenes split {split!r}; known: {', '.join(splits)}")
+        return getattr(self, split)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that determines a result of one tier."""
+
+    tier: Tier
+    model: ModelSettings
+    objective: ObjectiveSettings
+    amc: AmcSettings
+    pretraining: TrainingSettings
+    finetuning: TrainingSettings
+    scenes: SceneSettings = field(default_factory=SceneSettings)
+
+    def __post_init__(self) -> None:
+        text = self.model.text
+        _require(
+            text.fusion_from <= self.amc.layer < text.layers,
+            f"layer {self.amc.layer} has no cross-attention; fusion layers are {text.fusion_from}-{text.layers - 1}",
+        )
+
+
+def _scenes() -> Settings:
+    return Settings(
+        tier="scenes",
+        model=ModelSettings(
+            vision=VisionSettings(image_size=160, trunk="lite0", patch_size=16, width=128, depth=2, heads=4),
+            text=TextSettings(
+                vocab_size=1024, width=128, layers=6, fusion_from=3, heads=4, ffn_width=512, positions=64, dropout=0.0
+            ),
+            embed_dim=64,
+            queue_size=1024,
+        ),
+        objective=ObjectiveSettings(mlm_probability=0.4, hard_negatives_from=2),
+        amc=AmcSettings(layer=5),
+        pretraining=TrainingSettings(
+            epochs=9,
+            learning_rate=1e-3,
+            min_learning_rate=1e-5,
+            warmup_learning_rate=1e-5,
+            warmup_steps=100,
+            max_grad_norm=1.0,
+        ),
+        finetuning=TrainingSettings(
+            epochs=5,
+            learning_rate=5e-4,
+            min_learning_rate=1e-5,
+            warmup_learning_rate=1e-5,
+            warmup_steps=50,
+            max_grad_norm=1.0,
+        ),
+    )
+
+
+def _paper() -> Settings:
+    return Settings(
+        tier="paper",
+        model=ModelSettings(),
+        objective=ObjectiveSettings(),
+        amc=AmcSettings(),
+        pretraining=TrainingSettings(learning_rate=1e-4, min_learning_rate=1e-5, warmup_learning_rate=1e-5),
+        finetuning=TrainingSettings(),
+    )
+
+
+_PRESETS = {"scenes": _scenes, "paper": _paper}
+
+
+def preset(tier: str) -> Settings:
+    """The settings of a tier. Raises ValueError for an unknown tier."""
+    _require(tier in _PRESETS, f"unknown tier {tier!r}; known: {', '.join(_PRESETS)}")
+    return _PRESETS[tier]()
