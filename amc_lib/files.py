@@ -1,0 +1,49 @@
+"""Files that are either whole or not there: each writer fills a neighbour, then renames it into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write to, which becomes `path` when the block ends without an error.
+
+    Missing folders are made. If the block raises, an older file at `path` stays as it was and nothing new remains.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write `obj` as indented UTF-8 JSON atomically; NaN and infinity, which JSON lacks, are a ValueError."""
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write a frame as UTF-8 CSV without its index, with full float precision, atomically."""
+    write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
