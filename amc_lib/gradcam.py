@@ -1,0 +1,78 @@
+"""GradCAM heatmaps of image-text matching: cross-attention of one fusion layer, weighted by its gradient.
+
+The core gives the raw map with its graph; `normalise` and `upsample` stand apart. B phrases (each with its image),
+h heads, L text positions (padding included), N = G*G + 1 image tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amc_lib.model.text import TextEncoder, Watch
+
+NORMALISE_EPS = 1e-7  # of the authors' min-max
+
+
+@contextmanager
+def watch_attention(text_encoder: TextEncoder, layer: int, *, twice: bool) -> Iterator[Watch]:
+    """Keep the cross-attention of `layer` during the passes inside the `with` block.
+
+    With `twice` all attention from there upwards also takes the plain form, which has a second derivative; the
+    layers below keep fused attention. Everything attached is removed on leaving, whatever happens inside.
+    """
+    if not text_encoder.fusion_from <= layer < len(text_encoder.layers):
+        raise ValueError(
+            f"layer {layer} has no cross-attention; fusion layers are "
+            f"{text_encoder.fusion_from}-{len(text_encoder.layers) - 1}"
+        )
+    watched = text_encoder.layers[layer].crossattention.self
+    modules = [watched]
+    if twice:
+        for above in text_encoder.layers[layer + 1 :]:
+            modules += [above.attention.self, above.crossattention.self]
+    for module in modules:
+        module.watch = Watch()
+    try:
+        yield watched.watch
+    finally:
+        for module in modules:
+            del module.watch
+
+
+def heatmap(watch: Watch, itm_logits: Tensor, text_mask: Tensor, *, create_graph: bool) -> Tensor:
+    """Raw heatmap [B, G, G] >= 0 of the match logit: mean over heads and positions of attention * max(gradient, 0).
+
+    itm_logits [B, 2] must come from the pass that `watch` saw. The logit is differentiated, not a probability or a
+    loss: a loss that is near zero would give no map at all. The mean runs over all L positions, padded ones included
+    (they count zero), so the magnitude depends on the padding and its shape does not. With `create_graph` the map can
+    be differentiated again, as L_amc needs.
+    """
+    attention = watch.probabilities
+    (gradient,) = torch.autograd.grad(
+        itm_logits[:, 1].sum(), attention, create_graph=create_graph, retain_graph=create_graph or None
+    )
+    if not create_graph:
+        attention = attention.detach()
+    words = text_mask[:, None, :, None].to(attention.dtype)  # [B, 1, L, 1]
+    weighted = (attention * gradient.clamp(min=0) * words)[..., 1:]  # [B, h, L, N - 1]: the class token shows no place
+    side = round(weighted.shape[-1] ** 0.5)
+    return weighted.mean(dim=(1, 2)).unflatten(-1, (side, side))  # [B, N - 1] -> [B, G, G]
+
+
+def normalise(raw: Tensor, eps: float = NORMALISE_EPS) -> Tensor:
+    """Per-sample min-max of [B, H, W] into [0, 1); an all-zero map stays zero.
+
+    The gradient also flows through the minimum and the maximum, each to the single element that is picked.
+    """
+    shifted = raw - raw.flatten(1).min(1).values[:, None, None]  # [B] -> [B, 1, 1]
+    return shifted / (shifted.flatten(1).max(1).values[:, None, None] + eps)
+
+
+def upsample(maps: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """[B, H, W] -> [B, *size]: `bilinear` in training, `bicubic` in evaluation (which may undershoot zero)."""
+    return F.interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]

@@ -1,0 +1,86 @@
+"""ALBEF's three objectives as pure functions: contrast (ITC), matching (ITM), masked language modelling (MLM)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100  # label of a position that takes no MLM loss
+
+
+def contrastive_loss(
+    image_feat: Tensor,
+    text_feat: Tensor,
+    image_feat_m: Tensor,
+    text_feat_m: Tensor,
+    image_queue: Tensor,
+    text_queue: Tensor,
+    temperature: Tensor,
+    alpha: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ITC with soft targets: features [B, E] of unit length, queues [E, Q] as they were before this step.
+
+    Candidates are the momentum features of the batch, then the queue. Targets are alpha * (the momentum model's
+    softmax over them) + (1 - alpha) * one-hot. Returns the loss and the batch similarities sim_i2t, sim_t2i [B, B]
+    (divided by the temperature) from which hard negatives are drawn.
+    """
+    B = len(image_feat)
+    image_candidates = torch.cat((image_feat_m.T, image_queue), dim=1)  # [E, B + Q]
+    text_candidates = torch.cat((text_feat_m.T, text_queue), dim=1)
+    sim_i2t = image_feat @ text_candidates / temperature  # [B, B + Q]
+    sim_t2i = text_feat @ image_candidates / temperature
+    with torch.no_grad():
+        one_hot = torch.eye(B, sim_i2t.shape[1], dtype=sim_i2t.dtype, device=sim_i2t.device)
+        soft_i2t = (image_feat_m @ text_candidates / temperature).softmax(1)
+        soft_t2i = (text_feat_m @ image_candidates / temperature).softmax(1)
+        targets_i2t = alpha * soft_i2t + (1 - alpha) * one_hot
+        targets_t2i = alpha * soft_t2i + (1 - alpha) * one_hot
+    loss_i2t = F.cross_entropy(sim_i2t, targets_i2t)
+    loss_t2i = F.cross_entropy(sim_t2i, targets_t2i)
+    return (loss_i2t + loss_t2i) / 2, sim_i2t[:, :B], sim_t2i[:, :B]
+
+
+@torch.no_grad()
+def draw_negatives(
+    sim_i2t: Tensor, sim_t2i: Tensor, *, hard: bool = True, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """For each text an image that is not its own, and for each image a text: two int64 [B] of batch rows.
+
+    Hard negatives are drawn with the softmax of the similarities [B, B], all others uniformly. A batch of one has no
+    negatives: both are then empty.
+    """
+    if len(sim_i2t) == 1:
+        empty = torch.empty(0, dtype=torch.long, device=sim_i2t.device)
+        return empty, empty
+    drawn = []
+    for similarities in (sim_t2i, sim_i2t):
+        weights = similarities.float().softmax(1) if hard else torch.ones_like(similarities, dtype=torch.float)
+        weights = weights.fill_diagonal_(0)
+        weights[weights.sum(1) == 0] = 1.0 - torch.eye(len(weights), device=weights.device)[weights.sum(1) == 0]
+        drawn.append(torch.multinomial(weights, 1, generator=generator).squeeze(1))
+    return drawn[0], drawn[1]
+
+
+def matching_loss(itm_logits: Tensor, positives: int) -> Tensor:
+    """ITM: mean cross-entropy of itm_logits [R, 2] whose first `positives` rows match and whose others do not."""
+    labels = torch.zeros(len(itm_logits), dtype=torch.long, device=itm_logits.device)
+    labels[:positives] = 1
+    return F.cross_entropy(itm_logits, labels)
+
+
+def masked_language_loss(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, alpha: float, distillation: str = "vocabulary"
+) -> Tensor:
+    """MLM: (1 - alpha) * cross-entropy + alpha * distillation, both averaged over positions with a label.
+
+    logits and teacher_logits [B, L, V], labels [B, L] with `IGNORED` elsewhere; for the vocabulary form any leading
+    shape will do. `official` takes the student's log-softmax over the sequence, as the AMC authors' code does; the
+    ALBEF authors' code takes it over the vocabulary.
+    """
+    labelled = labels != IGNORED
+    count = labelled.sum().clamp(min=1)
+    hard = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum") / count
+    log_student = logits.log_softmax(1 if distillation == "official" else -1)
+    soft = -(teacher_logits.softmax(-1) * log_student).sum(-1)[labelled].sum() / count
+    return (1 - alpha) * hard + alpha * soft

@@ -1,0 +1,40 @@
+"""The image tower: timm's VisionTransformer, whose parameters carry ALBEF's names.
+
+One class serves both tiers. Without a trunk it cuts pixels into patches (ViT-B/16); with a trunk each place of the
+trunk's feature map is one patch.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from amc_lib.config import VisionSettings
+from amc_lib.model.trunk import Lite0Trunk
+
+NORM_EPS = 1e-6  # of ALBEF's image tower
+
+
+class ImageTower(VisionTransformer):
+    """[B, C, H, W] -> image_embeds [B, N, D]; token 0 is the class token, the rest the grid in row-major order."""
+
+    def __init__(self, settings: VisionSettings) -> None:
+        with_trunk = settings.trunk != "none"
+        super().__init__(
+            img_size=settings.grid if with_trunk else settings.image_size,
+            patch_size=1 if with_trunk else settings.patch_size,
+            in_chans=Lite0Trunk.channels if with_trunk else 3,
+            embed_dim=settings.width,
+            depth=settings.depth,
+            num_heads=settings.heads,
+            mlp_ratio=settings.mlp_ratio,
+            drop_path_rate=settings.drop_path,
+            norm_layer=partial(nn.LayerNorm, eps=NORM_EPS),
+            global_pool="",
+            num_classes=0,
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.forward_features(image)  # [B, N, D], normalised

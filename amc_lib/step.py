@@ -1,0 +1,162 @@
+"""The losses of one training step, in the order of ALBEF's authors: momentum, ITC, queues, ITM, AMC, MLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from amc_lib import gradcam
+from amc_lib.config import AmcSettings, ObjectiveSettings
+from amc_lib.losses import amc_loss
+from amc_lib.model import ALBEF
+from amc_lib.model.objectives import (
+    IGNORED,
+    contrastive_loss,
+    draw_negatives,
+    masked_language_loss,
+    matching_loss,
+)
+
+
+@dataclass
+class Batch:
+    """B images with one phrase each; L text positions, S side of the box mask."""
+
+    image: Tensor  # [B, 3, S, S] normalised pixels, or the trunk's features [B, C, G, G]
+    input_ids: Tensor  # int64 [B, L], right-padded
+    attention_mask: Tensor  # int64 [B, L], 1 for [CLS], words and [SEP]
+    mlm_input_ids: Tensor  # int64 [B, L], corrupted
+    mlm_labels: Tensor  # int64 [B, L], `IGNORED` where no loss is taken
+    box_mask: Tensor  # [B, S, S], 1 inside the phrase's boxes
+    has_box: Tensor  # bool [B]; samples without take no part in L_amc
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
+
+
+@dataclass
+class Losses:
+    """Scalars with their graph; `total` is what is minimised (weights 1, the lambdas stand inside `amc`)."""
+
+    mlm: Tensor
+    itc: Tensor
+    itm: Tensor
+    amc: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.mlm + self.itc + self.itm + self.amc
+
+
+def training_losses(
+    model: ALBEF,
+    batch: Batch,
+    objective: ObjectiveSettings,
+    amc: AmcSettings,
+    *,
+    alpha: float,
+    hard_negatives: bool = True,
+    negatives: tuple[Tensor, Tensor] | None = None,
+    generator: torch.Generator | None = None,
+) -> Losses:
+    """The four losses; also moves the momentum model and the queues one step.
+
+    `alpha` is the current weight of the soft targets. `negatives` (image rows for texts, text rows for images)
+    replays a draw; otherwise `draw_negatives` draws with `generator`.
+    """
+    B = len(batch.image)
+    model.clamp_temperature()
+    image = model.read_image(batch.image)
+    both_ids = torch.cat((batch.input_ids, batch.mlm_input_ids))  # [2B, L]
+    both_masks = batch.attention_mask.repeat(2, 1)
+    image_embeds = model.visual_encoder(image)  # [B, N, D]
+    text_embeds, corrupted_embeds = model.encode_text(both_ids, both_masks).split(B)  # [B, L, D] each
+    image_feat, text_feat = model.image_features(image_embeds), model.text_features(text_embeds)
+
+    model.update_momentum()
+    image_feat_m, text_feat_m, teacher_embeds = _momentum_pass(model, image, both_ids, both_masks)
+    itc, sim_i2t, sim_t2i = contrastive_loss(
+        image_feat, text_feat, image_feat_m, text_feat_m, model.image_queue.clone(), model.text_queue.clone(),
+        model.temp, alpha,
+    )  # fmt: skip
+    model.enqueue(image_feat_m, text_feat_m)
+
+    memory = model.text_encoder.remember(image_embeds)
+    boxed = batch.has_box.nonzero().flatten()
+    with_amc = amc.active and len(boxed) > 0
+    positive_logits, raw = _matching_pairs(model, text_embeds, batch.attention_mask, memory, amc.layer, with_amc)
+
+    if negatives is None:
+        negatives = draw_negatives(sim_i2t, sim_t2i, hard=hard_negatives, generator=generator)
+    negative_logits, fused_corrupted = _other_pairs(
+        model, text_embeds, corrupted_embeds, batch.attention_mask, memory, *negatives
+    )
+    return Losses(
+        mlm=_mlm(model, fused_corrupted, teacher_embeds, batch.mlm_labels, alpha, objective.mlm_distillation),
+        itc=itc,
+        itm=matching_loss(torch.cat((positive_logits, negative_logits)), positives=B),
+        amc=_amc(raw[boxed], batch.box_mask[boxed], amc) if with_amc else positive_logits.new_zeros(()),
+    )
+
+
+@torch.no_grad()
+def _momentum_pass(model: ALBEF, image: Tensor, both_ids: Tensor, both_masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The teacher's image_feat_m, text_feat_m [B, E] and fused embeddings of the corrupted texts [B, L, D]."""
+    B = len(image)
+    image_embeds = model.visual_encoder_m(image)
+    text_embeds, corrupted_embeds = model.text_encoder_m.encode(both_ids, both_masks).split(B)
+    fused = model.text_encoder_m.fuse(corrupted_embeds, both_masks[B:], model.text_encoder_m.remember(image_embeds))
+    image_feat = torch.nn.functional.normalize(model.vision_proj_m(image_embeds[:, 0]), dim=-1)
+    text_feat = torch.nn.functional.normalize(model.text_proj_m(text_embeds[:, 0]), dim=-1)
+    return image_feat, text_feat, fused
+
+
+def _matching_pairs(
+    model: ALBEF, text_embeds: Tensor, text_mask: Tensor, memory, layer: int, with_heatmap: bool
+) -> tuple[Tensor, Tensor | None]:
+    """itm_logits [B, 2] of the matching pairs and, where wanted, their raw heatmaps [B, G, G] with graph."""
+    if not with_heatmap:
+        return model.match(model.text_encoder.fuse(text_embeds, text_mask, memory)), None
+    with gradcam.watch_attention(model.text_encoder, layer, twice=True) as watch:
+        itm_logits = model.match(model.text_encoder.fuse(text_embeds, text_mask, memory))
+    return itm_logits, gradcam.heatmap(watch, itm_logits, text_mask, create_graph=True)
+
+
+def _other_pairs(
+    model: ALBEF,
+    text_embeds: Tensor,
+    corrupted_embeds: Tensor,
+    text_mask: Tensor,
+    memory,
+    image_rows: Tensor,
+    text_rows: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One fusion pass for all that needs no second derivative: 2B non-matching pairs and B corrupted texts.
+
+    Returns itm_logits [2B, 2] and fused corrupted texts [B, L, D]; with no negatives drawn, 0 rows and [B, L, D].
+    """
+    own = torch.arange(len(text_embeds), device=text_embeds.device)
+    of_text, of_image = own[: len(image_rows)], own[: len(text_rows)]
+    texts = torch.cat((text_embeds[of_text], text_embeds[text_rows], corrupted_embeds))
+    masks = torch.cat((text_mask[of_text], text_mask[text_rows], text_mask))
+    fused = model.text_encoder.fuse(texts, masks, memory.rows(torch.cat((image_rows, of_image, own))))
+    negatives = len(image_rows) + len(text_rows)
+    return model.match(fused[:negatives]), fused[negatives:]
+
+
+def _mlm(model: ALBEF, fused: Tensor, teacher_fused: Tensor, labels: Tensor, alpha: float, distillation: str) -> Tensor:
+    """MLM loss; the vocabulary form needs logits at labelled positions only."""
+    if distillation == "vocabulary":
+        labelled = labels != IGNORED
+        fused, teacher_fused, labels = fused[labelled], teacher_fused[labelled], labels[labelled]  # [M, D], [M]
+    with torch.no_grad():
+        teacher_logits = model.text_encoder_m.predict(teacher_fused)
+    return masked_language_loss(model.text_encoder.predict(fused), teacher_logits, labels, alpha, distillation)
+
+
+def _amc(raw: Tensor, box_mask: Tensor, amc: AmcSettings) -> Tensor:
+    """L_amc of raw heatmaps [K, G, G] against box masks [K, S, S]."""
+    maps = gradcam.upsample(gradcam.normalise(raw), box_mask.shape[-2:], "bilinear")  # [K, S, S]
+    return amc_loss(maps, box_mask, amc.lambda1, amc.lambda2, amc.delta1, amc.delta2, amc.mean_form)
