@@ -1,0 +1,21 @@
+"""Figures: each function returns a matplotlib Figure, `save` writes it with its provenance, `to_image` shows it."""
+
+from amc_lib.figures.method import method_figure
+from amc_lib.figures.qualitative import Example, qualitative_figure
+from amc_lib.figures.results import accuracy_figure, learning_curves, table_markdown
+from amc_lib.figures.scene_sheet import scene_sheet
+from amc_lib.figures.style import COLOURS, heat_overlay, save, to_image
+
+__all__ = [
+    "COLOURS",
+    "Example",
+    "accuracy_figure",
+    "heat_overlay",
+    "learning_curves",
+    "method_figure",
+    "qualitative_figure",
+    "save",
+    "scene_sheet",
+    "table_markdown",
+    "to_image",
+]
