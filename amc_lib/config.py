@@ -7,12 +7,8 @@ collected facts of the paper tier; equations are those of Yang et al., CVPR 2023
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 Tier = Literal["scenes", "paper"]
 
@@ -101,7 +97,6 @@ class ObjectiveSettings:
     alpha_ramp_epochs: int = 1  # epochs over which alpha grows linearly from 0
     mlm_probability: float = 0.15  # share of tokens corrupted
     mlm_distillation: Literal["vocabulary", "official"] = "vocabulary"  # axis of the student's log-softmax
-    hard_negatives_from: int = 0  # epoch from which ITM negatives are drawn by similarity; uniform before
 
     def __post_init__(self) -> None:
         _require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
@@ -118,6 +113,7 @@ class AmcSettings:
     delta2: float = 0.5  # margin of equation 2, likewise
     layer: int = 8  # text encoder layer whose cross-attention gives the heatmap, counted from 0
     mean_form: Literal["paper", "official"] = "paper"  # one hinge a sample, or one over the pooled batch
+    map_size: int = 256  # side to which heatmap and box mask are brought, pixels (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
         for name in ("lambda1", "lambda2", "delta1", "delta2"):
@@ -130,16 +126,19 @@ class AmcSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """One run of the training loop: AdamW, linear warm-up by step, cosine by epoch (PROTOCOL, Finetuning)."""
+    """One run of the training loop: AdamW, linear warm-up by step, then cosine (PROTOCOL, Finetuning)."""
 
     epochs: int = 30
     batch_size: int = 64  # on each device
     learning_rate: float = 1e-5
     min_learning_rate: float = 1e-6  # end of the cosine
+    cosine_by: Literal["epoch", "step"] = "epoch"  # how often the cosine moves
     warmup_learning_rate: float = 1e-6
     warmup_steps: int = 2000
     weight_decay: float = 0.02  # none on biases, norms and one-dimensional parameters
     max_grad_norm: float = 0.0  # 0: gradients are not clipped
+    short_captions_until: int = 0  # epoch until which an image is paired with captions of one thing only
+    hard_negatives_from: int = 0  # epoch from which ITM negatives are drawn by similarity; uniform before
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -204,21 +203,25 @@ def _scenes() -> Settings:
             embed_dim=64,
             queue_size=1024,
         ),
-        objective=ObjectiveSettings(mlm_probability=0.4, hard_negatives_from=2),
-        amc=AmcSettings(layer=5),
+        objective=ObjectiveSettings(mlm_probability=0.4),
+        amc=AmcSettings(layer=5, map_size=80),
         pretraining=TrainingSettings(
             epochs=9,
             learning_rate=1e-3,
             min_learning_rate=1e-5,
             warmup_learning_rate=1e-5,
+            cosine_by="step",
             warmup_steps=100,
             max_grad_norm=1.0,
+            short_captions_until=4,
+            hard_negatives_from=2,
         ),
         finetuning=TrainingSettings(
             epochs=5,
             learning_rate=5e-4,
             min_learning_rate=1e-5,
             warmup_learning_rate=1e-5,
+            cosine_by="step",
             warmup_steps=50,
             max_grad_norm=1.0,
         ),

@@ -54,8 +54,10 @@ _TONES = {  # of a colour word: light, shaded
 _DARK_MARKS, _LIGHT_MARKS = (50, 50, 60), (255, 255, 255)
 _LIGHT_COLOURS = ("white", "yellow", "pink", "orange", "grey")  # these carry dark stripes and spots
 
-DISTRACTORS: tuple[str, ...] = tuple(
-    "⚙ 🔬 🪚 🛒 ⌛ 🧲 🎡 🔒 🏀 🥩 🧇 🥪 🌮 🧅 🥑 🥽 🩹 🧬 🗿 🎭 ⭐ 🌙 ⚡ ❄ 🔥 💧 🌍 🪐 🌈 ☁ 💥 💰 🧿 🎯 🧩 🀄 💠 🌀 🛑 ❤ ♻ ☯ 🎵 ✂ 📎 🧮 🪤 🧷".split()
+DISTRACTORS = (
+    *("⚙", "🔬", "🪚", "🛒", "⌛", "🧲", "🎡", "🔒", "🏀", "🥩", "🧇", "🥪", "🌮", "🧅", "🥑", "🥽", "🩹", "🧬", "🗿", "🎭"),
+    *("⭐", "🌙", "⚡", "❄", "🔥", "💧", "🌍", "🪐", "🌈", "☁", "💥", "💰", "🧿", "🎯", "🧩", "🀄", "💠", "🌀", "🛑", "❤"),
+    *("♻", "☯", "🎵", "✂", "📎", "🧮", "🪤", "🧷"),
 )
 
 

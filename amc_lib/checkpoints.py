@@ -1,0 +1,126 @@
+"""Checkpoints: weights as safetensors beside a JSON of settings, vocabulary and origin; written whole or not at all.
+
+What comes by other ways is left out of the file: the frozen trunk (a pip package), tensors tied to others, and, unless
+asked for, the momentum model and queues (which start as copies of the online model and as noise).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load, save
+from torch import Tensor
+
+from amc_lib.config import Settings
+from amc_lib.files import write_bytes, write_json
+from amc_lib.model import ALBEF, build
+from amc_lib.model.albef import MOMENTUM_PAIRS
+from amc_lib.parameters import from_mapping
+from amc_lib.phrases import Tokenizer
+from amc_lib.provenance import ROOT, plain
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "checkpoint.json"
+SHIPPED = ROOT / "data" / "checkpoints"  # named checkpoints that come with the repository
+TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
+MOMENTUM = (*(f"{name}_m." for name in MOMENTUM_PAIRS), "image_queue", "text_queue", "queue_ptr")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another shape than the model."""
+
+
+@dataclass
+class Checkpoint:
+    model: ALBEF
+    tokenizer: Tokenizer
+    settings: Settings
+    about: dict[str, Any]  # provenance and whatever the writer added
+    sha256: str  # of the weights file
+
+
+def save_checkpoint(
+    folder: str | Path, model: ALBEF, tokenizer: Tokenizer, settings: Settings, about: Mapping[str, Any]
+) -> Path:
+    """Write the online model to `folder`; both files are atomic, the description last. Returns the folder."""
+    folder = Path(folder)
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in online_state(model).items()})
+    write_bytes(folder / WEIGHTS, weights)
+    description = {
+        "settings": plain(settings),
+        "vocabulary": list(tokenizer.vocabulary),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "about": plain(about),
+    }
+    write_json(folder / DESCRIPTION, description)
+    return folder
+
+
+def load_checkpoint(source: str | Path) -> Checkpoint:
+    """Load a checkpoint folder, or one that the repository ships by its name.
+
+    Raises CheckpointError with one sentence if it is missing, damaged, or does not fit its own settings.
+    """
+    folder = find(source)
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        data = (folder / WEIGHTS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be read as a checkpoint: {error}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if not isinstance(description, dict) or digest != description.get("sha256"):
+        raise CheckpointError(f"{folder / WEIGHTS}: damaged (its hash is not the one in {DESCRIPTION})")
+    try:
+        settings = from_mapping(Settings, description.get("settings"))
+        tokenizer = Tokenizer(description["vocabulary"], settings.model.text.max_tokens)
+        tensors = load(data)
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    model = build(settings.model)
+    load_weights(model, tensors, origin=str(folder))
+    return Checkpoint(model, tokenizer, settings, description.get("about", {}), digest)
+
+
+def load_weights(model: ALBEF, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Copy online weights into the model, after comparing every name and shape; the momentum model becomes a copy."""
+    expected = online_state(model)
+    problems = [f"missing {name} {tuple(expected[name].shape)}" for name in expected if name not in tensors]
+    problems += [f"unexpected {name} {tuple(tensors[name].shape)}" for name in tensors if name not in expected]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(expected[name].shape)}"
+        for name in expected
+        if name in tensors and tensors[name].shape != expected[name].shape
+    ]
+    if problems:
+        raise CheckpointError(f"{origin}: does not fit the model: {_first(problems)}")
+    model.load_state_dict(dict(tensors), strict=False)
+    model.copy_to_momentum()
+
+
+def online_state(model: ALBEF) -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds, by name."""
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(("trunk.", *MOMENTUM)) and not name.endswith(TIED)
+    }
+
+
+def find(source: str | Path) -> Path:
+    """The folder of a checkpoint given by path or by the name of a shipped one."""
+    for folder in (Path(source), SHIPPED / str(source)):
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))
+    raise CheckpointError(f"no checkpoint at {str(source)!r}; shipped ones: {', '.join(shipped) or 'none'}")
+
+
+def _first(problems: Iterable[str], limit: int = 5) -> str:
+    problems = list(problems)
+    more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
+    return "; ".join(problems[:limit]) + more

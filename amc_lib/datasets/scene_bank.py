@@ -1,0 +1,155 @@
+"""Scenes made ready for the model once: trunk features, captions and regions of a whole split, kept on disk.
+
+Drawing and the frozen trunk cost the same in every epoch and every run, so their results are computed once, on all
+cores, and kept under data/cache. The folder's name depends on the settings and on the code that draws, so that a
+changed setting or drawing never meets an old cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from amc_lib.config import SceneSettings, VisionSettings
+from amc_lib.datasets import scenes
+from amc_lib.files import write_bytes, write_json
+from amc_lib.model.trunk import MEAN, STD, Lite0Trunk
+from amc_lib.pairs import Phrase
+from amc_lib.provenance import ROOT, plain
+from amc_lib.regions import Region
+
+CACHE = ROOT / "data" / "cache"
+SCENES_A_TASK = 50
+
+
+@dataclass(frozen=True)
+class SceneBank:
+    """One split of scenes, n of them."""
+
+    settings: SceneSettings
+    split: str
+    features: Tensor  # float16 [n, C, G, G], the trunk's
+    captions: list[list[str]]  # of each scene, shortest first
+    regions: list[list[Region]]
+
+    def caption_phrases(self) -> list[list[Phrase]]:
+        """For each scene its captions, without boxes."""
+        return [[Phrase(text, things=things_named(text)) for text in captions] for captions in self.captions]
+
+    def region_phrases(self) -> list[list[Phrase]]:
+        """For each scene the phrases that come with boxes, relative to the picture's side."""
+        side = self.settings.size
+        return [
+            [Phrase(r.phrase, tuple(tuple(edge / side for edge in box) for box in r.boxes)) for r in regions]
+            for regions in self.regions
+        ]
+
+    def all_regions(self) -> list[Region]:
+        return [region for regions in self.regions for region in regions]
+
+    def load(self, region: Region) -> tuple[Tensor, tuple[int, int]]:
+        """The model's input for a region's scene, and the picture's (height, width)."""
+        return self.features[region.image.index], (self.settings.size, self.settings.size)
+
+
+def things_named(caption: str) -> int:
+    """How many things a caption lists: they are joined by commas and "and"."""
+    return 1 + caption.count(",") + caption.count(" and ")
+
+
+def pixels(image: Image.Image, side: int) -> Tensor:
+    """An RGB picture -> float [3, side, side], resized to a square and normalised as the trunk expects."""
+    small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return (torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255 - MEAN) / STD  # [H, W, 3] -> [3, H, W]
+
+
+def open_bank(settings: SceneSettings, vision: VisionSettings, split: str, cache: Path = CACHE) -> SceneBank:
+    """The bank of a split, from the cache or, where it is not there yet, drawn now (with a progress bar)."""
+    settings.count(split)
+    folder = cache / f"scenes-{split}-{_fingerprint(settings, vision, split)}"
+    if not (folder / "records.json").is_file():
+        _build(settings, vision, split, folder)
+    records = json.loads((folder / "records.json").read_text(encoding="utf-8"))
+    regions = [
+        [_region(record, scenes.SceneImage(settings, split, index), split) for record in of_scene]
+        for index, of_scene in enumerate(records["regions"])
+    ]
+    return SceneBank(
+        settings, split, load_file(folder / "features.safetensors")["features"], records["captions"], regions
+    )
+
+
+def _build(settings: SceneSettings, vision: VisionSettings, split: str, folder: Path) -> None:
+    count = settings.count(split)
+    starts = range(0, count, SCENES_A_TASK)
+    tasks = [(settings, vision, split, start, min(start + SCENES_A_TASK, count)) for start in starts]
+    workers = min(os.cpu_count() or 1, len(tasks))
+    features, captions, regions = [], [], []
+    with (
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+        tqdm(total=count, desc=f"drawing {split}", unit="scene") as bar,
+    ):
+        for part_features, part_captions, part_regions in pool.map(_draw_part, tasks):
+            features.append(torch.from_numpy(part_features))
+            captions += part_captions
+            regions += part_regions
+            bar.update(len(part_captions))
+    write_bytes(folder / "features.safetensors", save({"features": torch.cat(features)}))
+    write_json(folder / "records.json", {"captions": captions, "regions": regions})
+
+
+def _draw_part(task: tuple[SceneSettings, VisionSettings, str, int, int]) -> tuple[np.ndarray, list, list]:
+    settings, vision, split, start, stop = task
+    torch.set_num_threads(1)
+    drawn = [scenes.draw(settings, split, index) for index in range(start, stop)]
+    features = _trunk()(torch.stack([pixels(scene.image, vision.image_size) for scene in drawn]))
+    regions = [[_record(region) for region in scene.regions] for scene in drawn]
+    return features.half().numpy(), [list(scene.captions) for scene in drawn], regions
+
+
+@lru_cache(maxsize=1)
+def _trunk() -> Lite0Trunk:
+    return Lite0Trunk().to(memory_format=torch.channels_last)
+
+
+def _record(region: Region) -> dict:
+    return {
+        field.name: plain(getattr(region, field.name))
+        for field in dataclasses.fields(Region)
+        if field.name not in ("image", "split")
+    }
+
+
+def _region(record: dict, image: scenes.SceneImage, split: str) -> Region:
+    boxes = tuple(tuple(box) for box in record["boxes"])
+    return Region(**record | {"image": image, "split": split, "boxes": boxes})
+
+
+def _fingerprint(settings: SceneSettings, vision: VisionSettings, split: str) -> str:
+    """Hash of what a split's bank depends on: its settings, the input side, and the code that draws and reads."""
+    shared = {name: value for name, value in plain(settings).items() if name not in scenes.SPLITS}
+    digest = hashlib.sha256(json.dumps([shared, settings.count(split), vision.image_size]).encode())
+    here = Path(__file__).parent
+    code = [
+        *sorted(here.glob("scene*.py")),
+        here / "concepts.py",
+        here / "pictograms.py",
+        here.parent / "model/trunk.py",
+    ]
+    for path in code:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,102 @@
+"""Training pairs: an image with one of its phrases, and the mask of the phrase's boxes.
+
+Which phrase an image is paired with depends on (seed, epoch, image) alone, so that workers, resumed runs and several
+processes see the same pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from amc_lib.phrases import Tokenizer
+from amc_lib.regions import Box
+from amc_lib.step import Batch
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """What one image may be paired with. `boxes` are xyxy as shares of width and height; none for a caption."""
+
+    text: str
+    boxes: tuple[Box, ...] = ()
+    things: int = 1  # how many things the text names
+
+
+@dataclass(frozen=True)
+class Pair:
+    key: tuple[int, int, int]  # seed, epoch, image: seeds whatever is random about this pair
+    image: Tensor
+    phrase: Phrase
+
+
+def box_mask(boxes: Sequence[Box], side: int) -> Tensor:
+    """float [side, side]: 1 inside any of the boxes (xyxy, shares of the image), each at least one pixel."""
+    mask = torch.zeros(side, side)
+    for x1, y1, x2, y2 in boxes:
+        left, top = min(round(x1 * side), side - 1), min(round(y1 * side), side - 1)
+        mask[top : max(round(y2 * side), top + 1), left : max(round(x2 * side), left + 1)] = 1
+    return mask
+
+
+class PairDataset(Dataset):
+    """One pair an image and epoch: `images[i]` with a phrase drawn from `phrases[i]`, which must not be empty."""
+
+    def __init__(self, images: Sequence[Tensor], phrases: Sequence[Sequence[Phrase]], seed: int) -> None:
+        if len(images) != len(phrases):
+            raise ValueError(f"{len(images)} images but phrases for {len(phrases)}")
+        self.images, self.phrases, self.seed = images, phrases, seed
+        self.epoch = 0
+        self.most_things: int | None = None  # phrases that name more are left for later epochs
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Pair:
+        key = (self.seed, self.epoch, index)
+        choices = self.phrases[index]
+        if self.most_things is not None:
+            choices = [phrase for phrase in choices if phrase.things <= self.most_things] or choices
+        phrase = choices[np.random.default_rng(key).integers(len(choices))]
+        return Pair(key, self.images[index], phrase)
+
+
+class EpochSampler(Sampler[int]):
+    """A shuffle that depends on (seed, epoch) alone."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self):
+        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist())
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pairs -> Batch: tokens, their corruption for MLM, masks of side `map_size`."""
+
+    tokenizer: Tokenizer
+    mlm_probability: float
+    map_size: int
+
+    def __call__(self, pairs: Sequence[Pair]) -> Batch:
+        input_ids, attention_mask = self.tokenizer([pair.phrase.text for pair in pairs])
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(pairs[0].key).generate_state(1)[0]))
+        mlm_input_ids, mlm_labels = self.tokenizer.corrupt(input_ids, self.mlm_probability, generator)
+        return Batch(
+            image=torch.stack([pair.image for pair in pairs]).float(),
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            mlm_input_ids=mlm_input_ids,
+            mlm_labels=mlm_labels,
+            box_mask=torch.stack([box_mask(pair.phrase.boxes, self.map_size) for pair in pairs]),
+            has_box=torch.tensor([bool(pair.phrase.boxes) for pair in pairs]),
+        )

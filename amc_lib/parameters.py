@@ -1,0 +1,109 @@
+"""From flat names and plain values (papermill, command line, JSON) to typed settings, refusing what does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from amc_lib.config import AmcSettings, ObjectiveSettings, Settings, TrainingSettings, preset
+
+STAGES = ("pretraining", "finetuning")
+
+
+def resolve(tier: str, stage: str, parameters: Mapping[str, Any]) -> Settings:
+    """The tier's preset with `parameters` applied; a value of None keeps the preset's.
+
+    Known names are the fields of `AmcSettings`, `ObjectiveSettings` and of the stage's `TrainingSettings`. Raises
+    ValueError with one sentence for an unknown name or an impossible value.
+    """
+    settings = preset(tier)
+    homes = {"amc": AmcSettings, "objective": ObjectiveSettings, stage: TrainingSettings}
+    owner = {field.name: home for home, kind in homes.items() for field in dataclasses.fields(kind)}
+    changes: dict[str, dict[str, Any]] = {}
+    for name, value in parameters.items():
+        if name not in owner:
+            raise ValueError(unknown_name(name, owner))
+        if value is not None:
+            changes.setdefault(owner[name], {})[name] = value
+    parts = {home: replace(getattr(settings, home), **values) for home, values in changes.items()}
+    return dataclasses.replace(settings, **parts)
+
+
+def replace(settings: Any, **values: Any) -> Any:
+    """`dataclasses.replace` that also checks types."""
+    hints = typing.get_type_hints(type(settings))
+    return dataclasses.replace(settings, **{name: typed(value, hints[name], name) for name, value in values.items()})
+
+
+def from_mapping(kind: type, values: Any, where: str = "settings") -> Any:
+    """A settings dataclass from nested plain values, as JSON gives them. Raises ValueError naming the field."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} must be a mapping, got {values!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{where}: {unknown_name(unknown[0], hints)}")
+    missing = [f.name for f in dataclasses.fields(kind) if _required(f) and f.name not in values]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    return kind(**{name: typed(value, hints[name], f"{where}.{name}") for name, value in values.items()})
+
+
+def typed(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the type `hint` says: whole numbers pass as floats, lists as tuples; nothing else is converted."""
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_mapping(hint, value, name)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, typing.get_args(hint)))}, got {value!r}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        if not isinstance(value, list | tuple) or len(value) != len(parts):
+            raise ValueError(f"{name} must be {len(parts)} numbers, got {value!r}")
+        return tuple(typed(item, part, name) for item, part in zip(value, parts, strict=True))
+    if isinstance(hint, types.UnionType) and value is None:
+        return None
+    allowed = (int, float) if hint is float else hint
+    if isinstance(value, bool) != (hint is bool) or not isinstance(value, allowed) or value != value:
+        raise ValueError(f"{name} must be a {_name(hint)}, got {value!r}")
+    return float(value) if hint is float else value
+
+
+def unknown_name(name: str, known: Mapping[str, Any] | typing.Iterable[str]) -> str:
+    """The sentence for a name that is none of `known`."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown parameter {name!r}{hint} (known: {', '.join(sorted(known))})"
+
+
+def notebook_parameters(namespace: Mapping[str, Any], known: typing.Iterable[str]) -> dict[str, Any]:
+    """The parameters of a notebook whose first cell has just set them: `namespace` is its `globals()`.
+
+    Called before anything else is defined, so a name that is not `known` came in by mistake (`papermill -p`).
+    """
+    shell = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+    names = [
+        name
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and name not in shell
+        and not isinstance(value, types.ModuleType | types.FunctionType)
+    ]
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown_name(name, known))
+    return {name: namespace[name] for name in known if name in namespace}
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _name(hint: Any) -> str:
+    return {float: "number", int: "whole number", str: "text", bool: "truth value"}.get(hint, str(hint))

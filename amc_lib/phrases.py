@@ -1,0 +1,82 @@
+"""Phrases become token ids: cleaning, WordPiece tokens, corruption for masked language modelling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import BertTokenizer
+
+from amc_lib.model.objectives import IGNORED
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+MAX_WORDS = 50  # of a cleaned phrase in training (PROTOCOL, Finetuning)
+
+
+def clean(phrase: str, max_words: int = MAX_WORDS) -> str:
+    """Lower case without punctuation, as the authors' loaders clean captions (PROTOCOL, Finetuning).
+
+    Raises ValueError where no word is left.
+    """
+    text = re.sub(r"[,.'!?\"()*#:;~]", "", phrase.lower())
+    text = text.replace("-", " ").replace("/", " ").replace("<person>", "person")
+    words = text.split()[:max_words]
+    if not words:
+        raise ValueError(f"the phrase {phrase!r} has no words")
+    return " ".join(words)
+
+
+def word_vocabulary(words: Iterable[str]) -> list[str]:
+    """A WordPiece vocabulary of whole words, with single characters as pieces of any word outside it."""
+    known = sorted(set(words) - set(CHARACTERS))
+    return [*SPECIAL, *CHARACTERS, *(f"##{character}" for character in CHARACTERS), *known]
+
+
+class Tokenizer:
+    """Cleaned phrases -> right-padded ids, with the special tokens of BERT."""
+
+    def __init__(self, vocabulary: Sequence[str], max_tokens: int) -> None:
+        missing = [token for token in SPECIAL if token not in vocabulary]
+        if missing:
+            raise ValueError(f"the vocabulary lacks {', '.join(missing)}")
+        self.vocabulary = tuple(vocabulary)
+        self.max_tokens = max_tokens
+        self._wordpiece = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
+
+    def __call__(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """input_ids and attention_mask, int64 [B, L]; L is the longest phrase's length, at most `max_tokens`."""
+        encoded = self._wordpiece(
+            [clean(phrase) for phrase in phrases],
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        )
+        return encoded["input_ids"], encoded["attention_mask"]
+
+    def tokens(self, phrase: str) -> list[str]:
+        """The tokens of one phrase as text, [CLS] and [SEP] included."""
+        return self._wordpiece.convert_ids_to_tokens(self([phrase])[0][0].tolist())
+
+    def corrupt(self, input_ids: Tensor, probability: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Corrupted ids and labels [B, L]: each token but [PAD] and [CLS] is chosen with `probability`.
+
+        Of the chosen, 80 % become [MASK], 10 % a token drawn from the whole vocabulary, 10 % stay (as in ALBEF, which
+        does not spare [SEP]). Labels are `IGNORED` where nothing was chosen.
+        """
+
+        def chance(share: float) -> Tensor:
+            return torch.rand(input_ids.shape, generator=generator) < share
+
+        wordpiece = self._wordpiece
+        special = (input_ids == wordpiece.pad_token_id) | (input_ids == wordpiece.cls_token_id)
+        chosen = chance(probability) & ~special
+        labels = input_ids.masked_fill(~chosen, IGNORED)
+        masked = chosen & chance(0.8)
+        replaced = chosen & ~masked & chance(0.5)
+        random_ids = torch.randint(len(self.vocabulary), input_ids.shape, generator=generator)
+        corrupted = input_ids.masked_fill(masked, wordpiece.mask_token_id)
+        return torch.where(replaced, random_ids, corrupted), labels
