@@ -96,15 +96,11 @@ def _stroke(draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> N
     if kind == 0:
         draw.line((x, y, *(np.array([x, y]) + rng.uniform(-reach, reach, 2))), fill=colour, width=width)
     elif kind == 1:
-        steps = np.linspace(0, reach, 7)
-        heights = y + np.where(np.arange(7) % 2, 0.2 * reach, 0)
-        draw.line(
-            [(float(x + step), float(height)) for step, height in zip(steps, heights, strict=True)], colour, width
-        )
+        corners = [(float(x + reach * i / 6), float(y + 0.2 * reach * (i % 2))) for i in range(7)]
+        draw.line(corners, colour, width)
     elif kind == 2:
         start = rng.uniform(0, 360)
         draw.arc((x, y, x + reach, y + reach), start, start + rng.uniform(60, 300), colour, width)
     else:
-        draw.regular_polygon(
-            (x, y, 0.4 * reach), int(rng.integers(3, 7)), rng.uniform(0, 360), outline=colour, width=width
-        )
+        sides, degrees = int(rng.integers(3, 7)), rng.uniform(0, 360)
+        draw.regular_polygon((x, y, 0.4 * reach), sides, degrees, outline=colour, width=width)

@@ -5,6 +5,7 @@ Things of one concept come as `companions`: alike ("two cats"), or differing in 
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -17,6 +18,7 @@ SIZE_RATIO = 1.7  # a big thing is at least so many times as wide as its small t
 COMPANY_SHARE = 0.6  # of the scenes without referring expressions
 ALIKE_SHARE = 0.4  # of these companies
 TRIPLE_SHARE = 0.3  # of the companies that could be three
+LEAST_FOR_TWO_COMPANIES = 6  # things in a referring scene, so that fillers remain
 PLAIN_SHARE = 0.5  # of the things that could carry a pattern
 CONTRAST_WEIGHTS = {"colour": 2.0, "pattern": 2.0, "size": 1.0}
 LIVING = ("people", "animals")  # referring_a, RefCOCO+'s testA; referring_b shows the rest
@@ -42,35 +44,54 @@ def may_meet(a: Concept, b: Concept) -> bool:
     return {a.category, b.category} != {"people", "clothes"}
 
 
+@cache
+def _strangers(concept: Concept) -> frozenset[str]:
+    """Names of the concepts that may not stand in a scene with this one, its own included."""
+    return frozenset(other.name for other in CONCEPTS if not may_meet(concept, other))
+
+
 def draw_cast(settings: SceneSettings, split: str, rng: np.random.Generator) -> list[Thing]:
     """The things of one scene, companions first."""
     total = int(rng.integers(settings.objects[0], settings.objects[1] + 1))
-    referring = split.startswith("referring")
-    companies = total // 3 if referring else int(rng.random() < COMPANY_SHARE)
-    concepts: list[Concept] = []
     things: list[Thing] = []
-    for _ in range(max(1, min(companies, 2)) if referring else companies):
-        room = total - len(things)
-        if room < 2:
-            break
-        pool = [c for c in CONCEPTS if all(may_meet(c, other) for other in concepts)]
-        if referring:
-            pool = [c for c in pool if (c.category in LIVING) == (split == "referring_a") and _contrasts(c, settings)]
-        concept = pool[rng.integers(len(pool))]
+    for _ in range(_companies(split, total, rng)):
+        concept = _next_concept(things, split, settings, rng)
         contrasts = _contrasts(concept, settings)
-        alike = not contrasts or (not referring and rng.random() < ALIKE_SHARE)
-        company = (
-            _alike(concept, room, settings, rng) if alike else _told_apart(concept, contrasts, room, settings, rng)
-        )
-        concepts.append(concept)
-        things += company
+        if not contrasts or (not _refers(split) and rng.random() < ALIKE_SHARE):
+            things += _alike(concept, total - len(things), settings, rng)
+        else:
+            things += _told_apart(concept, contrasts, total - len(things), settings, rng)
     while len(things) < total:
-        pool = [c for c in CONCEPTS if all(may_meet(c, other) for other in concepts)]
-        if not pool:
-            raise ValueError(f"scenes of {total} objects: there are not so many concepts that may meet")
-        concepts.append(pool[rng.integers(len(pool))])
-        things.append(_thing(concepts[-1], settings, rng))
+        things.append(_thing(_next_concept(things, "", settings, rng), settings, rng))
     return things
+
+
+def _refers(split: str) -> bool:
+    return split.startswith("referring")
+
+
+def _companies(split: str, total: int, rng: np.random.Generator) -> int:
+    """Number of companies of two or three things in a scene of `total` things."""
+    if _refers(split):
+        return 2 if total >= LEAST_FOR_TWO_COMPANIES else 1
+    return int(total > 1 and rng.random() < COMPANY_SHARE)
+
+
+def _next_concept(things: list[Thing], split: str, settings: SceneSettings, rng: np.random.Generator) -> Concept:
+    """A concept that may join the things; in referring splits one of their kind whose members can be told apart.
+
+    There, concepts come the more often the more attributes can tell their members apart, lest size tell nearly all.
+    """
+    barred = frozenset().union(*(_strangers(thing.concept) for thing in things))
+    pool = [concept for concept in CONCEPTS if concept.name not in barred]
+    weights = np.ones(len(pool))
+    if _refers(split):
+        mine = [(c.category in LIVING) == (split == "referring_a") for c in pool]
+        ways = [sum(CONTRAST_WEIGHTS[name] for name in _contrasts(c, settings)) for c in pool]
+        weights = np.array(mine) * np.array(ways)
+    if not weights.any():
+        raise ValueError(f"objects {settings.objects}: there are not so many concepts that may stand in one scene")
+    return pool[rng.choice(len(pool), p=weights / weights.sum())]
 
 
 def _thing(concept: Concept, settings: SceneSettings, rng: np.random.Generator) -> Thing:
@@ -83,7 +104,8 @@ def _thing(concept: Concept, settings: SceneSettings, rng: np.random.Generator) 
     return Thing(concept, colour, pattern, width=float(rng.uniform(*settings.object_width)))
 
 
-def _contrasts(concept: Concept, settings: SceneSettings) -> list[str]:
+@cache
+def _contrasts(concept: Concept, settings: SceneSettings) -> tuple[str, ...]:
     """Attributes by which two things of this concept can be told apart."""
     narrowest, widest = settings.object_width
     possible = {
@@ -91,9 +113,10 @@ def _contrasts(concept: Concept, settings: SceneSettings) -> list[str]:
         "pattern": bool(concept.patterns),
         "size": widest >= SIZE_RATIO * narrowest,
     }
-    return [name for name, given in possible.items() if given]
+    return tuple(name for name, given in possible.items() if given)
 
 
+@cache
 def _colour_pairs(concept: Concept) -> list[tuple[str, str]]:
     """Ordered pairs of the concept's colours that nobody confuses."""
     colours = concept.colours
@@ -112,7 +135,7 @@ def _with_similar_width(thing: Thing, settings: SceneSettings, rng: np.random.Ge
 
 
 def _told_apart(
-    concept: Concept, contrasts: list[str], room: int, settings: SceneSettings, rng: np.random.Generator
+    concept: Concept, contrasts: tuple[str, ...], room: int, settings: SceneSettings, rng: np.random.Generator
 ) -> list[Thing]:
     """Twins that differ in one attribute, or triplets of whom one differs in a first, one in a second attribute."""
     weights = np.array([CONTRAST_WEIGHTS[name] for name in contrasts])

@@ -119,10 +119,9 @@ def _has_company(thing: Thing, things: Sequence[Thing]) -> bool:
 
 def _random_description(thing: Thing, rng: np.random.Generator) -> Description:
     """A thing's concept with a random choice of its attributes."""
-    chances = {name: PLAIN_CHANCE if getattr(thing, name) == PLAIN else ATTRIBUTE_CHANCE for name in ATTRIBUTES}
-    return Description(
-        thing.concept, **{name: getattr(thing, name) * (rng.random() < chances[name]) for name in chances}
-    )
+    values = {name: getattr(thing, name) for name in ATTRIBUTES}
+    chances = {name: PLAIN_CHANCE if value == PLAIN else ATTRIBUTE_CHANCE for name, value in values.items()}
+    return Description(thing.concept, **{name: value for name, value in values.items() if rng.random() < chances[name]})
 
 
 def _distinguishing(i: int, things: Sequence[Thing], rng: np.random.Generator) -> list[Description]:

@@ -138,9 +138,8 @@ def _check(settings: SceneSettings, split: str, index: int) -> None:
 def _compose(settings: SceneSettings, split: str, rng: np.random.Generator) -> tuple[tuple[SceneObject, ...], Canvas]:
     """Choose the things of a scene and place them."""
     things = draw_cast(settings, split, rng)
-    canvas = lay_out(things, settings, rng)
-    layers = {id(placement.thing): layer for layer, placement in enumerate(canvas.placements)}
-    return tuple(_scene_object(thing, canvas, layers[id(thing)]) for thing in things), canvas
+    canvas, layers = lay_out(things, settings, rng)
+    return tuple(_scene_object(thing, canvas, layer) for thing, layer in zip(things, layers, strict=True)), canvas
 
 
 def _scene_object(thing: Thing, canvas: Canvas, layer: int) -> SceneObject:
@@ -184,7 +183,6 @@ def _boxes(mention: Mention, objects: tuple[SceneObject, ...], canvas: Canvas, l
 def _paint(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
     """The background with all pictograms on it, RGB."""
     image = draw_background(canvas.size, rng)
-    for placement in canvas.placements:
-        sprite = placement.sprite()
+    for placement, sprite in zip(canvas.placements, canvas.sprites, strict=True):
         image.paste(sprite, placement.corner, mask=sprite)
     return image
