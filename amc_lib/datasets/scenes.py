@@ -22,7 +22,7 @@ from PIL import Image
 from amc_lib.config import SceneSettings
 from amc_lib.datasets import scene_language
 from amc_lib.datasets.concepts import CONCEPTS, Concept
-from amc_lib.datasets.pictograms import ATTRIBUTION
+from amc_lib.datasets.pictograms import ATTRIBUTION, DISTRACTORS
 from amc_lib.datasets.scene_backgrounds import draw_background
 from amc_lib.datasets.scene_cast import Thing, draw_cast
 from amc_lib.datasets.scene_language import Mention
@@ -124,8 +124,8 @@ def _check(settings: SceneSettings, split: str, index: int) -> None:
         f"object_width {settings.object_width} must be a range of shares inside (0, 1)": not (
             0 < settings.object_width[0] <= settings.object_width[1] < 1
         ),
-        f"distractors {settings.distractors} must be a range from at least 0": not (
-            0 <= settings.distractors[0] <= settings.distractors[1]
+        f"distractors {settings.distractors} must be a range from 0 to {len(DISTRACTORS)} at most": not (
+            0 <= settings.distractors[0] <= settings.distractors[1] <= len(DISTRACTORS)
         ),
         f"max_occlusion {settings.max_occlusion} is outside [0, 1)": not 0 <= settings.max_occlusion < 1,
         f"rotation_degrees {settings.rotation_degrees} is outside [0, 180]": not 0 <= settings.rotation_degrees <= 180,

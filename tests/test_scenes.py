@@ -1,0 +1,337 @@
+"""Scenes: what is said of a picture is true of it, its boxes are exact, and a seed always gives the same picture."""
+
+import hashlib
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from amc_lib.config import SceneSettings
+from amc_lib.datasets import scenes
+from amc_lib.datasets.pictograms import DISTRACTORS, PARTS, distractor, pictogram
+from amc_lib.datasets.scene_language import article, vocabulary
+from amc_lib.datasets.scenes import CONCEPTS, SPLITS
+
+SETTINGS = SceneSettings()
+SCENES_PER_SPLIT = 60
+COLOUR_ANCHORS = {  # what a person would point at on a colour chart, chosen apart from the code's tones
+    "red": (220, 30, 30),
+    "blue": (50, 110, 220),
+    "green": (70, 170, 60),
+    "yellow": (255, 230, 40),
+    "orange": (250, 150, 40),
+    "purple": (140, 80, 180),
+    "pink": (255, 170, 200),
+    "brown": (140, 90, 40),
+    "black": (40, 40, 40),
+    "white": (255, 255, 255),
+    "grey": (170, 170, 170),
+}
+SIZES = {"small": "small", "little": "small", "big": "big", "large": "big"}
+PATTERNS = {w: w for w in ("plain", "striped", "spotted")} | {"stripes": "striped", "spots": "spotted"}
+NAMES = {name: c for c in CONCEPTS for name in (c.name, c.plural)}
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, list[scenes.Scene]]:
+    return {split: [scenes.draw(SETTINGS, split, i) for i in range(SCENES_PER_SPLIT)] for split in SPLITS}
+
+
+def all_scenes(drawn):
+    return [scene for split in SPLITS for scene in drawn[split]]
+
+
+def digest(scene: scenes.Scene) -> str:
+    words = repr((scene.captions, [(r.id, r.phrase, r.boxes) for r in scene.regions]))
+    return hashlib.sha256(scene.image.tobytes() + words.encode()).hexdigest()
+
+
+def understood(phrase: str) -> tuple[str, dict[str, str], bool]:
+    """A noun phrase read word by word: concept name, attributes mentioned, whether it speaks of a part."""
+    part = re.match(r"(?:the )?[a-z]+ of (?:the|an?) (.*)", phrase)
+    text = part[1] if part else phrase
+    name = max((n for n in NAMES if re.search(rf"\b{n}\b", text)), key=len)
+    rest = re.sub(rf"\b{name}\b", " ", text, count=1).split()
+    attributes = {"size": SIZES, "colour": {c: c for c in COLOUR_ANCHORS}, "pattern": PATTERNS}
+    said = {kind: words[w] for kind, words in attributes.items() for w in rest if w in words}
+    return NAMES[name].name, said, bool(part)
+
+
+def meant(phrase: str, objects) -> list[scenes.SceneObject]:
+    name, said, _ = understood(phrase)
+    return [o for o in objects if o.concept.name == name and all(getattr(o, k) == v for k, v in said.items())]
+
+
+def rendered_alone(placement, size: int) -> np.ndarray:
+    """Which pixels a pictogram would cover alone: bool [size, size], from its placement and nothing else."""
+    thing = placement.thing
+    if isinstance(thing, str):
+        raster = distractor(thing)
+    else:
+        raster = pictogram(thing.concept, thing.colour, thing.pattern.replace("plain", ""))
+    if placement.mirrored:
+        raster = raster.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    scale = placement.width / max(raster.size)
+    sides = [max(1, round(side * scale)) for side in raster.size]
+    turned = raster.resize(sides).rotate(placement.degrees, Image.Resampling.BILINEAR, expand=True)
+    ink = np.asarray(turned)[..., 3] > 127
+    ink = ink[
+        np.ix_(np.flatnonzero(np.maximum.accumulate(ink.any(1))), np.flatnonzero(np.maximum.accumulate(ink.any(0))))
+    ]
+    canvas = np.zeros((2 * size, 2 * size), dtype=bool)
+    x, y = placement.corner
+    canvas[y : y + ink.shape[0], x : x + ink.shape[1]] = ink
+    return canvas[:size, :size]
+
+
+def test_concepts_are_many_and_have_names_of_their_own():
+    assert len(CONCEPTS) >= 150
+    assert {"people", "animals", "food", "plants", "vehicles", "objects"} <= {c.category for c in CONCEPTS}
+    for taken in ([c.name for c in CONCEPTS], [c.plural for c in CONCEPTS], [c.character for c in CONCEPTS]):
+        assert len(set(taken)) == len(taken)
+    assert not {c.character for c in CONCEPTS} & set(DISTRACTORS)
+    assert set(PARTS) <= {c.name for c in CONCEPTS}
+
+
+def test_pictograms_differ():
+    prints = {np.asarray(pictogram(c).convert("RGBa").resize((24, 24))).tobytes() for c in CONCEPTS}
+    assert len(prints) == len(CONCEPTS)
+
+
+def test_a_fifth_of_each_category_is_unannotated():
+    sizes = Counter(c.category for c in CONCEPTS)
+    unannotated = Counter(c.category for c in CONCEPTS if not c.annotated)
+    for category, size in sizes.items():
+        assert abs(unannotated[category] - size / 5) <= 0.5
+
+
+@pytest.mark.parametrize("concept", [c for c in CONCEPTS if c.colours], ids=lambda c: c.name)
+def test_colour_words_are_what_one_sees(concept):
+    rasters = {colour: np.asarray(pictogram(concept, colour)).astype(int) for colour in concept.colours}
+    ink = next(iter(rasters.values()))[..., 3] > 127
+    changing = ink & (np.ptp(np.stack(list(rasters.values())), axis=0).max(-1) > 60)
+    assert changing.sum() > 0.08 * ink.sum(), "the coloured area is too small to be seen"
+    for colour, raster in rasters.items():
+        shades, counts = np.unique(raster[changing][:, :3], axis=0, return_counts=True)
+        seen = shades[counts.argmax()]
+        nearest = min(COLOUR_ANCHORS, key=lambda word: sum((seen - COLOUR_ANCHORS[word]) ** 2))
+        assert nearest == colour
+
+
+@pytest.mark.parametrize("concept", [c for c in CONCEPTS if c.patterns], ids=lambda c: c.name)
+def test_patterns_mark_a_good_part_of_the_fill(concept):
+    for colour in concept.colours:
+        plain = np.asarray(pictogram(concept, colour)).astype(int)
+        for pattern in concept.patterns:
+            marked = np.abs(np.asarray(pictogram(concept, colour, pattern)).astype(int) - plain).max(-1) > 60
+            assert 0.06 < marked.sum() / (plain[..., 3] > 127).sum() < 0.6
+
+
+def test_unknown_colours_and_patterns_are_refused():
+    dog = next(c for c in CONCEPTS if c.name == "dog")
+    with pytest.raises(ValueError, match="dog"):
+        pictogram(dog, "turquoise")
+    with pytest.raises(ValueError, match="dog"):
+        pictogram(dog, "black", "striped")
+
+
+def test_scenes_do_not_depend_on_order_or_process():
+    wanted = [("val", 7), ("train", 3), ("referring_a", 0), ("phrases", 11)]
+    here = [digest(scenes.draw(SETTINGS, split, i)) for split, i in wanted]
+    assert [digest(scenes.draw(SETTINGS, split, i)) for split, i in reversed(wanted)] == here[::-1]
+    code = (
+        "from tests.test_scenes import *\n"
+        f"print([digest(scenes.draw(SETTINGS, split, i)) for split, i in {wanted[::-1]}][::-1])"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        env={**os.environ, "PYTHONHASHSEED": "42", "PYTHONPATH": "."},
+    )
+    assert there.stdout.strip() == repr(here)
+
+
+def test_seeds_and_splits_share_no_scene(drawn):
+    pictures = [scene.image.tobytes() for scene in all_scenes(drawn)]
+    pictures += [scenes.draw(replace(SETTINGS, seed=1), "train", i).image.tobytes() for i in range(5)]
+    assert len(set(pictures)) == len(pictures)
+
+
+def test_image_source_and_read_agree_with_draw():
+    settings = replace(SETTINGS, val=6, train=6)
+    for split in ("val", "train"):
+        expected = [scenes.draw(settings, split, i) for i in range(6)]
+        regions = scenes.read(settings, split)
+        assert regions == [region for scene in expected for region in scene.regions]
+        assert len({region.id for region in regions}) == len(regions)
+        source = pickle.loads(pickle.dumps(expected[2].regions[0].image))
+        assert source == expected[2].regions[0].image and hash(source) == hash(expected[2].regions[0].image)
+        picture = source.open()
+        assert picture.mode == "RGB" and picture.size == (settings.size, settings.size)
+        assert picture.tobytes() == expected[2].image.tobytes()
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(
+    index=st.integers(0, 799),
+    split=st.sampled_from(SPLITS[2:]),
+    size=st.sampled_from([160, 256, 320]),
+    objects=st.sampled_from([(2, 3), (4, 6), (6, 9), (10, 12)]),
+    width=st.sampled_from([(0.1, 0.4), (0.13, 0.28), (0.2, 0.2)]),
+    rotation=st.sampled_from([0.0, 25.0, 180.0]),
+    occlusion=st.sampled_from([0.0, 0.3, 0.5, 0.7]),
+    distractors=st.sampled_from([(0, 0), (1, 3), (6, 6)]),
+)
+def test_boxes_are_tight_and_knobs_obeyed(index, split, size, objects, width, rotation, occlusion, distractors):
+    settings = replace(
+        SceneSettings(size=size, objects=objects, object_width=width, rotation_degrees=rotation),
+        max_occlusion=occlusion,
+        distractors=distractors,
+    )
+    scene = scenes.draw(settings, split, index)
+    assert objects[0] <= len(scene.objects) <= objects[1]
+    assert distractors[0] <= len(scene.placements) - len(scene.objects) <= distractors[1]
+    alone = [rendered_alone(placement, size) for placement in scene.placements]
+    for thing in scene.objects:
+        placement = scene.placements[thing.layer]
+        assert placement.thing.concept == thing.concept
+        assert width[0] * size - 0.5 <= placement.width <= width[1] * size + 0.5
+        assert abs(placement.degrees) <= rotation
+        seen = alone[thing.layer] & ~np.any([np.zeros_like(alone[0]), *alone[thing.layer + 1 :]], axis=0)
+        ys, xs = np.nonzero(seen)
+        assert thing.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert min(thing.box) >= 0 and max(thing.box) <= size
+        assert thing.visible == pytest.approx(seen.sum() / alone[thing.layer].sum())
+        assert thing.visible >= 1 - occlusion
+
+
+def test_a_phrase_means_exactly_its_boxes(drawn):
+    for scene in all_scenes(drawn):
+        for region in scene.regions:
+            things = meant(region.phrase, scene.objects)
+            if understood(region.phrase)[2]:
+                assert region.kind == "part" and len(things) == 1
+                x1, y1, x2, y2 = things[0].box
+                for box in region.boxes:
+                    assert x1 <= box[0] < box[2] <= x2 and y1 <= box[1] < box[3] <= y2
+                    assert box != things[0].box
+            else:
+                assert sorted(thing.box for thing in things) == sorted(region.boxes)
+                assert region.kind == ("group" if len(things) > 1 else "object")
+
+
+def test_all_kinds_of_phrases_occur(drawn):
+    for split in ("train", "val", "phrases"):
+        kinds = Counter(region.kind for scene in drawn[split] for region in scene.regions)
+        assert min(kinds[kind] for kind in ("object", "group", "part")) >= 5
+
+
+def test_counts_in_words_are_the_numbers_of_boxes(drawn):
+    numbers = {"two": 2, "both": 2, "three": 3}
+    counted = [(r, w) for s in all_scenes(drawn) for r in s.regions for w in r.phrase.split() if w in numbers]
+    assert counted
+    for region, word in counted:
+        assert len(region.boxes) == numbers[word]
+
+
+@pytest.mark.parametrize("split", ["referring_a", "referring_b"])
+def test_expressions_fit_one_of_several_of_a_kind(drawn, split):
+    ways = Counter()
+    for scene in drawn[split]:
+        companions = Counter(thing.concept.name for thing in scene.objects)
+        expected = sum(number for number in companions.values() if number > 1)
+        assert len(scene.regions) == expected >= 2
+        for region in scene.regions:
+            (target,) = meant(region.phrase, scene.objects)
+            assert companions[target.concept.name] > 1
+            assert (target.concept.category in ("people", "animals")) == (split == "referring_a")
+            ways.update(list(understood(region.phrase)[1]))
+    assert min(ways[way] for way in ("size", "colour", "pattern")) >= 10
+
+
+def test_captions_are_true(drawn):
+    for scene in all_scenes(drawn):
+        lengths = [len(caption.split()) for caption in scene.captions]
+        assert lengths == sorted(lengths) and len(lengths) >= 2
+        for caption in scene.captions:
+            for phrase in re.split(r", | and ", re.sub(r"^(a picture of|we see) ", "", caption)):
+                numbers = {"two": 2, "three": 3}
+                assert len(meant(phrase, scene.objects)) == numbers.get(phrase.split()[0], 1)
+
+
+def test_unannotated_concepts_have_no_boxes_in_training(drawn):
+    concepts = {c.name: c for c in CONCEPTS}
+    for split in SPLITS:
+        regions = [region for scene in drawn[split] for region in scene.regions]
+        for region in regions:
+            assert region.annotated == concepts[understood(region.phrase)[0]].annotated
+        assert all(r.annotated for r in regions) == (split == "train")
+    shown = {thing.concept.name for scene in drawn["train"] for thing in scene.objects if not thing.concept.annotated}
+    told = " ".join(caption for scene in drawn["train"] for caption in scene.captions)
+    assert len(shown) > 10 and sum(name in told for name in shown) > 0.9 * len(shown)
+
+
+def test_concepts_that_could_be_confused_never_meet(drawn):
+    for scene in all_scenes(drawn):
+        present = {thing.concept for thing in scene.objects}
+        kins = Counter(concept.kin for concept in present if concept.kin)
+        assert not kins or max(kins.values()) == 1
+        assert not {"people", "clothes"} <= {concept.category for concept in present}
+
+
+def test_articles_and_words(drawn):
+    known = set(vocabulary())
+    assert len(known) < 700
+    for scene in all_scenes(drawn):
+        for text in [*scene.captions, *(region.phrase for region in scene.regions)]:
+            assert re.fullmatch(r"[a-z]+(,? [a-z]+)*", text)
+            assert set(re.findall(r"[a-z]+", text)) <= known
+            assert not re.search(r"\ban [^aeiou]|\ba [aeiou](?!nicorn)", text)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("umbrella", "an"), ("hourglass", "an"), ("unicorn", "a"), ("old woman", "an"), ("red egg", "a"), ("egg", "an")],
+)
+def test_article(words, expected):
+    assert article(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"size": 20}, "size"),
+        ({"objects": (9, 6)}, "objects"),
+        ({"objects": (0, 2)}, "objects"),
+        ({"objects": (300, 300)}, "objects"),
+        ({"object_width": (0.0, 0.2)}, "object_width"),
+        ({"object_width": (0.8, 0.9)}, "object_width"),
+        ({"objects": (30, 30), "max_occlusion": 0.0}, "max_occlusion"),
+        ({"max_occlusion": 1.0}, "max_occlusion"),
+        ({"rotation_degrees": 200}, "rotation_degrees"),
+        ({"distractors": (0, 1000)}, "distractors"),
+    ],
+)
+def test_impossible_settings_are_refused(change, word):
+    with pytest.raises(ValueError, match=word):
+        scenes.draw(replace(SETTINGS, **change), "val", 0)
+
+
+@pytest.mark.parametrize(("split", "index"), [("test", 0), ("val", -1), ("val", SETTINGS.val)])
+def test_scenes_that_do_not_exist_are_refused(split, index):
+    with pytest.raises(ValueError, match=split):
+        scenes.draw(SETTINGS, split, index)
