@@ -51,8 +51,11 @@ _TONES = {  # of a colour word: light, shaded
     "white": ("#ffffff", "#dcdcdc"),
     "grey": ("#b4b4b4", "#8e8e8e"),
 }
-_DARK_MARKS, _LIGHT_MARKS = (50, 50, 60), (255, 255, 255)
-_LIGHT_COLOURS = ("white", "yellow", "pink", "orange", "grey")  # these carry dark stripes and spots
+_LIGHT_MARKS, _DARK_MARKS = (255, 255, 255), (50, 50, 60)  # stripes and spots, light unless _MARKS says otherwise
+_MARKS = {
+    **dict.fromkeys(("yellow", "pink", "orange", "grey"), _DARK_MARKS),
+    **{"white": (110, 110, 125), "black": (185, 185, 195)},  # apart: striped white must not look like striped black
+}
 
 DISTRACTORS = (
     *(
@@ -197,7 +200,7 @@ def _marks(pattern: str, height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     period = max(height, width) / 6
     if pattern == "striped":
-        return (x + 0.5 * y) % period < 0.42 * period
+        return (x + 0.5 * y) % period < 0.36 * period
     row = y // period
     x = x + (row % 2) * period / 2
     return (x % period - period / 2) ** 2 + (y % period - period / 2) ** 2 < (0.3 * period) ** 2
@@ -220,8 +223,7 @@ def pictogram(concept: Concept, colour: str = "", pattern: str = "") -> Image.Im
         light, shaded = (_rgb(code) for code in _TONES[colour])
         pixels[filled, :3] = np.where((tone[filled] == main)[:, None], light, shaded)
         if pattern:
-            ink = _DARK_MARKS if colour in _LIGHT_COLOURS else _LIGHT_MARKS
-            pixels[filled & _marks(pattern, *filled.shape), :3] = ink
+            pixels[filled & _marks(pattern, *filled.shape), :3] = _MARKS.get(colour, _LIGHT_MARKS)
     return _to_raster(Image.fromarray(pixels))
 
 
