@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -133,6 +133,7 @@ def test_image_source_and_read_agree_with_draw():
     distractors=st.sampled_from([(0, 0), (1, 3), (6, 6)]),
 )
 def test_boxes_are_tight_and_knobs_obeyed(index, split, size, objects, width, rotation, occlusion, distractors):
+    assume(occlusion > 0 or (objects[1] <= 9 and width[1] < 0.4))  # else some scenes have no room
     settings = replace(
         SceneSettings(size=size, objects=objects, object_width=width, rotation_degrees=rotation),
         max_occlusion=occlusion,

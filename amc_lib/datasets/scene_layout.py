@@ -15,7 +15,7 @@ from amc_lib.regions import Box
 INK = 128  # least alpha, of 255, at which a pixel counts as covered
 CROWDING = 0.3  # share of the pictograms that are first tried beside another one
 _TRIES = 40  # positions for one pictogram before the whole layout is thrown away
-_LAYOUTS = 25
+_LAYOUTS = 80  # before the settings are called impossible
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,9 @@ def lay_out(things: list[Thing], settings: SceneSettings, rng: np.random.Generat
     pieces += [_posed(character, float(rng.uniform(*settings.object_width)), settings, rng) for character in extras]
     sprites = [piece.sprite() for piece in pieces]
     order = rng.permutation(len(pieces))
-    for _ in range(_LAYOUTS):
+    for attempt in range(_LAYOUTS):
+        if attempt == _LAYOUTS // 2:  # crowded: the largest first fit better
+            order = np.argsort([-piece.width for piece in pieces], kind="stable")
         canvas = Canvas(settings.size)
         if all(_place(pieces[i], sprites[i], canvas, settings, rng) for i in order):
             return canvas, np.argsort(order)[: len(things)].tolist()
