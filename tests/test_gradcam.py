@@ -162,6 +162,21 @@ def test_heatmap_follows_from_attention_and_gradient(layer, twice):
         torch.testing.assert_close(raw[row], expected)
 
 
+@pytest.mark.parametrize("word", [0, 1, 3])
+def test_masked_words_add_no_heat(word):
+    """Any word can be left out of the mean, whatever mask the pass itself was made with."""
+    model, batch = tiny_model(), tiny_batch(3)
+    watch, logits = watched_pass(model, batch, layer=2)
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), watch.probabilities, retain_graph=True)
+    mask = batch.attention_mask.clone()
+    mask[:, word] = 0
+    raw = gradcam.heatmap(watch, logits, mask, create_graph=True)
+    with_all = gradcam.heatmap(watch, logits, batch.attention_mask, create_graph=True)
+    for row in range(3):
+        torch.testing.assert_close(raw[row], naive_heatmap(watch.probabilities[row], gradient[row], mask[row]))
+        assert raw[row].sum() < with_all[row].sum()
+
+
 @LAYERS
 def test_match_logit_is_the_naive_one(layer):
     model, batch = tiny_model(), tiny_batch(3)
