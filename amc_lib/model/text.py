@@ -7,6 +7,7 @@ be differentiated twice (fused attention has no second derivative on CPU).
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -86,7 +87,7 @@ class TextEncoder(nn.Module):
         self.bert.encoder = nn.Module()
         self.bert.encoder.layer = nn.ModuleList(layers)
         self.cls = BertOnlyMLMHead(plain)
-        self.apply(_initialise)
+        self.apply(partial(initialise, std=initial_std(settings.width)))
         self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
         self.cls.predictions.decoder.bias = self.cls.predictions.bias
 
@@ -144,9 +145,14 @@ def _bert_config(settings: TextSettings, *, fusion: bool) -> BertConfig:
     )
 
 
-def _initialise(module: nn.Module) -> None:
-    """BERT's initialisation: normal weights of standard deviation 0.02, zero biases."""
+def initial_std(width: int) -> float:
+    """Standard deviation of initial weights: BERT's 0.02 at its width 768, larger for narrower layers."""
+    return 0.02 * (768 / width) ** 0.5
+
+
+def initialise(module: nn.Module, std: float) -> None:
+    """Normal weights of the given standard deviation and zero biases, for linear layers and embeddings."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from amc_lib.config import VisionSettings
+from amc_lib.model.text import initial_std, initialise
 from amc_lib.model.trunk import Lite0Trunk
 
 NORM_EPS = 1e-6  # of ALBEF's image tower
@@ -35,6 +36,7 @@ class ImageTower(VisionTransformer):
             global_pool="",
             num_classes=0,
         )
+        self.blocks.apply(partial(initialise, std=initial_std(settings.width)))
 
     def forward(self, image: Tensor) -> Tensor:
         return self.forward_features(image)  # [B, N, D], normalised

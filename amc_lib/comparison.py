@@ -1,0 +1,152 @@
+"""The comparison of systems: which layer each is read at, what each points at on every split, and table 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from amc_lib.checkpoints import Checkpoint, load_checkpoint
+from amc_lib.datasets.scene_bank import SceneBank, open_bank
+from amc_lib.evaluation import Pointing, point_at, point_hits
+from amc_lib.regions import Box, Region
+from amc_lib.statistics import accuracy_interval
+
+SPLITS = {"phrases": "phrases", "referring_a": "referring A", "referring_b": "referring B"}
+SYSTEMS = {"ALBEF": "pretrained", "ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
+SHIPPED = {"ALBEF": "albef-scenes", "ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
+
+
+@dataclass
+class Answers:
+    """One checkpoint's answers on every evaluation split."""
+
+    layer: int
+    layers: dict[int, float]  # pointing accuracy (percent) on the validation split, by layer
+    pointing: dict[str, Pointing]
+
+
+def study_folders(runs: str | Path | None, seeds: int) -> dict[str, list[str | Path]]:
+    """For each system its checkpoints, one a seed: under `runs`/seed-N, or the shipped ones where `runs` is None."""
+    if runs is None:
+        return {system: [name] for system, name in SHIPPED.items()}
+    return {system: [Path(runs) / f"seed-{s}" / name for s in range(seeds)] for system, name in SYSTEMS.items()}
+
+
+def answer(source: str | Path, banks: Mapping[str, SceneBank], validation: SceneBank) -> Answers:
+    """Load a checkpoint, choose its layer on the validation split, and ask it every phrase of `banks`."""
+    checkpoint = load_checkpoint(source)
+    layers = layer_accuracies(checkpoint, validation)
+    layer = max(layers, key=layers.__getitem__)
+    pointing = {
+        split: point_at(
+            checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank.load, layer, progress=f"{source}: {split}"
+        )
+        for split, bank in banks.items()
+    }
+    return Answers(layer, layers, pointing)
+
+
+def layer_accuracies(checkpoint: Checkpoint, bank: SceneBank) -> dict[int, float]:
+    """Pointing accuracy in percent of every fusion layer on `bank`."""
+    text, regions = checkpoint.settings.model.text, bank.all_regions()
+    return {
+        layer: 100 * float(point_at(checkpoint.model, checkpoint.tokenizer, regions, bank.load, layer).hits.mean())
+        for layer in range(text.fusion_from, text.layers)
+    }
+
+
+def evaluation_banks(checkpoint: Checkpoint) -> tuple[dict[str, SceneBank], SceneBank]:
+    """The evaluation splits and the validation split that belong to a checkpoint's settings."""
+    scenes, vision = checkpoint.settings.scenes, checkpoint.settings.model.vision
+    return {split: open_bank(scenes, vision, split) for split in SPLITS}, open_bank(scenes, vision, "val")
+
+
+def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[str, SceneBank]) -> pd.DataFrame:
+    """Table 1 from hits[system][split], [P] or [S, P] over S seeds (fractions for chance).
+
+    Columns: system, split, concepts (all, boxed, unboxed in finetuning), accuracy, ci_low, ci_high in percent
+    (bootstrap over images), phrases, seeds.
+    """
+    rows = []
+    for system, of_split in hits.items():
+        for split, split_hits in of_split.items():
+            split_hits = np.atleast_2d(split_hits)  # [S, P]
+            regions = banks[split].all_regions()
+            boxed = np.array([region.annotated for region in regions])
+            for concepts, chosen in {"all": boxed | True, "boxed": boxed, "unboxed": ~boxed}.items():
+                ids = [region.image_id for region, take in zip(regions, chosen, strict=True) if take]
+                interval = accuracy_interval(split_hits[:, chosen], ids)
+                rows.append(
+                    {
+                        "system": system,
+                        "split": SPLITS[split],
+                        "concepts": concepts,
+                        "accuracy": round(interval.value, 2),
+                        "ci_low": round(interval.low, 2),
+                        "ci_high": round(interval.high, 2),
+                        "phrases": int(chosen.sum()),
+                        "seeds": len(split_hits),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def baseline_hits(bank: SceneBank) -> dict[str, np.ndarray]:
+    """What pointing without looking gives: the chance of a uniformly drawn point, and the picture's centre."""
+    regions, side = bank.all_regions(), bank.settings.size
+    centre = np.full((len(regions), 2), side / 2)
+    chance = np.array([union_area(region.boxes) / side**2 for region in regions])
+    return {"chance": chance, "centre": point_hits(centre, regions)}
+
+
+def union_area(boxes: Sequence[Box]) -> float:
+    """Area of the union of boxes (xyxy), in square pixels."""
+    xs = sorted({x for x1, _, x2, _ in boxes for x in (x1, x2)})
+    ys = sorted({y for _, y1, _, y2 in boxes for y in (y1, y2)})
+    return sum(
+        (right - left) * (bottom - top)
+        for left, right in zip(xs, xs[1:], strict=False)
+        for top, bottom in zip(ys, ys[1:], strict=False)
+        if any(x1 <= left and right <= x2 and y1 <= top and bottom <= y2 for x1, y1, x2, y2 in boxes)
+    )
+
+
+def accuracy_by_kind(answers: Mapping[str, Sequence[Pointing]]) -> pd.DataFrame:
+    """Pointing accuracy (percent) of each system by what the phrase means: an object, a group, a part."""
+    rows = []
+    for system, of_seed in answers.items():
+        kinds = np.array([region.kind for region in of_seed[0].regions])
+        hits = np.mean([pointing.hits for pointing in of_seed], axis=0)  # [S, P] -> [P]
+        for kind in ("object", "group", "part"):
+            if (kinds == kind).any():
+                rows.append({"system": system, "kind": kind, "accuracy": 100 * hits[kinds == kind].mean()})
+    return pd.DataFrame(rows)
+
+
+def pick_examples(pointing: Mapping[str, Pointing], count: int, seed: int = 0) -> list[int]:
+    """Indices of `count` phrases for the qualitative figure, drawn at random, one an image.
+
+    Drawn in equal parts (as far as they exist) from: the last system alone hits, all hit, the last misses. So the
+    figure shows how the systems differ and where the last one fails; it is no sample from which to read accuracies.
+    """
+    hits = np.array([answers.hits for answers in pointing.values()])  # [systems, P]
+    regions: list[Region] = next(iter(pointing.values())).regions
+    kinds = (hits[-1] & ~hits[:-1].any(0), hits.all(0), ~hits[-1])
+    rng = np.random.default_rng(seed)
+    queues = [list(rng.permutation(np.flatnonzero(kind))) for kind in kinds]
+    chosen: list[int] = []
+    seen: set[str] = set()
+    while len(chosen) < count and any(queues):
+        for queue in queues:
+            fresh = next((p for p in queue if regions[p].image_id not in seen), None)
+            if fresh is None or len(chosen) == count:
+                queue.clear()
+                continue
+            queue.remove(fresh)
+            seen.add(regions[fresh].image_id)
+            chosen.append(int(fresh))
+    return chosen

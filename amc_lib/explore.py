@@ -1,0 +1,79 @@
+"""Type a phrase, see where each system looks: the widgets of 06_explore.ipynb."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import ipywidgets as widgets
+from PIL import Image
+
+from amc_lib.config import SceneSettings
+from amc_lib.datasets import scenes
+from amc_lib.grounder import Grounder, read_image
+
+PICTURE_WIDTH = "320px"
+SPLIT = "referring_b"
+
+
+class Explorer:
+    """A picture (a scene or an upload), a phrase, and one overlay for each of `grounders`.
+
+    `panel` is the widget to display; `pictures` and `scores` hold what is shown, by system.
+    """
+
+    def __init__(self, grounders: Mapping[str, Grounder], phrase: str, scene: int = 0) -> None:
+        self.grounders = dict(grounders)
+        self.settings = next(iter(self.grounders.values())).checkpoint.settings.scenes
+        self.phrase = widgets.Text(value=phrase, description="phrase", continuous_update=False)
+        self.scene = widgets.BoundedIntText(scene, 0, self.settings.count(SPLIT) - 1, description="scene")
+        self.upload = widgets.FileUpload(accept="image/*", description="own image")
+        self.message = widgets.HTML()
+        self.pictures = {name: widgets.Image(format="png", width=PICTURE_WIDTH) for name in self.grounders}
+        self.scores = {name: widgets.HTML() for name in self.grounders}
+        columns = [widgets.VBox((self.scores[name], self.pictures[name])) for name in self.grounders]
+        controls = widgets.HBox((self.phrase, self.scene, self.upload))
+        self.panel = widgets.VBox((controls, self.message, widgets.HBox(columns)))
+        self.image = draw_scene(self.settings, scene)
+        self.phrase.observe(lambda _: self.show(), names="value")
+        self.scene.observe(self._new_scene, names="value")
+        self.upload.observe(self._new_upload, names="value")
+        self.show()
+
+    def show(self) -> None:
+        """Ask every system and show its answer; what is wrong with a phrase or an image is said above the pictures."""
+        try:
+            answers = {name: grounder.ground(self.image, self.phrase.value) for name, grounder in self.grounders.items()}
+        except ValueError as error:
+            self.message.value = f"<b>{error}</b>"
+            return
+        self.message.value = ""
+        for name, answer in answers.items():
+            self.pictures[name].value = png(answer.overlay())
+            self.scores[name].value = f"<b>{name}</b> match {100 * answer.score:.0f} %"
+
+    def _new_scene(self, _: object) -> None:
+        self.image = draw_scene(self.settings, self.scene.value)
+        self.show()
+
+    def _new_upload(self, _: object) -> None:
+        if not self.upload.value:
+            return
+        try:
+            self.image = read_image(io.BytesIO(self.upload.value[0].content))
+        except ValueError:
+            self.message.value = f"<b>{self.upload.value[0].name}: cannot be read as an image</b>"
+            return
+        self.show()
+
+
+def draw_scene(settings: SceneSettings, index: int) -> Image.Image:
+    """A scene of the split in which twins stand side by side."""
+    return scenes.draw(settings, SPLIT, index).image
+
+
+def png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,90 @@
+"""Grounder: type a phrase, see where the model looks. The library's front door."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+
+from amc_lib import gradcam
+from amc_lib.checkpoints import Checkpoint, load_checkpoint
+from amc_lib.datasets.scene_bank import pixels
+from amc_lib.evaluation import ground_phrases, peak
+from amc_lib.figures.style import heat_overlay
+from amc_lib.phrases import clean
+
+DEFAULT_CHECKPOINT = "amc-scenes"
+MARKER_SHARE = 0.02  # half the marker's width, of the image's shorter side
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """One phrase asked of one image."""
+
+    image: Image.Image
+    phrase: str
+    heatmap: np.ndarray  # float32 [H, W] in [0, 1], original image size
+    point: tuple[int, int]  # (x, y), pixels of the original image: the heatmap's peak
+    score: float  # probability that image and phrase match, [0, 1]
+
+    def overlay(self) -> Image.Image:
+        """The image under its heatmap, with a cross at the point."""
+        picture = Image.fromarray(heat_overlay(self.image, self.heatmap))
+        (x, y), arm = self.point, max(4, round(MARKER_SHARE * min(picture.size)))
+        draw = ImageDraw.Draw(picture)
+        for width, colour in ((arm // 2 + 3, "black"), (arm // 2 + 1, "white")):
+            draw.line((x - arm, y, x + arm, y), fill=colour, width=width)
+            draw.line((x, y - arm, x, y + arm), fill=colour, width=width)
+        return picture
+
+
+class Grounder:
+    """A checkpoint ready for questions. Images of any size are read as RGB and brought to the model's square input."""
+
+    def __init__(self, checkpoint: Checkpoint, layer: int | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.layer = checkpoint.about.get("layer", checkpoint.settings.amc.layer) if layer is None else layer
+
+    @classmethod
+    def load(cls, source: str | Path = DEFAULT_CHECKPOINT, layer: int | None = None) -> Grounder:
+        """Load a checkpoint folder or a shipped one by name. `layer` overrides which layer's heatmap is shown."""
+        return cls(load_checkpoint(source), layer)
+
+    def ground(self, image: Image.Image | str | Path, phrase: str | Sequence[str]) -> Grounding | list[Grounding]:
+        """Where is `phrase`? A list of phrases gives a list, with one pass of the image for all of them.
+
+        Raises ValueError with one sentence for an image that cannot be read or a phrase without words.
+        """
+        phrases = [phrase] if isinstance(phrase, str) else list(phrase)
+        for text in phrases:
+            clean(text)
+        picture = read_image(image)
+        if not phrases:
+            return []
+        model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
+        inputs = pixels(picture, model.settings.vision.image_size)[None]  # [1, 3, S, S]
+        raw, scores = ground_phrases(model, tokenizer, inputs, phrases, [0] * len(phrases), self.layer)
+        size = (picture.height, picture.width)
+        maps = gradcam.normalise(gradcam.upsample(raw, size, "bicubic").clamp(min=0)).numpy()  # [P, H, W]
+        points = peak(raw, size).tolist()
+        groundings = [
+            Grounding(picture, text, heatmap, tuple(point), float(score))
+            for text, heatmap, point, score in zip(phrases, maps, points, scores, strict=True)
+        ]
+        return groundings[0] if isinstance(phrase, str) else groundings
+
+
+def read_image(image: Image.Image | str | Path) -> Image.Image:
+    """A PIL image or a file as RGB, upright as its EXIF says. ValueError if it is missing or damaged."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    try:
+        with Image.open(image) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except FileNotFoundError as error:
+        raise ValueError(f"{image}: no such image") from error
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{image}: cannot be read as an image: {error}") from error

@@ -1,0 +1,26 @@
+"""What every notebook does first: take its parameters, refuse wrong ones, say which versions run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+
+import amc_lib
+from amc_lib.parameters import notebook_parameters
+from amc_lib.runs import require_scenes
+from amc_lib.config import preset
+
+
+def start(namespace: Mapping[str, Any], known: str) -> dict[str, Any]:
+    """The parameters that a notebook's first cell set (`namespace` is its `globals()`), `known` their names.
+
+    Raises ValueError with one sentence for a name that is not known or a tier that is not there.
+    """
+    parameters = notebook_parameters(namespace, known.split())
+    require_scenes(preset(parameters["tier"]))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    print(f"amc_lib {amc_lib.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, {device}")
+    return parameters

@@ -1,0 +1,139 @@
+"""Runs: pretraining and finetuning as one call each, kept in a folder of their own and not repeated.
+
+A run folder holds the checkpoint, history.csv (losses and validation pointing over steps) and metrics.json (settings,
+what it started from, final numbers, provenance). A folder whose metrics name the same settings and the same start is
+opened instead of being trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from amc_lib.checkpoints import DESCRIPTION, Checkpoint, load_checkpoint, save_checkpoint
+from amc_lib.config import Settings
+from amc_lib.datasets import scene_language
+from amc_lib.datasets.scene_bank import SceneBank, open_bank
+from amc_lib.evaluation import point_at
+from amc_lib.files import write_csv, write_json
+from amc_lib.model import ALBEF, build
+from amc_lib.pairs import Collator, PairDataset
+from amc_lib.phrases import Tokenizer, word_vocabulary
+from amc_lib.provenance import ROOT, provenance, settings_hash
+from amc_lib.training import set_seed, train
+
+RUNS = ROOT / "runs"
+PRETRAINED = "albef-scenes"  # the pretrained checkpoint that the repository ships
+VALIDATION_SCENES = 100  # pointed at after every epoch, of the validation split
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    history: pd.DataFrame  # columns step, epoch, seconds, learning_rate, losses, pointing
+    metrics: dict[str, Any]
+
+    def checkpoint(self) -> Checkpoint:
+        return load_checkpoint(self.folder)
+
+
+def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
+    """Train an ALBEF on the captions of the scenes, from random weights above the trunk."""
+    require_scenes(settings)
+
+    def start() -> tuple[ALBEF, Tokenizer, Settings]:
+        tokenizer = Tokenizer(word_vocabulary(scene_language.vocabulary()), settings.model.text.max_tokens)
+        return build(settings.model), tokenizer, settings
+
+    return _run("pretraining", settings, None, start, SceneBank.caption_phrases, output)
+
+
+def finetune(settings: Settings, init: str | Path = PRETRAINED, output: str | Path | None = None) -> Run:
+    """Finetune checkpoint `init` on region phrases: with AMC, or with ALBEF's objectives alone if both lambdas are 0."""
+    require_scenes(settings)
+    checkpoint = load_checkpoint(init)
+    settings = dataclasses.replace(settings, model=checkpoint.settings.model)
+
+    def start() -> tuple[ALBEF, Tokenizer, Settings]:
+        return checkpoint.model, checkpoint.tokenizer, settings
+
+    return _run("finetuning", settings, checkpoint.sha256, start, SceneBank.region_phrases, output)
+
+
+def open_run(folder: str | Path) -> Run:
+    """A finished run. Raises ValueError if the folder holds none."""
+    folder = Path(folder)
+    if not is_finished(folder):
+        raise ValueError(f"{folder}: no finished run")
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return Run(folder, pd.read_csv(folder / "history.csv"), metrics)
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
+
+
+def require_scenes(settings: Settings) -> None:
+    if settings.tier != "scenes":
+        raise ValueError(f"tier {settings.tier!r}: training is available for tier 'scenes'; data/README.md has the rest")
+
+
+def _run(
+    stage: str,
+    settings: Settings,
+    init_sha256: str | None,
+    start: Callable[[], tuple[ALBEF, Tokenizer, Settings]],
+    phrases: Callable[[SceneBank], list],
+    output: str | Path | None,
+) -> Run:
+    seed = getattr(settings, stage).seed
+    identity = {"stage": stage, "settings_hash": settings_hash(settings), "init_sha256": init_sha256}
+    folder = Path(output) if output else RUNS / f"{stage}-seed{seed}-{settings_hash(identity)}"
+    if is_finished(folder):
+        run = open_run(folder)
+        if {name: run.metrics.get(name) for name in identity} == identity:
+            print(f"{stage}: up to date in {folder} (delete the folder to train again)")
+            return run
+        raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
+    print(f"{stage}: seed {seed}, into {folder}")
+    bank = open_bank(settings.scenes, settings.model.vision, "train")
+    validation = open_bank(settings.scenes, settings.model.vision, "val")
+    set_seed(seed)
+    model, tokenizer, settings = start()
+    begin = time.perf_counter()
+    collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
+    pairs = PairDataset(bank.features, phrases(bank), seed)
+    history = pd.DataFrame(train(model, pairs, collator, settings, stage, _validator(validation, tokenizer, settings)))
+    record = provenance(settings, seed=seed, seconds=time.perf_counter() - begin)
+    final = history.iloc[-1].to_dict()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "history.csv", history)
+    save_checkpoint(folder, model, tokenizer, settings, {**identity, **record})
+    write_json(folder / "metrics.json", {**identity, "final": final, "provenance": record})
+    return open_run(folder)
+
+
+def _validator(bank: SceneBank, tokenizer: Tokenizer, settings: Settings) -> Callable[[ALBEF], float]:
+    regions = [region for of_scene in bank.regions[:VALIDATION_SCENES] for region in of_scene]
+
+    def validate(model: ALBEF) -> float:
+        return float(point_at(model, tokenizer, regions, bank.load, settings.amc.layer).hits.mean())
+
+    return validate
+
+
+def ship(run: Run, name: str) -> Path:
+    """Copy a run's checkpoint to data/checkpoints, where `Grounder.load(name)` and 03 find it."""
+    folder = ROOT / "data" / "checkpoints" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("weights.safetensors", DESCRIPTION, "metrics.json"):
+        shutil.copyfile(run.folder / file, folder / file)
+    return folder
