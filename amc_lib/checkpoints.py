@@ -51,13 +51,13 @@ def save_checkpoint(
     folder = Path(folder)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in online_state(model).items()})
     write_bytes(folder / WEIGHTS, weights)
-    description = {
+    content = {
         "settings": plain(settings),
         "vocabulary": list(tokenizer.vocabulary),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "about": plain(about),
     }
-    write_json(folder / DESCRIPTION, description)
+    write_json(folder / DESCRIPTION, content)
     return folder
 
 
@@ -66,24 +66,35 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
 
     Raises CheckpointError with one sentence if it is missing, damaged, or does not fit its own settings.
     """
-    folder = find(source)
+    folder, about = find(source), description(source)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         data = (folder / WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: cannot be read as a checkpoint: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{folder}: has no readable {WEIGHTS}: {error}") from error
     digest = hashlib.sha256(data).hexdigest()
-    if not isinstance(description, dict) or digest != description.get("sha256"):
+    if digest != about.get("sha256"):
         raise CheckpointError(f"{folder / WEIGHTS}: damaged (its hash is not the one in {DESCRIPTION})")
     try:
-        settings = from_mapping(Settings, description.get("settings"))
-        tokenizer = Tokenizer(description["vocabulary"], settings.model.text.max_tokens)
+        settings = from_mapping(Settings, about.get("settings"))
+        tokenizer = Tokenizer(about["vocabulary"], settings.model.text.max_tokens)
         tensors = load(data)
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
     model = build(settings.model)
     load_weights(model, tensors, origin=str(folder))
-    return Checkpoint(model, tokenizer, settings, description.get("about", {}), digest)
+    return Checkpoint(model, tokenizer, settings, about.get("about", {}), digest)
+
+
+def description(source: str | Path) -> dict[str, Any]:
+    """The JSON beside a checkpoint's weights: settings, vocabulary, sha256 of the weights, and `about`."""
+    path = find(source) / DESCRIPTION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint's description: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: is no description of a checkpoint")
+    return content
 
 
 def load_weights(model: ALBEF, tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from amc_lib.checkpoints import Checkpoint, load_checkpoint
+from amc_lib.checkpoints import Checkpoint, description, load_checkpoint
 from amc_lib.datasets.scene_bank import SceneBank, open_bank
 from amc_lib.evaluation import Pointing, point_at, point_hits
 from amc_lib.regions import Box, Region
+from amc_lib.runs import long_history, open_run
 from amc_lib.statistics import accuracy_interval
 
 SPLITS = {"phrases": "phrases", "referring_a": "referring A", "referring_b": "referring B"}
@@ -109,8 +111,8 @@ def union_area(boxes: Sequence[Box]) -> float:
     ys = sorted({y for _, y1, _, y2 in boxes for y in (y1, y2)})
     return sum(
         (right - left) * (bottom - top)
-        for left, right in zip(xs, xs[1:], strict=False)
-        for top, bottom in zip(ys, ys[1:], strict=False)
+        for left, right in itertools.pairwise(xs)
+        for top, bottom in itertools.pairwise(ys)
         if any(x1 <= left and right <= x2 and y1 <= top and bottom <= y2 for x1, y1, x2, y2 in boxes)
     )
 
@@ -150,3 +152,15 @@ def pick_examples(pointing: Mapping[str, Pointing], count: int, seed: int = 0) -
             seen.add(regions[fresh].image_id)
             chosen.append(int(fresh))
     return chosen
+
+
+def histories(folders: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
+    """The learning curves of every system's first run, one long table (columns run, step, name, value)."""
+    return long_history({system: open_run(of_system[0]) for system, of_system in folders.items()})
+
+
+def origin(folders: Mapping[str, Sequence[str | Path]]) -> dict[str, list[str]]:
+    """For each system the hashes of its checkpoints' weights, one a seed."""
+    return {
+        system: [description(folder)["sha256"][:12] for folder in of_system] for system, of_system in folders.items()
+    }

@@ -190,6 +190,11 @@ class Settings:
             text.fusion_from <= self.amc.layer < text.layers,
             f"layer {self.amc.layer} has no cross-attention; fusion layers are {text.fusion_from}-{text.layers - 1}",
         )
+        largest = max(self.pretraining.batch_size, self.finetuning.batch_size)
+        _require(
+            largest <= self.model.queue_size,
+            f"batch_size {largest} exceeds queue_size {self.model.queue_size}",
+        )
 
 
 def _scenes() -> Settings:

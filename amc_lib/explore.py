@@ -1,4 +1,4 @@
-"""Type a phrase, see where each system looks: the widgets of 06_explore.ipynb."""
+"""Looking at answers: the widgets of 06_explore.ipynb, and what figures show of single phrases."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import io
 from collections.abc import Mapping
 
 import ipywidgets as widgets
+import numpy as np
 from PIL import Image
 
 from amc_lib.config import SceneSettings
 from amc_lib.datasets import scenes
+from amc_lib.evaluation import point_hits
+from amc_lib.figures import Example
 from amc_lib.grounder import Grounder, read_image
+from amc_lib.pairs import box_mask
+from amc_lib.regions import Region
 
 PICTURE_WIDTH = "320px"
 SPLIT = "referring_b"
@@ -43,7 +48,9 @@ class Explorer:
     def show(self) -> None:
         """Ask every system and show its answer; what is wrong with a phrase or an image is said above the pictures."""
         try:
-            answers = {name: grounder.ground(self.image, self.phrase.value) for name, grounder in self.grounders.items()}
+            answers = {
+                name: grounder.ground(self.image, self.phrase.value) for name, grounder in self.grounders.items()
+            }
         except ValueError as error:
             self.message.value = f"<b>{error}</b>"
             return
@@ -77,3 +84,24 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="png")
     return buffer.getvalue()
+
+
+def example_of(region: Region, grounders: Mapping[str, Grounder]) -> Example:
+    """A region with every system's heatmap, point, and whether it hits, for the qualitative figure."""
+    image, systems = region.image.open(), {}
+    for name, grounder in grounders.items():
+        answer = grounder.ground(image, region.phrase)
+        systems[name] = (answer.heatmap, answer.point, bool(point_hits([answer.point], [region])[0]))
+    return Example(image, region.phrase, region.boxes, systems)
+
+
+def method_inputs(region: Region, grounder: Grounder) -> dict[str, object]:
+    """The arrays that the figure of the method shows for a square picture: image, heatmap, mask, and the phrase."""
+    image = region.image.open()
+    relative = [tuple(edge / image.width for edge in box) for box in region.boxes]
+    return {
+        "image": np.asarray(image),
+        "heatmap": grounder.ground(image, region.phrase).heatmap,
+        "mask": box_mask(relative, image.width).numpy(),
+        "phrase": region.phrase,
+    }

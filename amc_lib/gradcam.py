@@ -35,6 +35,8 @@ def watch_attention(text_encoder: TextEncoder, layer: int, *, twice: bool) -> It
     if twice:
         for above in text_encoder.layers[layer + 1 :]:
             modules += [above.attention.self, above.crossattention.self]
+    if any(hasattr(module, "watch") for module in text_encoder.modules()):
+        raise RuntimeError("the attention of this text encoder is already being watched")
     for module in modules:
         module.watch = Watch()
     try:

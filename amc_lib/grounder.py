@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
@@ -77,8 +78,8 @@ class Grounder:
         return groundings[0] if isinstance(phrase, str) else groundings
 
 
-def read_image(image: Image.Image | str | Path) -> Image.Image:
-    """A PIL image or a file as RGB, upright as its EXIF says. ValueError if it is missing or damaged."""
+def read_image(image: Image.Image | str | Path | BinaryIO) -> Image.Image:
+    """A PIL image, a path or an open file as RGB, upright as its EXIF says. ValueError if it is missing or damaged."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     try:

@@ -9,9 +9,9 @@ import torch
 import transformers
 
 import amc_lib
+from amc_lib.config import preset
 from amc_lib.parameters import notebook_parameters
 from amc_lib.runs import require_scenes
-from amc_lib.config import preset
 
 
 def start(namespace: Mapping[str, Any], known: str) -> dict[str, Any]:
@@ -22,5 +22,7 @@ def start(namespace: Mapping[str, Any], known: str) -> dict[str, Any]:
     parameters = notebook_parameters(namespace, known.split())
     require_scenes(preset(parameters["tier"]))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    print(f"amc_lib {amc_lib.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, {device}")
+    print(
+        f"amc_lib {amc_lib.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, {device}"
+    )
     return parameters

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from amc_lib.training import set_seed, train
 
 RUNS = ROOT / "runs"
 PRETRAINED = "albef-scenes"  # the pretrained checkpoint that the repository ships
+CURVES = ["itc", "itm", "mlm", "amc", "pointing"]
 VALIDATION_SCENES = 100  # pointed at after every epoch, of the validation split
 
 
@@ -57,7 +58,7 @@ def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
 
 
 def finetune(settings: Settings, init: str | Path = PRETRAINED, output: str | Path | None = None) -> Run:
-    """Finetune checkpoint `init` on region phrases: with AMC, or with ALBEF's objectives alone if both lambdas are 0."""
+    """Finetune checkpoint `init` on region phrases: with AMC, or by ALBEF's objectives alone if both lambdas are 0."""
     require_scenes(settings)
     checkpoint = load_checkpoint(init)
     settings = dataclasses.replace(settings, model=checkpoint.settings.model)
@@ -77,13 +78,22 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder, pd.read_csv(folder / "history.csv"), metrics)
 
 
+def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """The histories of named runs as one long table with columns run, step, name, value."""
+    parts = [
+        run.history.melt(id_vars="step", value_vars=CURVES, var_name="name").dropna().assign(run=name)
+        for name, run in runs.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def is_finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
 
 
 def require_scenes(settings: Settings) -> None:
     if settings.tier != "scenes":
-        raise ValueError(f"tier {settings.tier!r}: training is available for tier 'scenes'; data/README.md has the rest")
+        raise ValueError(f"tier {settings.tier!r}: only 'scenes' can be run so far; data/README.md has the rest")
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""How certain a pointing accuracy is: bootstrap intervals that resample images, since phrases of one image go together."""
+"""How certain a pointing accuracy is: bootstrap intervals over images, since phrases of one image go together."""
 
 from __future__ import annotations
 

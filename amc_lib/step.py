@@ -18,6 +18,7 @@ from amc_lib.model.objectives import (
     masked_language_loss,
     matching_loss,
 )
+from amc_lib.model.text import ImageMemory
 
 
 @dataclass
@@ -114,7 +115,7 @@ def _momentum_pass(model: ALBEF, image: Tensor, both_ids: Tensor, both_masks: Te
 
 
 def _matching_pairs(
-    model: ALBEF, text_embeds: Tensor, text_mask: Tensor, memory, layer: int, with_heatmap: bool
+    model: ALBEF, text_embeds: Tensor, text_mask: Tensor, memory: ImageMemory, layer: int, with_heatmap: bool
 ) -> tuple[Tensor, Tensor | None]:
     """itm_logits [B, 2] of the matching pairs and, where wanted, their raw heatmaps [B, G, G] with graph."""
     if not with_heatmap:
@@ -129,7 +130,7 @@ def _other_pairs(
     text_embeds: Tensor,
     corrupted_embeds: Tensor,
     text_mask: Tensor,
-    memory,
+    memory: ImageMemory,
     image_rows: Tensor,
     text_rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -157,6 +158,6 @@ def _mlm(model: ALBEF, fused: Tensor, teacher_fused: Tensor, labels: Tensor, alp
 
 
 def _amc(raw: Tensor, box_mask: Tensor, amc: AmcSettings) -> Tensor:
-    """L_amc of raw heatmaps [K, G, G] against box masks [K, S, S]."""
-    maps = gradcam.upsample(gradcam.normalise(raw), box_mask.shape[-2:], "bilinear")  # [K, S, S]
+    """L_amc of raw heatmaps [K, G, G] against box masks [K, S, S], in the masks' precision even under autocast."""
+    maps = gradcam.upsample(gradcam.normalise(raw.to(box_mask.dtype)), box_mask.shape[-2:], "bilinear")  # [K, S, S]
     return amc_loss(maps, box_mask, amc.lambda1, amc.lambda2, amc.delta1, amc.delta2, amc.mean_form)

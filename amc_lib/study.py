@@ -62,7 +62,12 @@ def plan(seeds: int) -> list[list[Step]]:
         ]
     trained = tuple(step.name for step in (*pretraining, *finetuning))
     evaluation = Step("evaluate", "04_evaluate.ipynb", {"runs": str(STUDY), "seeds": seeds}, trained)
-    explore = Step("explore", "06_explore.ipynb", {"albef": str(folders[0] / "pretrained"), "amc": str(folders[0] / "amc")}, trained)
+    explore = Step(
+        "explore",
+        "06_explore.ipynb",
+        {"albef": str(folders[0] / "pretrained"), "amc": str(folders[0] / "amc")},
+        trained,
+    )
     return [[Step("data", "01_data.ipynb")], pretraining, finetuning, [evaluation], [explore]]
 
 

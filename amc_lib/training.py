@@ -1,4 +1,4 @@
-"""The training loop, on whatever devices accelerate finds: batches, losses, optimizer, schedule, validation, history."""
+"""The training loop, on whatever devices accelerate finds: losses, optimizer, schedule, validation, history."""
 
 from __future__ import annotations
 

@@ -12,12 +12,15 @@ import hashlib
 import json
 import multiprocessing
 import os
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save
@@ -64,6 +67,27 @@ class SceneBank:
     def load(self, region: Region) -> tuple[Tensor, tuple[int, int]]:
         """The model's input for a region's scene, and the picture's (height, width)."""
         return self.features[region.image.index], (self.settings.size, self.settings.size)
+
+
+def split_sizes(banks: Mapping[str, SceneBank]) -> pd.DataFrame:
+    """What each split holds: scenes, captions, phrases, by kind, and of concepts that are never boxed."""
+    rows = []
+    for split, bank in banks.items():
+        regions = bank.all_regions()
+        kinds = Counter(region.kind for region in regions)
+        rows.append(
+            {
+                "split": split,
+                "scenes": len(bank.regions),
+                "captions": sum(map(len, bank.captions)),
+                "phrases": len(regions),
+                "objects": kinds["object"],
+                "groups": kinds["group"],
+                "parts": kinds["part"],
+                "unboxed": sum(not region.annotated for region in regions),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def things_named(caption: str) -> int:

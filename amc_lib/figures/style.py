@@ -15,6 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from amc_lib.files import write_bytes, write_json
+from amc_lib.provenance import ROOT
+
+FOLDER = ROOT / "figures"  # where the study's figures and tables stand
 
 COLOURS = {
     "ALBEF": "#0072B2",
