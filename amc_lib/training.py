@@ -82,14 +82,13 @@ def train(
     history: History = []
     recent: list[Losses] = []
     start = time.perf_counter()
-    steps = training.epochs * len(loader)
+    step, steps = 0, training.epochs * len(loader)
     with tqdm(total=steps, desc=stage, unit="step") as bar:
         for epoch in range(training.epochs):
             sampler.epoch = pairs.epoch = epoch
             pairs.most_things = 1 if epoch < training.short_captions_until else None
             model.train()
             for batch in loader:
-                step = epoch * len(loader) + bar.n % len(loader)
                 rate = learning_rate(training, step, len(loader))
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -100,9 +99,10 @@ def train(
                     generator=generator,
                 )  # fmt: skip
                 recent.append(losses)
+                step += 1
                 bar.update()
-                if bar.n % log_every == 0 or bar.n % len(loader) == 0:
-                    row = {"step": bar.n, "epoch": bar.n / len(loader), "seconds": time.perf_counter() - start}
+                if step % log_every == 0 or step % len(loader) == 0:
+                    row = {"step": step, "epoch": step / len(loader), "seconds": time.perf_counter() - start}
                     history.append(row | {"learning_rate": rate} | _means(recent))
                     bar.set_postfix({name: f"{history[-1][name]:.3f}" for name in ("itc", "itm", "mlm", "amc")})
                     recent = []
