@@ -1,0 +1,187 @@
+"""Phrases: cleaned as PROTOCOL says, cut into known tokens, corrupted in the shares of BERT."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amc_lib.model.objectives import IGNORED
+from amc_lib.phrases import CHARACTERS, SPECIAL, Tokenizer, clean, word_vocabulary
+
+WORDS = ("red", "helicopter", "and", "cat", "on", "the", "grass", "a")
+PAD, UNK, CLS, SEP, MASK = range(5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(word_vocabulary(WORDS), max_tokens=8)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# -------------------------------------------------------------------------------------------------------------- clean
+
+
+@pytest.mark.parametrize(
+    ("phrase", "expected"),
+    [
+        ("Red Helicopter", "red helicopter"),
+        (",.'!?\"()*#:;~cat,.'!?\"()*#:;~", "cat"),
+        ("the cat's toy", "the cats toy"),
+        ("black-and-white/grey cat", "black and white grey cat"),
+        ("<person> on a bench", "person on a bench"),
+        ("  two \t cats \n", "two cats"),
+        ("50% [a] & b", "50% [a] & b"),
+    ],
+)
+def test_cleaning_follows_the_protocol(phrase, expected):
+    assert clean(phrase) == expected
+
+
+def test_words_beyond_the_limit_are_cut():
+    assert clean(" ".join(f"w{i}" for i in range(60))).split() == [f"w{i}" for i in range(50)]
+    assert clean("one two three", max_words=2) == "one two"
+    assert clean("one-two three", max_words=2) == "one two"
+
+
+@pytest.mark.parametrize("phrase", ["", "   ", "?!", "-", " / . ", "\n"])
+def test_phrase_of_no_words_is_refused_by_its_text(phrase):
+    with pytest.raises(ValueError, match=re.escape(f"the phrase {phrase!r} has no words")):
+        clean(phrase)
+
+
+@given(st.text(alphabet="abcXYZ09 ,.'!?\"()*#:;~-/\t", min_size=1) | st.text(min_size=1))
+def test_cleaning_twice_changes_nothing(phrase):
+    try:
+        once = clean(phrase)
+    except ValueError:
+        return
+    assert clean(once) == once
+    assert not set(once) & set(",.'!?\"()*#:;~-/")
+    assert once == once.strip() and "  " not in once
+
+
+# ------------------------------------------------------------------------------------------------------------- tokens
+
+
+def test_vocabulary_starts_with_the_special_tokens_and_has_no_double():
+    vocabulary = word_vocabulary(["cat", "a", "cat", "red"])
+    assert tuple(vocabulary[:5]) == SPECIAL
+    assert vocabulary[-2:] == ["cat", "red"]
+    assert len(vocabulary) == len(set(vocabulary)) == 5 + 2 * len(CHARACTERS) + 2
+
+
+def test_vocabulary_does_not_depend_on_the_order_of_words():
+    assert word_vocabulary(WORDS) == word_vocabulary(reversed(WORDS))
+
+
+def test_known_words_are_one_token_each(tokenizer):
+    assert tokenizer.tokens("The RED helicopter!") == ["[CLS]", "the", "red", "helicopter", "[SEP]"]
+
+
+def test_unknown_word_falls_back_to_pieces(tokenizer):
+    assert tokenizer.tokens("a dog") == ["[CLS]", "a", "d", "##o", "##g", "[SEP]"]
+    assert tokenizer.tokens("cats") == ["[CLS]", "cat", "##s", "[SEP]"]
+
+
+def test_letter_outside_the_vocabulary_is_unknown(tokenizer):
+    assert tokenizer.tokens("red 猫") == ["[CLS]", "red", "[UNK]", "[SEP]"]
+
+
+def test_ids_are_places_in_the_vocabulary(tokenizer):
+    ids, _ = tokenizer(["cat on grass"])
+    assert [tokenizer.vocabulary[i] for i in ids[0]] == ["[CLS]", "cat", "on", "grass", "[SEP]"]
+
+
+def test_shorter_phrases_are_padded_on_the_right(tokenizer):
+    ids, mask = tokenizer(["cat", "the red cat on grass"])
+    assert ids.shape == mask.shape == (2, 7)
+    assert ids.dtype == mask.dtype == torch.int64
+    assert mask.tolist() == [[1, 1, 1, 0, 0, 0, 0], [1] * 7]
+    assert ids[0, 3:].tolist() == [PAD] * 4
+    assert ids[0, :3].equal(tokenizer(["cat"])[0][0])
+
+
+def test_longer_phrases_are_cut_and_still_end_with_sep(tokenizer):
+    ids, mask = tokenizer(["cat " * 20, "cat"])
+    assert ids.shape == (2, 8)
+    assert ids[0].tolist() == [CLS] + [ids[0, 1].item()] * 6 + [SEP]
+    assert mask[0].all()
+
+
+def test_phrase_of_no_words_in_a_batch_is_refused(tokenizer):
+    with pytest.raises(ValueError, match=re.escape("the phrase '...' has no words")):
+        tokenizer(["cat", "..."])
+
+
+@pytest.mark.parametrize("token", SPECIAL)
+def test_vocabulary_without_a_special_token_is_refused(token):
+    with pytest.raises(ValueError, match=re.escape(f"the vocabulary lacks {token}")):
+        Tokenizer([word for word in word_vocabulary(WORDS) if word != token], max_tokens=8)
+
+
+# --------------------------------------------------------------------------------------------------------- corruption
+
+
+@pytest.fixture(scope="module")
+def many(tokenizer) -> torch.Tensor:
+    """Forty thousand phrases, [40000, 5]: three words between [CLS] and [SEP], or one and padding."""
+    ids, _ = tokenizer(["the red cat", "grass"])
+    return ids.repeat(20_000, 1)
+
+
+@pytest.fixture(scope="module")
+def corrupted(tokenizer, many) -> tuple[torch.Tensor, torch.Tensor]:
+    return tokenizer.corrupt(many, 0.4, generator())
+
+
+def test_share_of_chosen_tokens(many, corrupted):
+    free = (many != PAD) & (many != CLS)
+    assert (corrupted[1] != IGNORED)[free].float().mean().item() == pytest.approx(0.4, abs=0.01)
+
+
+def test_chosen_tokens_are_masked_replaced_or_kept(tokenizer, many, corrupted):
+    ids, labels = corrupted
+    chosen = labels != IGNORED
+    vocabulary = len(tokenizer.vocabulary)
+    masked = (ids == MASK)[chosen].float().mean().item()
+    same = (ids == many)[chosen].float().mean().item()
+    assert masked == pytest.approx(0.8 + 0.1 / vocabulary, abs=0.01)  # a drawn token may be [MASK] too
+    assert same == pytest.approx(0.1 + 0.1 / vocabulary, abs=0.005)
+
+
+def test_replacements_are_drawn_from_the_whole_vocabulary(tokenizer, many, corrupted):
+    ids, labels = corrupted
+    other = ids[(labels != IGNORED) & (ids != MASK) & (ids != many)]
+    counts = other.bincount(minlength=len(tokenizer.vocabulary)).float()
+    rare = counts[torch.arange(len(counts)) != MASK]
+    assert rare.min() > 0.4 * rare.mean() and rare.max() < 1.6 * rare.mean()
+
+
+def test_pad_and_cls_are_never_chosen_and_sep_may_be(many, corrupted):
+    ids, labels = corrupted
+    spared = (many == PAD) | (many == CLS)
+    assert ids[spared].equal(many[spared])
+    assert (labels[spared] == IGNORED).all()
+    assert (labels[many == SEP] != IGNORED).float().mean().item() == pytest.approx(0.4, abs=0.02)
+
+
+def test_labels_are_the_tokens_that_stood_there(many, corrupted):
+    ids, labels = corrupted
+    chosen = labels != IGNORED
+    assert labels[chosen].equal(many[chosen])
+    assert ids[~chosen].equal(many[~chosen])
+
+
+def test_same_generator_same_corruption(tokenizer, many):
+    rows = many[:50].clone()
+    first, second, other = (tokenizer.corrupt(rows, 0.4, generator(seed)) for seed in (3, 3, 4))
+    assert first[0].equal(second[0]) and first[1].equal(second[1])
+    assert not first[1].equal(other[1])
+    assert rows.equal(many[:50])
