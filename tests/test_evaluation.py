@@ -1,0 +1,224 @@
+"""Pointing: the peak against a bicubic written out, the rule of a hit, and that batches change nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from reference_cases import tiny_model
+from torch import Tensor
+
+from amc_lib.evaluation import Pointing, ground_phrases, peak, point_at, point_hits, pointing_hits
+from amc_lib.model import ALBEF
+from amc_lib.phrases import SPECIAL, Tokenizer
+from amc_lib.regions import Region
+
+LAYER = 3
+WORDS = [f"w{i}" for i in range(35)]
+PHRASES = ["w1 w2", "w3", "w4 w5 w6 w7 w8", "w9 w1", "w30 w31 w32"]
+BOX = (10.0, 20.0, 30.0, 40.0)
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A white picture of some size."""
+
+    width: int
+    height: int
+
+    def open(self) -> Image.Image:
+        return Image.new("RGB", (self.width, self.height), "white")
+
+
+def region(*boxes, phrase: str = "w1", image_id: str = "a", image: Blank = Blank(64, 48)) -> Region:  # noqa: B008
+    return Region(f"{image_id}-{phrase}", "val", image, image_id, phrase, boxes or (BOX,))
+
+
+# --------------------------------------------------------------------------------------------------------------- peak
+
+
+def cubic(distance: float, a: float = -0.75) -> float:
+    """Keys' kernel."""
+    d = abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+
+def weights(small: int, large: int) -> np.ndarray:
+    """[large, small]: what each small pixel gives to each large one; beyond the border the border is repeated."""
+    matrix = np.zeros((large, small))
+    for out in range(large):
+        centre = (out + 0.5) * small / large - 0.5
+        for tap in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            matrix[out, min(max(tap, 0), small - 1)] += cubic(centre - tap)
+    return matrix
+
+
+@pytest.mark.parametrize("size", [(48, 64), (97, 31), (5, 5), (320, 320)])
+def test_peak_is_that_of_a_bicubic_written_out(size):
+    height, width = size
+    maps = np.random.default_rng(0).random((20, 5, 5))
+    points = peak(torch.from_numpy(maps), size)
+    assert points.shape == (20, 2)
+    for heatmap, (x, y) in zip(maps, points, strict=True):
+        large = weights(5, height) @ heatmap @ weights(5, width).T
+        assert large[y, x] >= large.max() - 1e-6
+        assert (large > large.max() - 1e-9).sum() > 1 or (y, x) == divmod(large.argmax(), width)
+
+
+def test_first_maximum_in_row_major_order_is_the_point():
+    tie = torch.zeros(1, 4, 4)
+    tie[0, 1, 3] = tie[0, 2, 0] = 1
+    assert peak(tie, (4, 4)).tolist() == [[3, 1]]
+    assert peak(tie.transpose(1, 2), (4, 4)).tolist() == [[2, 0]]
+    assert peak(torch.ones(1, 4, 4), (4, 4)).tolist() == [[0, 0]]
+
+
+def test_scale_does_not_move_the_peak():
+    maps = torch.rand(10, 4, 4, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(peak(maps * 1e-6, (50, 70)), peak(maps, (50, 70)))
+
+
+# --------------------------------------------------------------------------------------------------------------- hits
+
+
+@pytest.mark.parametrize(
+    ("point", "hit"),
+    [
+        ((20, 30), True),
+        ((11, 21), True),
+        ((29, 39), True),
+        ((10, 30), False),
+        ((30, 30), False),
+        ((20, 20), False),
+        ((20, 40), False),
+        ((10.001, 39.999), True),
+        ((30, 20), False),
+    ],
+)
+def test_point_must_lie_strictly_inside(point, hit):
+    assert point_hits(np.array([point]), [region()]).tolist() == [hit]
+
+
+def test_any_box_is_a_hit():
+    two = region((0.0, 0.0, 10.0, 10.0), (40.0, 0.0, 50.0, 10.0))
+    points = np.array([(5, 5), (45, 5), (25, 5), (5, 25)])
+    assert point_hits(points, [two] * 4).tolist() == [True, True, False, False]
+
+
+def test_points_and_regions_must_be_as_many():
+    with pytest.raises(ValueError):
+        point_hits(np.zeros((2, 2)), [region()])
+
+
+def test_heatmaps_hit_in_pixels_of_their_own_image():
+    maps = torch.zeros(3, 4, 4)
+    maps[:, 3, 0] = 1  # lower left
+    wide, tall = Blank(80, 40), Blank(40, 80)
+    regions = [
+        region((0.0, 30.0, 20.0, 40.0), image=wide),
+        region((0.0, 60.0, 10.0, 80.0), image=tall),
+        region((0.0, 30.0, 20.0, 40.0), image=tall),
+    ]
+    # the peak of a corner cell sits at its outer corner, on the image's very edge: x = 0 is not inside a box from 0
+    assert pointing_hits(maps, regions).tolist() == [False, False, False]
+    widened = [Region(r.id, "val", r.image, "a", "w1", ((-1.0, *r.boxes[0][1:]),)) for r in regions]
+    assert pointing_hits(maps, widened).tolist() == [True, True, False]
+
+
+def test_heatmap_of_zeros_is_a_miss_wherever_the_box_is():
+    everywhere = region((-1.0, -1.0, 100.0, 100.0))
+    maps = torch.zeros(2, 4, 4)
+    maps[1, 2, 2] = 1
+    assert pointing_hits(maps, [everywhere] * 2).tolist() == [False, True]
+
+
+# ----------------------------------------------------------------------------------------------------- with a model
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer([*SPECIAL, *WORDS], max_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def single_model() -> ALBEF:
+    return tiny_model(torch.float32).eval()
+
+
+def test_batch_equals_phrase_by_phrase(tokenizer, images):
+    model, rows = single_model(), [0, 2, 1, 0, 2]
+    raw, scores = ground_phrases(model, tokenizer, images, PHRASES, rows, LAYER)
+    assert raw.shape == (5, 4, 4) and scores.shape == (5,)
+    assert ((scores > 0) & (scores < 1)).all() and scores.std() > 0.01
+    for p, (phrase, row) in enumerate(zip(PHRASES, rows, strict=True)):
+        one, score = ground_phrases(model, tokenizer, images[row : row + 1], [phrase], [0], LAYER)
+        lengths = [len(tokenizer.tokens(text)) for text in (phrase, max(PHRASES, key=len))]
+        assert raw[p].max() > 1e-3  # padded words count in the mean: the same map, flatter by the ratio of lengths
+        torch.testing.assert_close(raw[p], one[0] * lengths[0] / lengths[1], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(scores[p], score[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_and_gradients_stay_as_they_were(tokenizer, images, training):
+    model = single_model().train(training)
+    kept = torch.randn_like(model.itm_head.weight)
+    model.itm_head.weight.grad = kept.clone()
+    ground_phrases(model, tokenizer, images, PHRASES, [0, 0, 1, 2, 2], LAYER)
+    assert all(module.training is training for module in model.modules())
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["itm_head.weight"]
+    assert model.itm_head.weight.grad.equal(kept)
+
+
+def test_mode_is_restored_when_a_phrase_is_refused(tokenizer, images):
+    model = single_model().train()
+    with pytest.raises(ValueError, match="no words"):
+        ground_phrases(model, tokenizer, images, ["?"], [0], LAYER)
+    assert model.training
+
+
+def test_answers_are_outside_of_autograd(tokenizer, images):
+    with torch.no_grad():
+        raw, scores = ground_phrases(single_model(), tokenizer, images, PHRASES, [0] * 5, LAYER)
+    assert not raw.requires_grad and not scores.requires_grad
+
+
+@pytest.mark.parametrize("images_at_once", [1, 2, 32])
+def test_point_at_keeps_the_order_of_interleaved_images_and_sizes(tokenizer, images, images_at_once):
+    model, sizes = single_model(), [(48, 64), (97, 31), (48, 64)]  # (height, width)
+    rows, opened = [0, 2, 1, 0, 2], []
+    regions = [
+        region(phrase=phrase, image_id=str(row), image=Blank(*reversed(sizes[row])))
+        for phrase, row in zip(PHRASES, rows, strict=True)
+    ]
+
+    def load_image(asked: Region) -> tuple[Tensor, tuple[int, int]]:
+        opened.append(asked.image_id)
+        return images[int(asked.image_id)], sizes[int(asked.image_id)]
+
+    answers = point_at(model, tokenizer, regions, load_image, LAYER, images_at_once)
+    assert answers.regions == regions
+    assert sorted(opened) == ["0", "1", "2"]  # each image once
+    for p, (phrase, row) in enumerate(zip(PHRASES, rows, strict=True)):
+        raw, score = ground_phrases(model, tokenizer, images[row : row + 1], [phrase], [0], LAYER)
+        assert answers.scores[p] == pytest.approx(score.item(), abs=1e-5)
+        assert answers.points[p].tolist() == peak(raw, sizes[row])[0].tolist()
+        torch.testing.assert_close(
+            answers.heatmaps[p] / answers.heatmaps[p].max(), raw[0] / raw.max(), rtol=1e-4, atol=1e-5
+        )
+    assert len({tuple(point) for point in answers.points}) > 2
+
+
+def test_hits_of_a_pointing_are_those_of_its_points():
+    regions = [region(), region()]
+    answers = Pointing(regions, torch.ones(2, 4, 4), np.array([(20, 30), (0, 0)]), np.zeros(2))
+    assert answers.hits.tolist() == [True, False]

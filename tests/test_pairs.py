@@ -1,0 +1,201 @@
+"""Training pairs: masks of boxes, which phrase an image meets in which epoch, and batches made of them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amc_lib.model.objectives import IGNORED
+from amc_lib.pairs import Collator, EpochSampler, Pair, PairDataset, Phrase, box_mask
+from amc_lib.phrases import Tokenizer, word_vocabulary
+
+WORDS = ("red", "cat", "dog", "on", "grass", "tree")
+SIDE = 8
+
+
+def naive_mask(boxes, side: int) -> np.ndarray:
+    """Pixel by pixel: an edge goes to the nearest pixel border, and a box has one pixel at least."""
+    mask = np.zeros((side, side))
+    for x1, y1, x2, y2 in boxes:
+        for y, x in itertools.product(range(side), repeat=2):
+            columns = round(x1 * side) <= x < round(x2 * side) or x == min(round(x1 * side), side - 1)
+            rows = round(y1 * side) <= y < round(y2 * side) or y == min(round(y1 * side), side - 1)
+            mask[y, x] = max(mask[y, x], columns and rows)
+    return mask
+
+
+@st.composite
+def a_box(draw) -> tuple[float, float, float, float]:
+    edges = st.floats(0, 1, width=32)
+    (x1, x2), (y1, y2) = (sorted((draw(edges), draw(edges))) for _ in range(2))
+    return x1, y1, x2, y2
+
+
+# -------------------------------------------------------------------------------------------------------------- masks
+
+
+@given(st.lists(a_box(), max_size=3), st.integers(1, 9))
+def test_mask_is_the_naive_one(boxes, side):
+    mask = box_mask(boxes, side)
+    assert mask.shape == (side, side) and mask.dtype == torch.float32
+    np.testing.assert_array_equal(mask.numpy(), naive_mask(boxes, side))
+
+
+def test_x_runs_along_columns_and_y_along_rows():
+    mask = box_mask([(0.25, 0.0, 0.5, 1.0)], 4)
+    assert mask.tolist() == [[0, 1, 0, 0]] * 4
+
+
+@pytest.mark.parametrize("box", [(0.5, 0.5, 0.51, 0.51), (0.99, 0.0, 1.0, 0.01), (1.0, 1.0, 1.0, 1.0), (0, 0, 0, 0)])
+def test_smallest_box_has_one_pixel(box):
+    assert box_mask([box], SIDE).sum() == 1
+
+
+def test_several_boxes_are_united():
+    boxes = [(0, 0, 0.5, 0.5), (0.25, 0.25, 0.75, 0.75), (0.875, 0.875, 1, 1)]
+    together = torch.stack([box_mask([box], SIDE) for box in boxes]).amax(0)
+    assert box_mask(boxes, SIDE).equal(together)
+    assert together.sum() == 16 + 16 - 4 + 1
+
+
+def test_no_boxes_give_an_empty_mask():
+    assert box_mask([], SIDE).count_nonzero() == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ dataset
+
+
+def dataset(images: int = 12, phrases: int = 5, seed: int = 0, offset: int = 0) -> PairDataset:
+    """Image i is a constant i; its phrases are told apart by their number, which is also how many things they name."""
+    pictures = [torch.full((3, 2, 2), float(i)) for i in range(images)]
+    texts = [[Phrase(f"cat {n + offset}", things=n + 1) for n in range(phrases)] for _ in range(images)]
+    return PairDataset(pictures, texts, seed)
+
+
+def choices(data: PairDataset, epoch: int = 0) -> list[str]:
+    data.epoch = epoch
+    return [data[i].phrase.text for i in range(len(data))]
+
+
+def test_pair_belongs_to_its_image():
+    data = dataset(seed=4)
+    data.epoch = 2
+    pair = data[3]
+    assert pair.key == (4, 2, 3)
+    assert pair.image.equal(torch.full((3, 2, 2), 3.0))
+    assert pair.phrase in data.phrases[3]
+
+
+def test_choice_depends_on_seed_epoch_and_image_alone():
+    data = dataset()
+    backwards = [data[i].phrase.text for i in reversed(range(len(data)))]
+    assert choices(data) == backwards[::-1] == choices(dataset(images=12)) == choices(dataset(images=20))[:12]
+    np.random.seed(7)
+    torch.manual_seed(7)
+    assert choices(data) == backwards[::-1]
+
+
+def test_choice_differs_between_epochs_images_and_seeds():
+    data = dataset()
+    assert choices(data, 0) != choices(data, 1) != choices(data, 2)
+    assert choices(data, 0) != choices(dataset(seed=1), 0)
+    assert len(set(choices(data))) > 1
+
+
+def test_every_phrase_has_its_turn():
+    data = dataset(images=1, phrases=3)
+    turns = [choices(data, epoch)[0] for epoch in range(300)]
+    assert [turns.count(f"cat {n}") for n in range(3)] == [pytest.approx(100, abs=25)] * 3
+
+
+def test_phrases_that_name_more_things_wait():
+    data = dataset(images=40)
+    data.most_things = 2
+    assert {data[i].phrase.things for i in range(40)} == {1, 2}
+    data.most_things = None
+    assert {data[i].phrase.things for i in range(40)} == {1, 2, 3, 4, 5}
+
+
+def test_image_with_long_phrases_only_keeps_them():
+    data = PairDataset([torch.zeros(1)], [[Phrase("cat and dog", things=2)]], seed=0)
+    data.most_things = 1
+    assert data[0].phrase.text == "cat and dog"
+
+
+def test_images_and_phrases_must_be_as_many():
+    with pytest.raises(ValueError, match="2 images but phrases for 1"):
+        PairDataset([torch.zeros(1)] * 2, [[Phrase("cat")]], seed=0)
+
+
+# ------------------------------------------------------------------------------------------------------------ sampler
+
+
+def test_sampler_is_a_permutation_of_seed_and_epoch():
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochSampler(50, seed)
+        sampler.epoch = epoch
+        return list(sampler)
+
+    assert len(EpochSampler(50, 0)) == 50
+    assert sorted(order(0, 0)) == list(range(50))
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+    assert order(0, 0) != list(range(50))
+
+
+# ----------------------------------------------------------------------------------------------------------- collator
+
+
+@pytest.fixture(scope="module")
+def collator() -> Collator:
+    return Collator(Tokenizer(word_vocabulary(WORDS), max_tokens=10), mlm_probability=0.4, map_size=SIDE)
+
+
+def pairs(epoch: int = 0) -> list[Pair]:
+    box, whole = (0.0, 0.0, 0.5, 0.25), (0.0, 0.0, 1.0, 1.0)
+    phrases = [Phrase("red cat on grass", (box,)), Phrase("dog"), Phrase("dog on tree", (box, whole))]
+    return [Pair((0, epoch, i), torch.full((3, 2, 2), float(i)).half(), p) for i, p in enumerate(phrases)]
+
+
+def test_batch_has_the_shapes_that_a_step_reads(collator):
+    batch = collator(pairs())
+    assert batch.image.shape == (3, 3, 2, 2) and batch.image.dtype == torch.float32
+    texts = (batch.input_ids, batch.attention_mask, batch.mlm_input_ids, batch.mlm_labels)
+    assert {tuple(text.shape) for text in texts} == {(3, 6)}
+    assert {text.dtype for text in texts} == {torch.int64}
+    assert batch.box_mask.shape == (3, SIDE, SIDE)
+
+
+def test_batch_keeps_image_phrase_and_boxes_together(collator):
+    batch = collator(pairs())
+    assert batch.image[:, 0, 0, 0].tolist() == [0, 1, 2]
+    words = [[collator.tokenizer.vocabulary[i] for i in row if i] for row in batch.input_ids]
+    assert [" ".join(row[1:-1]) for row in words] == ["red cat on grass", "dog", "dog on tree"]
+    assert batch.attention_mask.sum(1).tolist() == [6, 3, 5]
+    assert batch.has_box.tolist() == [True, False, True]
+    assert batch.box_mask.sum((1, 2)).tolist() == [4 * 2, 0, SIDE * SIDE]
+
+
+def test_labels_are_the_words_before_corruption(collator):
+    batches = [collator(pairs(epoch)) for epoch in range(20)]
+    for batch in batches:
+        chosen = batch.mlm_labels != IGNORED
+        assert batch.mlm_labels[chosen].equal(batch.input_ids[chosen])
+        assert batch.mlm_input_ids[~chosen].equal(batch.input_ids[~chosen])
+    share = sum((b.mlm_labels != IGNORED).sum().item() for b in batches) / (20 * 11)  # 11 words and [SEP]s a batch
+    assert share == pytest.approx(0.4, abs=0.1)
+
+
+def test_corruption_depends_on_the_pairs_alone(collator):
+    torch.manual_seed(0)
+    first = collator(pairs())
+    torch.manual_seed(1)
+    again, later = collator(pairs()), collator(pairs(epoch=1))
+    assert all(tensor.equal(getattr(again, name)) for name, tensor in vars(first).items())
+    assert not first.mlm_labels.equal(later.mlm_labels)
+    assert first.input_ids.equal(later.input_ids)
