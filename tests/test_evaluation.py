@@ -34,7 +34,7 @@ class Blank:
         return Image.new("RGB", (self.width, self.height), "white")
 
 
-def region(*boxes, phrase: str = "w1", image_id: str = "a", image: Blank = Blank(64, 48)) -> Region:  # noqa: B008
+def region(*boxes, phrase: str = "w1", image_id: str = "a", image: Blank = Blank(64, 48)) -> Region:
     return Region(f"{image_id}-{phrase}", "val", image, image_id, phrase, boxes or (BOX,))
 
 
@@ -125,10 +125,7 @@ def test_heatmaps_hit_in_pixels_of_their_own_image():
         region((0.0, 60.0, 10.0, 80.0), image=tall),
         region((0.0, 30.0, 20.0, 40.0), image=tall),
     ]
-    # the peak of a corner cell sits at its outer corner, on the image's very edge: x = 0 is not inside a box from 0
-    assert pointing_hits(maps, regions).tolist() == [False, False, False]
-    widened = [Region(r.id, "val", r.image, "a", "w1", ((-1.0, *r.boxes[0][1:]),)) for r in regions]
-    assert pointing_hits(maps, widened).tolist() == [True, True, False]
+    assert pointing_hits(maps, regions).tolist() == [True, True, False]
 
 
 def test_heatmap_of_zeros_is_a_miss_wherever_the_box_is():
@@ -212,9 +209,8 @@ def test_point_at_keeps_the_order_of_interleaved_images_and_sizes(tokenizer, ima
         raw, score = ground_phrases(model, tokenizer, images[row : row + 1], [phrase], [0], LAYER)
         assert answers.scores[p] == pytest.approx(score.item(), abs=1e-5)
         assert answers.points[p].tolist() == peak(raw, sizes[row])[0].tolist()
-        torch.testing.assert_close(
-            answers.heatmaps[p] / answers.heatmaps[p].max(), raw[0] / raw.max(), rtol=1e-4, atol=1e-5
-        )
+        heatmap = answers.heatmaps[p] / answers.heatmaps[p].max()  # padding changes the magnitude, not the shape
+        torch.testing.assert_close(heatmap, raw[0] / raw.max(), rtol=1e-4, atol=1e-5)
     assert len({tuple(point) for point in answers.points}) > 2
 
 
