@@ -1,0 +1,229 @@
+"""The study: its plan holds together, what is up to date is left alone, and a notebook that fails is named."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from amc_lib import study
+from amc_lib.study import Step, plan, run_study
+
+TRAINING = "03_train.ipynb"
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch) -> Path:
+    """A copy of the notebooks beside a library of one line; the real ones are not touched."""
+    shutil.copytree(study.NOTEBOOKS, tmp_path / "notebooks")
+    (tmp_path / "amc_lib").mkdir()
+    (tmp_path / "amc_lib" / "code.py").write_text("x = 1\n")
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(study, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(study, "STUDY", tmp_path / "runs" / "study")
+    return tmp_path
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[str]:
+    """Names of the steps that are executed; those in `started.failing` fail."""
+
+    class Started(list):
+        failing: tuple[str, ...] = ()
+
+    class Process:
+        def __init__(self, code: int) -> None:
+            self.code = code
+
+        def wait(self) -> int:
+            return self.code
+
+    names = Started()
+
+    def start(step: Step, threads: str) -> Process:
+        names.append(step.name)
+        return Process(int(step.name in names.failing))
+
+    monkeypatch.setattr(study, "_start", start)
+    return names
+
+
+def steps_of(seeds: int) -> list[Step]:
+    return list(itertools.chain(*plan(seeds)))
+
+
+def edit(path: Path, change) -> None:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    change(notebook["cells"])
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------------------------- plan
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_every_step_comes_after_what_it_needs(seeds):
+    done: set[str] = set()
+    for steps in plan(seeds):
+        for step in steps:
+            assert set(step.after) <= done, step.name
+        done |= {step.name for step in steps}
+    assert len(done) == len(steps_of(seeds)) == 3 + 3 * seeds  # data, evaluate, explore; three trainings a seed
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_notebooks_and_their_parameters_exist(seeds, root):
+    for step in steps_of(seeds):
+        cells = json.loads((root / "notebooks" / step.notebook).read_text(encoding="utf-8"))["cells"]
+        declared = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+        names = re.findall(r"^(\w+) =", "".join(declared["source"]), flags=re.MULTILINE)
+        assert set(step.parameters) <= set(names), step.name
+
+
+def test_seeds_do_not_share_folders_and_start_from_their_own_pretraining():
+    trained = [step for step in steps_of(3) if "output" in step.parameters]
+    outputs = {(step.parameters["seed"], step.parameters["output"]) for step in trained}
+    assert len(outputs) == len({output for _, output in outputs}) == 9
+    for step in trained:
+        assert f"seed-{step.parameters['seed']}" in step.parameters["output"]
+        if step.notebook == TRAINING:
+            assert (step.parameters["seed"], step.parameters["init"]) in outputs
+
+
+def test_control_differs_from_amc_in_its_lambdas_alone():
+    steps = {step.name: step for step in steps_of(1)}
+    control, amc = (dict(steps[name].parameters) for name in ("finetune-0", "amc-0"))
+    assert (control.pop("lambda1"), control.pop("lambda2")) == (0, 0)
+    assert control.pop("output") != amc.pop("output")
+    assert control == amc
+
+
+# --------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_key_depends_on_parameters_notebook_library_and_what_came_before(root):
+    def key(keys: str = "k", **parameters: object) -> str:
+        return Step("s", TRAINING, parameters, ("before",)).key({"before": keys, "other": "o"})
+
+    first = key(seed=0)
+    assert key(seed=0) == first
+    assert len({first, key(seed=1), key(lambda1=0), key(), key("other", seed=0)}) == 5
+    (root / "amc_lib" / "code.py").write_text("x = 2\n")
+    with_library = key(seed=0)
+    edit(root / "notebooks" / TRAINING, lambda cells: cells[-1].update(source=["print(2)"]))
+    assert len({first, with_library, key(seed=0)}) == 3
+
+
+def test_key_does_not_depend_on_outputs_or_steps_that_it_does_not_need(root):
+    step = Step("s", TRAINING, {"seed": 0}, ("before",))
+    first = step.key({"before": "k"})
+
+    def execute(cells: list[dict]) -> None:
+        for number, cell in enumerate(cell for cell in cells if cell["cell_type"] == "code"):
+            text = {"output_type": "stream", "name": "stdout", "text": ["done"]}
+            cell.update(outputs=[text], execution_count=number, metadata=cell["metadata"] | {"papermill": {}})
+
+    edit(root / "notebooks" / TRAINING, execute)
+    edit(root / "notebooks" / "04_evaluate.ipynb", lambda cells: cells.pop())
+    assert step.key({"before": "k", "other": "o"}) == first
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_steps_are_executed_in_order_and_not_twice(started, capsys):
+    run_study(2)
+    assert started == [step.name for step in steps_of(2)]
+    started.clear()
+    run_study(2)
+    assert started == []
+    assert "amc-1: up to date" in capsys.readouterr().out
+
+
+def test_another_seed_adds_its_own_steps(started):
+    run_study(1)
+    started.clear()
+    run_study(2)
+    assert started == ["pretrain-1", "finetune-1", "amc-1", "evaluate", "explore"]
+
+
+def test_changed_notebook_repeats_itself_and_what_follows(started, root):
+    run_study(1)
+    started.clear()
+    edit(root / "notebooks" / TRAINING, lambda cells: cells[-1].update(source=["print(2)"]))
+    run_study(1)
+    assert started == ["finetune-0", "amc-0", "evaluate", "explore"]
+
+
+def test_changed_library_repeats_everything(started, root):
+    run_study(1)
+    started.clear()
+    (root / "amc_lib" / "more.py").write_text("y = 1\n")
+    run_study(1)
+    assert len(started) == 6
+
+
+def test_force_repeats_everything(started, root):
+    run_study(1)
+    left_over = root / "runs" / "study" / "seed-0" / "amc" / "metrics.json"
+    left_over.parent.mkdir(parents=True)
+    left_over.touch()
+    started.clear()
+    run_study(1, force=True)
+    assert len(started) == 6
+    assert not left_over.exists()
+
+
+def test_damaged_stamp_counts_as_none(started, root):
+    run_study(1)
+    started.clear()
+    (root / "runs" / "study" / "steps" / "explore.json").write_text("{")
+    run_study(1)
+    assert started == ["explore"]
+
+
+def test_notebook_that_fails_is_named_and_stops_the_study(started, root):
+    started.failing = ("amc-0",)
+    where = root / "runs" / "study" / "notebooks" / "amc-0.ipynb"
+    with pytest.raises(RuntimeError, match=re.escape(f"failed: {TRAINING} (see {where})")) as caught:
+        run_study(1)
+    assert "finetune-0" not in str(caught.value)
+    assert "evaluate" not in started
+    started.failing = ()
+    started.clear()
+    run_study(1)
+    assert started[-3:] == ["amc-0", "evaluate", "explore"] and "pretrain-0" not in started
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, ["1", "1"]), (2, ["1", "1"]), (8, ["4", "4"])])
+def test_steps_side_by_side_share_the_cores(monkeypatch, started, cores, threads):
+    given, start = [], study._start
+    monkeypatch.setattr(study.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(study, "_start", lambda step, number: given.append(number) or start(step, number))
+    study._execute(plan(1)[2])
+    assert given == threads
+
+
+def test_command_hands_every_parameter_to_papermill(monkeypatch, root):
+    commands = []
+    monkeypatch.setattr(study.subprocess, "Popen", lambda command, **options: commands.append((command, options)))
+    study._start(Step("amc-0", TRAINING, {"seed": 3, "lambda1": 0.0}), threads="2")
+    (command, options), executed = commands[0], root / "runs" / "study" / "notebooks" / "amc-0.ipynb"
+    assert command[1:3] == ["-m", "papermill"]
+    assert [str(root / "notebooks" / TRAINING), str(executed)] == [part for part in command if part.endswith(".ipynb")]
+    assert " ".join(command).endswith("-p seed 3 -p lambda1 0.0")
+    assert options["cwd"] == root and options["env"]["OMP_NUM_THREADS"] == "2"
+    assert executed.parent.is_dir()
+
+
+@pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--seeds", "x"], ["--sedes", "1"]])
+def test_wrong_argument_is_refused(monkeypatch, started, capsys, arguments):
+    monkeypatch.setattr("sys.argv", ["study", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        study.main()
+    assert stopped.value.code == 2 and started == []
+    assert arguments[0] in capsys.readouterr().err
