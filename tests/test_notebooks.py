@@ -1,0 +1,177 @@
+"""Notebooks: thin, with what they need and take stated on top; 03 keeps the papermill contract.
+
+03 is really executed, by papermill in a kernel of its own. The kernel reads a start-up file of this test, which makes
+the scenes tier tiny; the notebook and the library are those of the repository.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+import torch
+from test_runs import TINY
+
+from amc_lib.checkpoints import load_checkpoint, save_checkpoint
+from amc_lib.datasets.scene_language import vocabulary
+from amc_lib.model import build
+from amc_lib.phrases import Tokenizer, word_vocabulary
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EACH = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+TRAIN = ROOT / "notebooks" / "03_train.ipynb"
+CONTRACT = ["tier", "lambda1", "lambda2", "delta1", "delta2", "seed", "epochs", "batch_size", "learning_rate"]
+CONTRACT += ["init", "output"]
+STARTUP = """
+import functools as _functools, pathlib as _pathlib, sys as _sys
+_sys.path.insert(0, {tests!r})
+import test_runs as _tiny, amc_lib.config as _config, amc_lib.runs as _runs
+_config._PRESETS["scenes"] = lambda: _tiny.TINY
+_runs.open_bank = _functools.partial(_runs.open_bank, cache=_pathlib.Path({cache!r}))
+"""
+
+
+def read(path: Path) -> list[nbformat.NotebookNode]:
+    return nbformat.read(path, as_version=4).cells
+
+
+def code(path: Path) -> list[str]:
+    return [cell.source for cell in read(path) if cell.cell_type == "code"]
+
+
+# -------------------------------------------------------------------------------------------------------- as committed
+
+
+@EACH
+def test_notebook_is_valid(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+
+
+@EACH
+def test_first_cell_states_inputs_outputs_and_time(path):
+    first = read(path)[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    for word in ("inputs", "outputs", "time"):
+        assert re.search(rf"^\| \*\*{word}\*\* \| \S.* \|$", first.source, flags=re.MULTILINE), word
+
+
+@EACH
+def test_first_code_cell_holds_the_parameters_and_the_second_checks_them(path):
+    cells = [cell for cell in read(path) if cell.cell_type == "code"]
+    tagged = [number for number, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == [0]
+    statements = ast.parse(cells[0].source).body
+    assert all(isinstance(statement, ast.Assign) for statement in statements)
+    names = [target.id for statement in statements for target in statement.targets]
+    known = re.search(r'start\(\s*globals\(\), known="([\w ]+)"', cells[1].source)
+    assert known and known[1].split() == names
+
+
+LONG = {"04_evaluate": [pytest.mark.xfail(strict=True, reason="the cell of layers.csv has 21 lines")]}
+
+
+@pytest.mark.parametrize("path", [pytest.param(p, id=p.stem, marks=LONG.get(p.stem, [])) for p in NOTEBOOKS])
+def test_code_cells_are_short_and_define_nothing(path):
+    for source in code(path):
+        assert len(source.splitlines()) <= 15, source
+        defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.While, ast.Try)
+        assert not [node for node in ast.walk(ast.parse(source)) if isinstance(node, defined)], source
+
+
+@EACH
+def test_outputs_have_no_errors_and_are_small(path):
+    outputs = [output for cell in read(path) for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert path.stat().st_size < 3_000_000
+
+
+@pytest.mark.xfail(strict=True, reason="measured times and two phrases are still to be filled in")
+def test_no_placeholder_is_left():
+    text = " ".join(cell.source for path in NOTEBOOKS for cell in read(path))
+    assert not re.findall(r"\b(?:TIME_[A-Z]+|PHRASE\d?|TODO|FIXME)\b", text)
+
+
+def test_03_has_the_parameters_of_the_contract_with_the_authors_defaults():
+    values: dict[str, object] = {}
+    exec(code(TRAIN)[0], values)
+    del values["__builtins__"]
+    assert list(values) == CONTRACT
+    assert [values[name] for name in CONTRACT[:6]] == ["scenes", 0.2, 0.8, 0.1, 0.5, 0]
+
+
+# ----------------------------------------------------------------------------------------------------------- executed
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """An untrained checkpoint of the tiny tier, for `init`; beside it the folders that kernels use."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    startup = folder / "ipython" / "profile_default" / "startup" / "00-tiny.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text(STARTUP.format(tests=str(ROOT / "tests"), cache=str(folder / "cache")))
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(word_vocabulary(vocabulary()), TINY.model.text.max_tokens)
+    return save_checkpoint(folder / "start", build(TINY.model), tokenizer, TINY, {})
+
+
+@pytest.fixture
+def train_notebook(start, tmp_path, monkeypatch):
+    """Execute 03 with some parameters; gives the executed notebook's text and the seconds that it took."""
+    monkeypatch.setenv("IPYTHONDIR", str(start.parent / "ipython"))
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+
+    def execute(**parameters: object) -> tuple[str, float]:
+        begin, executed = time.perf_counter(), tmp_path / "out.ipynb"
+        try:
+            papermill.execute_notebook(TRAIN, executed, parameters, cwd=ROOT, progress_bar=False)
+        finally:
+            seconds = time.perf_counter() - begin
+        outputs = [output for cell in read(executed) for output in cell.get("outputs", [])]
+        return "".join(output.get("text", "") for output in outputs), seconds
+
+    return execute
+
+
+def test_03_leaves_a_checkpoint_and_metrics_in_the_folder_it_names(start, tmp_path, train_notebook):
+    text, _ = train_notebook(
+        lambda1=1.0, epochs=2, seed=5, batch_size=32, init=str(start), output=str(tmp_path / "run")
+    )
+    assert text.rstrip().endswith(f"The run is in {tmp_path / 'run'}")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    settings, final = metrics["provenance"]["settings"], metrics["final"]
+    assert settings["amc"]["lambda1"] == 1.0 and settings["amc"]["lambda2"] == 0.8
+    assert (settings["finetuning"]["epochs"], settings["finetuning"]["batch_size"]) == (2, 32)
+    assert (final["step"], final["epoch"]) == (4, 2)  # 64 scenes in batches of 32, twice
+    assert final["amc"] > 0 and final["total"] > final["amc"] and 0 <= final["pointing"] <= 100
+    assert (metrics["provenance"]["seed"], metrics["stage"]) == (5, "finetuning")
+    assert metrics["init_sha256"] == load_checkpoint(start).sha256
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert history["total"].iloc[-1] == pytest.approx(final["total"])
+    assert load_checkpoint(tmp_path / "run").settings.finetuning.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lamda1": 1.0}, "unknown parameter 'lamda1'; did you mean 'lambda1'?"),
+        ({"lambda1": "abc"}, "lambda1 must be a number, got 'abc'"),
+        ({"lambda1": -1}, "lambda1 must not be negative, got -1"),
+        ({"tier": "photos"}, "unknown tier 'photos'; known: scenes, paper"),
+        ({"init": "nowhere"}, "no checkpoint at 'nowhere'"),
+    ],
+    ids=str,
+)
+def test_03_stops_at_once_at_what_is_wrong(start, train_notebook, tmp_path, wrong, message):
+    begin = time.perf_counter()
+    with pytest.raises(papermill.PapermillExecutionError, match=re.escape(message)):
+        train_notebook(**({"init": str(start), "output": str(tmp_path / "run")} | wrong))
+    assert time.perf_counter() - begin < 60  # seconds on an idle core; the cores may be busy
+    assert not (tmp_path / "run").exists()
