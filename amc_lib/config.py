@@ -160,10 +160,10 @@ class SceneSettings:
     max_occlusion: float = 0.5  # largest hidden share of a named thing
     distractors: tuple[int, int] = (1, 3)  # pictograms that nothing names
     train: int = 8000  # scenes in each split
-    val: int = 400
-    phrases: int = 1000
-    referring_a: int = 800
-    referring_b: int = 800
+    val: int = 300
+    phrases: int = 800
+    referring_a: int = 600
+    referring_b: int = 600
 
     def count(self, split: str) -> int:
         """Number of scenes of a split; ValueError for a name that is none."""
