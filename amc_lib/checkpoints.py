@@ -76,11 +76,11 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
         raise CheckpointError(f"{folder / WEIGHTS}: damaged (its hash is not the one in {DESCRIPTION})")
     try:
         settings = from_mapping(Settings, about.get("settings"))
-        tokenizer = Tokenizer(about["vocabulary"], settings.model.text.max_tokens)
+        tokenizer = _tokenizer(about.get("vocabulary"), settings)
         tensors = load(data)
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        model = build(settings.model)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    model = build(settings.model)
     load_weights(model, tensors, origin=str(folder))
     return Checkpoint(model, tokenizer, settings, about.get("about", {}), digest)
 
@@ -90,9 +90,9 @@ def description(source: str | Path) -> dict[str, Any]:
     path = find(source) / DESCRIPTION
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint's description: {error}") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(content.get("about", {}), dict):
         raise CheckpointError(f"{path}: is no description of a checkpoint")
     return content
 
@@ -129,6 +129,15 @@ def find(source: str | Path) -> Path:
             return folder
     shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))
     raise CheckpointError(f"no checkpoint at {str(source)!r}; shipped ones: {', '.join(shipped) or 'none'}")
+
+
+def _tokenizer(vocabulary: Any, settings: Settings) -> Tokenizer:
+    text = settings.model.text
+    if not isinstance(vocabulary, list) or not all(isinstance(token, str) for token in vocabulary):
+        raise ValueError("its vocabulary is no list of words")
+    if len(vocabulary) > text.vocab_size:
+        raise ValueError(f"its vocabulary has {len(vocabulary)} words, the model {text.vocab_size}")
+    return Tokenizer(vocabulary, text.max_tokens)
 
 
 def _first(problems: Iterable[str], limit: int = 5) -> str:

@@ -61,6 +61,18 @@ def layer_accuracies(checkpoint: Checkpoint, bank: SceneBank) -> dict[int, float
     }
 
 
+def layer_table(answers: Mapping[str, Sequence[Answers]]) -> pd.DataFrame:
+    """Validation accuracy of every layer, system and seed, and which layer was chosen."""
+    columns = ("system", "seed", "layer", "val_accuracy", "chosen")
+    rows = [
+        (system, seed, layer, round(accuracy, 2), layer == one.layer)
+        for system, of_seed in answers.items()
+        for seed, one in enumerate(of_seed)
+        for layer, accuracy in one.layers.items()
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def evaluation_banks(checkpoint: Checkpoint) -> tuple[dict[str, SceneBank], SceneBank]:
     """The evaluation splits and the validation split that belong to a checkpoint's settings."""
     scenes, vision = checkpoint.settings.scenes, checkpoint.settings.model.vision
@@ -80,6 +92,8 @@ def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[
             regions = banks[split].all_regions()
             boxed = np.array([region.annotated for region in regions])
             for concepts, chosen in {"all": boxed | True, "boxed": boxed, "unboxed": ~boxed}.items():
+                if not chosen.any():
+                    continue
                 ids = [region.image_id for region, take in zip(regions, chosen, strict=True) if take]
                 interval = accuracy_interval(split_hits[:, chosen], ids)
                 rows.append(

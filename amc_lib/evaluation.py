@@ -28,8 +28,8 @@ class Pointing:
 
     @property
     def hits(self) -> np.ndarray:
-        """bool [P]."""
-        return point_hits(self.points, self.regions)
+        """bool [P]; an all-zero map is a miss."""
+        return point_hits(self.points, self.regions) & self.heatmaps.flatten(1).any(1).numpy()
 
 
 def peak(heatmaps: Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -59,8 +59,10 @@ class Grounder:
 
         Raises ValueError with one sentence for an image that cannot be read or a phrase without words.
         """
-        phrases = [phrase] if isinstance(phrase, str) else list(phrase)
+        phrases = [phrase] if isinstance(phrase, str) else list(phrase or ())
         for text in phrases:
+            if not isinstance(text, str):
+                raise ValueError(f"a phrase must be text, got {text!r}")
             clean(text)
         picture = read_image(image)
         if not phrases:
@@ -80,12 +82,21 @@ class Grounder:
 
 def read_image(image: Image.Image | str | Path | BinaryIO) -> Image.Image:
     """A PIL image, a path or an open file as RGB, upright as its EXIF says. ValueError if it is missing or damaged."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
     try:
+        if isinstance(image, Image.Image):
+            return _upright_rgb(image)
         with Image.open(image) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
+            return _upright_rgb(file)
     except FileNotFoundError as error:
         raise ValueError(f"{image}: no such image") from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"an image must be a PIL image or a path, got {type(image).__name__}") from error
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{image}: cannot be read as an image: {error}") from error
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip rather than scale
+        upright = Image.fromarray((np.asarray(upright) / 257).clip(0, 255).astype(np.uint8))
+    return upright.convert("RGB")

@@ -27,7 +27,7 @@ from amc_lib.files import write_csv, write_json
 from amc_lib.model import ALBEF, build
 from amc_lib.pairs import Collator, PairDataset
 from amc_lib.phrases import Tokenizer, word_vocabulary
-from amc_lib.provenance import ROOT, provenance, settings_hash
+from amc_lib.provenance import ROOT, plain, provenance, settings_hash
 from amc_lib.training import set_seed, train
 
 RUNS = ROOT / "runs"
@@ -60,13 +60,14 @@ def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
 def finetune(settings: Settings, init: str | Path = PRETRAINED, output: str | Path | None = None) -> Run:
     """Finetune checkpoint `init` on region phrases: with AMC, or by ALBEF's objectives alone if both lambdas are 0."""
     require_scenes(settings)
-    checkpoint = load_checkpoint(init)
-    settings = dataclasses.replace(settings, model=checkpoint.settings.model)
+    origin = load_checkpoint(init)
+    settings = dataclasses.replace(settings, model=origin.settings.model)
 
     def start() -> tuple[ALBEF, Tokenizer, Settings]:
+        checkpoint = load_checkpoint(init)  # again, so that what is random about it follows this run's seed
         return checkpoint.model, checkpoint.tokenizer, settings
 
-    return _run("finetuning", settings, checkpoint.sha256, start, SceneBank.region_phrases, output)
+    return _run("finetuning", settings, origin.sha256, start, SceneBank.region_phrases, output)
 
 
 def open_run(folder: str | Path) -> Run:
@@ -110,10 +111,10 @@ def _run(
     if is_finished(folder):
         run = open_run(folder)
         if {name: run.metrics.get(name) for name in identity} == identity:
-            print(f"{stage}: up to date in {folder} (delete the folder to train again)")
+            print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
             return run
         raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
-    print(f"{stage}: seed {seed}, into {folder}")
+    print(f"{stage}: seed {seed}, into {_shown(folder)}")
     bank = open_bank(settings.scenes, settings.model.vision, "train")
     validation = open_bank(settings.scenes, settings.model.vision, "val")
     set_seed(seed)
@@ -129,6 +130,10 @@ def _run(
     save_checkpoint(folder, model, tokenizer, settings, {**identity, **record})
     write_json(folder / "metrics.json", {**identity, "final": final, "provenance": record})
     return open_run(folder)
+
+
+def _shown(folder: Path) -> str:
+    return str(plain(Path(folder)))
 
 
 def _validator(bank: SceneBank, tokenizer: Tokenizer, settings: Settings) -> Callable[[ALBEF], float]:

@@ -85,16 +85,14 @@ def run_study(seeds: int, force: bool = False) -> None:
                 print(f"{step.name}: up to date", flush=True)
             else:
                 waiting.append(step)
-        _execute(waiting)
-        for step in waiting:
-            write_json(STUDY / "steps" / f"{step.name}.json", {"key": keys[step.name]})
+        _execute(waiting, keys)
     minutes = (time.perf_counter() - begin) / 60
     print(f"The study is complete ({minutes:.1f} min): see figures/ and {STUDY.relative_to(ROOT)}.")
     print("To repeat it from the start: python -m amc_lib.study --force")
 
 
-def _execute(steps: list[Step]) -> None:
-    """Run steps side by side, at most one a core, each with its share of the cores."""
+def _execute(steps: list[Step], keys: dict[str, str]) -> None:
+    """Run steps side by side, at most one a core, each with its share of the cores; stamp those that succeed."""
     cores = os.cpu_count() or 1
     while steps:
         now, steps = steps[:cores], steps[cores:]
@@ -102,7 +100,9 @@ def _execute(steps: list[Step]) -> None:
         running = [(step, time.perf_counter(), _start(step, threads)) for step in now]
         failed = []
         for step, begin, process in running:
-            if process.wait() != 0:
+            if process.wait() == 0:
+                write_json(STUDY / "steps" / f"{step.name}.json", {"key": keys[step.name]})
+            else:
                 failed.append(step)
             print(f"{step.name}: {time.perf_counter() - begin:.0f} s", flush=True)
         if failed:

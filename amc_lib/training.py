@@ -127,12 +127,13 @@ def _train_step(
         raise DivergedError(f"the loss is no longer a finite number: {_means([losses])}")
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(losses.total)
-    if training.max_grad_norm:
-        accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+    norm = accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm or math.inf)
+    if not torch.isfinite(norm):
+        raise DivergedError(f"the gradient is no longer a finite number, at losses {_means([losses])}")
     optimizer.step()
     return Losses(**{name: tensor.detach() for name, tensor in vars(losses).items()})
 
 
 def _means(losses: Sequence[Losses]) -> dict[str, float]:
     names = ("mlm", "itc", "itm", "amc", "total")
-    return {name: float(torch.stack([getattr(row, name) for row in losses]).mean()) for name in names}
+    return {name: float(torch.stack([getattr(row, name).detach() for row in losses]).mean()) for name in names}

@@ -142,7 +142,7 @@ def _draw_part(task: tuple[SceneSettings, VisionSettings, str, int, int]) -> tup
     drawn = [scenes.draw(settings, split, index) for index in range(start, stop)]
     features = _trunk()(torch.stack([pixels(scene.image, vision.image_size) for scene in drawn]))
     regions = [[_record(region) for region in scene.regions] for scene in drawn]
-    return features.half().numpy(), [list(scene.captions) for scene in drawn], regions
+    return features.half().contiguous().numpy(), [list(scene.captions) for scene in drawn], regions
 
 
 @lru_cache(maxsize=1)

@@ -48,16 +48,17 @@ def draw_negatives(
     """For each text an image that is not its own, and for each image a text: two int64 [B] of batch rows.
 
     Hard negatives are drawn with the softmax of the similarities [B, B], all others uniformly. A batch of one has no
-    negatives: both are then empty.
+    negatives: both are then empty. Similarities that are no numbers count as 0: the loss will show them.
     """
     if len(sim_i2t) == 1:
         empty = torch.empty(0, dtype=torch.long, device=sim_i2t.device)
         return empty, empty
     drawn = []
     for similarities in (sim_t2i, sim_i2t):
-        weights = similarities.float().softmax(1) if hard else torch.ones_like(similarities, dtype=torch.float)
-        weights = weights.fill_diagonal_(0)
-        weights[weights.sum(1) == 0] = 1.0 - torch.eye(len(weights), device=weights.device)[weights.sum(1) == 0]
+        likeness = similarities.float().nan_to_num(0, 0, 0) if hard else torch.zeros_like(similarities)
+        weights = likeness.softmax(1).fill_diagonal_(0)
+        lost = weights.sum(1) == 0  # all the weight stood on the row's own pair
+        weights[lost] = 1.0 - torch.eye(len(weights), device=weights.device)[lost]
         drawn.append(torch.multinomial(weights, 1, generator=generator).squeeze(1))
     return drawn[0], drawn[1]
 
