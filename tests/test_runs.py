@@ -164,7 +164,6 @@ def test_same_seed_gives_the_same_weights(pretrained, tmp_path):
     assert sha(pretrain(with_training(seed=1), tmp_path / "other")) != sha(pretrained)
 
 
-@pytest.mark.xfail(strict=True, reason="finetune draws its queues before the seed is set")
 def test_finetuning_depends_on_the_seed_and_not_on_what_was_drawn_before(pretrained, amc, tmp_path):
     torch.manual_seed(0)
     assert sha(finetune(TINY, pretrained.folder, tmp_path)) == sha(amc)

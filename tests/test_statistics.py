@@ -194,7 +194,7 @@ def test_baselines_are_the_covered_share_and_the_middle(bank):
 
 def pointing(regions: list[Region], hits: list[bool]) -> Pointing:
     points = np.array([(5, 2) if hit else (15, 15) for hit in hits])
-    return Pointing(regions, torch.zeros(len(hits), 2, 2), points, np.zeros(len(hits)))
+    return Pointing(regions, torch.ones(len(hits), 2, 2), points, np.zeros(len(hits)))
 
 
 def test_accuracy_by_kind():

@@ -47,12 +47,7 @@ def test_schedule_reaches_the_optimizer():
             torch.testing.assert_close(parameter.detach(), before[name], rtol=0, atol=1e-10)
 
 
-HARD = pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="hard negatives are drawn before the loss is looked at"
-)
-
-
-@pytest.mark.parametrize("hard_from", [1, pytest.param(0, marks=HARD)])
+@pytest.mark.parametrize("hard_from", [1, 0])
 def test_value_that_is_not_finite_stops_the_run(hard_from):
     settings = with_training(hard_negatives_from=hard_from)
     with pytest.raises(DivergedError, match=r"no longer a finite number.*nan"):

@@ -55,7 +55,9 @@ def draw_negatives(
         return empty, empty
     drawn = []
     for similarities in (sim_t2i, sim_i2t):
-        likeness = similarities.float().nan_to_num(0, 0, 0) if hard else torch.zeros_like(similarities)
+        likeness = (
+            similarities.float().nan_to_num(0, 0, 0) if hard else torch.zeros_like(similarities, dtype=torch.float)
+        )
         weights = likeness.softmax(1).fill_diagonal_(0)
         lost = weights.sum(1) == 0  # all the weight stood on the row's own pair
         weights[lost] = 1.0 - torch.eye(len(weights), device=weights.device)[lost]
