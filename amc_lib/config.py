@@ -155,11 +155,12 @@ class SceneSettings:
     seed: int = 0
     size: int = 320  # side of the square picture, pixels
     objects: tuple[int, int] = (6, 9)  # named things in a scene, both ends included
+    train_objects: tuple[int, int] = (1, 9)  # the same in training scenes: some show one thing, as photographs do
     object_width: tuple[float, float] = (0.13, 0.28)  # share of the picture's side
     rotation_degrees: float = 25.0  # largest turn either way
     max_occlusion: float = 0.5  # largest hidden share of a named thing
     distractors: tuple[int, int] = (1, 3)  # pictograms that nothing names
-    train: int = 8000  # scenes in each split
+    train: int = 6000  # scenes in each split
     val: int = 300
     phrases: int = 800
     referring_a: int = 600
@@ -201,25 +202,29 @@ def _scenes() -> Settings:
     return Settings(
         tier="scenes",
         model=ModelSettings(
-            vision=VisionSettings(image_size=160, trunk="lite0", patch_size=16, width=128, depth=2, heads=4),
+            vision=VisionSettings(
+                image_size=160, trunk="lite0", patch_size=16, width=128, depth=2, heads=4, mlp_ratio=2.0
+            ),
             text=TextSettings(
                 vocab_size=1024, width=128, layers=6, fusion_from=3, heads=4, ffn_width=512, positions=64, dropout=0.0
             ),
             embed_dim=64,
-            queue_size=1024,
+            queue_size=256,
+            momentum=0.95,
+            temperature_range=(0.02, 0.5),
         ),
-        objective=ObjectiveSettings(mlm_probability=0.4),
+        objective=ObjectiveSettings(mlm_probability=0.4, alpha_ramp_epochs=5),
         amc=AmcSettings(layer=5, map_size=80),
         pretraining=TrainingSettings(
-            epochs=9,
+            epochs=12,
             learning_rate=1e-3,
             min_learning_rate=1e-5,
             warmup_learning_rate=1e-5,
             cosine_by="step",
             warmup_steps=100,
             max_grad_norm=1.0,
-            short_captions_until=4,
-            hard_negatives_from=2,
+            short_captions_until=6,
+            hard_negatives_from=6,
         ),
         finetuning=TrainingSettings(
             epochs=5,

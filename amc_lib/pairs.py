@@ -45,25 +45,30 @@ def box_mask(boxes: Sequence[Box], side: int) -> Tensor:
 
 
 class PairDataset(Dataset):
-    """One pair an image and epoch: `images[i]` with a phrase drawn from `phrases[i]`, which must not be empty."""
+    """One pair an image and epoch: `images[i]` with a phrase drawn from `phrases[i]`.
+
+    Images without phrases take no part; `len` counts the others.
+    """
 
     def __init__(self, images: Sequence[Tensor], phrases: Sequence[Sequence[Phrase]], seed: int) -> None:
         if len(images) != len(phrases):
             raise ValueError(f"{len(images)} images but phrases for {len(phrases)}")
         self.images, self.phrases, self.seed = images, phrases, seed
+        self.rows = [row for row, choices in enumerate(phrases) if choices]
         self.epoch = 0
         self.most_things: int | None = None  # phrases that name more are left for later epochs
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Pair:
-        key = (self.seed, self.epoch, index)
-        choices = self.phrases[index]
+        row = self.rows[index]
+        key = (self.seed, self.epoch, row)
+        choices = self.phrases[row]
         if self.most_things is not None:
             choices = [phrase for phrase in choices if phrase.things <= self.most_things] or choices
         phrase = choices[np.random.default_rng(key).integers(len(choices))]
-        return Pair(key, self.images[index], phrase)
+        return Pair(key, self.images[row], phrase)
 
 
 class EpochSampler(Sampler[int]):

@@ -123,7 +123,7 @@ def test_image_source_and_read_agree_with_draw():
 
 @hypothesis_settings(max_examples=25, deadline=None)
 @given(
-    index=st.integers(0, 799),
+    index=st.integers(0, 599),
     split=st.sampled_from(SPLITS[2:]),
     size=st.sampled_from([160, 256, 320]),
     objects=st.sampled_from([(2, 3), (4, 6), (6, 9), (10, 12)]),

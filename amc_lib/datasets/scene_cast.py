@@ -52,7 +52,8 @@ def _strangers(concept: Concept) -> frozenset[str]:
 
 def draw_cast(settings: SceneSettings, split: str, rng: np.random.Generator) -> list[Thing]:
     """The things of one scene, companions first."""
-    total = int(rng.integers(settings.objects[0], settings.objects[1] + 1))
+    least, most = settings.train_objects if split == "train" else settings.objects
+    total = int(rng.integers(least, most + 1))
     things: list[Thing] = []
     for _ in range(_companies(split, total, rng)):
         concept = _next_concept(things, split, settings, rng)

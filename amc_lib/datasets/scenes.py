@@ -121,6 +121,9 @@ def _check(settings: SceneSettings, split: str, index: int) -> None:
         f"objects {settings.objects} must be a range from at least {least_objects}": not (
             least_objects <= settings.objects[0] <= settings.objects[1]
         ),
+        f"train_objects {settings.train_objects} must be a range from at least 1": not (
+            1 <= settings.train_objects[0] <= settings.train_objects[1]
+        ),
         f"object_width {settings.object_width} must be a range of shares inside (0, 1)": not (
             0 < settings.object_width[0] <= settings.object_width[1] < 1
         ),
