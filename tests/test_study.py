@@ -204,7 +204,8 @@ def test_steps_side_by_side_share_the_cores(monkeypatch, started, cores, threads
     given, start = [], study._start
     monkeypatch.setattr(study.os, "cpu_count", lambda: cores)
     monkeypatch.setattr(study, "_start", lambda step, number: given.append(number) or start(step, number))
-    study._execute(plan(1)[2])
+    steps = plan(1)[2]
+    study._execute(steps, {step.name: "" for step in steps})
     assert given == threads
 
 
