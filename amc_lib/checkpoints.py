@@ -127,8 +127,12 @@ def find(source: str | Path) -> Path:
     for folder in (Path(source), SHIPPED / str(source)):
         if (folder / DESCRIPTION).is_file():
             return folder
-    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))
-    raise CheckpointError(f"no checkpoint at {str(source)!r}; shipped ones: {', '.join(shipped) or 'none'}")
+    raise CheckpointError(f"no checkpoint at {str(source)!r}; shipped ones: {', '.join(shipped()) or 'none'}")
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints that the repository ships."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))
 
 
 def _tokenizer(vocabulary: Any, settings: Settings) -> Tokenizer:

@@ -18,8 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from amc_lib.checkpoints import DESCRIPTION, Checkpoint, load_checkpoint, save_checkpoint
-from amc_lib.config import Settings
+from amc_lib.checkpoints import DESCRIPTION, Checkpoint, load_checkpoint, save_checkpoint, shipped
+from amc_lib.config import Settings, preset
 from amc_lib.datasets import scene_language
 from amc_lib.datasets.scene_bank import SceneBank, open_bank
 from amc_lib.evaluation import point_at
@@ -68,6 +68,18 @@ def finetune(settings: Settings, init: str | Path = PRETRAINED, output: str | Pa
         return checkpoint.model, checkpoint.tokenizer, settings
 
     return _run("finetuning", settings, origin.sha256, start, SceneBank.region_phrases, output)
+
+
+def pretrained(settings: Settings) -> str | Path:
+    """Where finetuning starts from by default: the shipped checkpoint, or else a pretraining run of the same seed.
+
+    The run is made now if there is none yet.
+    """
+    require_scenes(settings)
+    if PRETRAINED in shipped():
+        return PRETRAINED
+    training = dataclasses.replace(settings.pretraining, seed=settings.finetuning.seed)
+    return pretrain(dataclasses.replace(preset(settings.tier), pretraining=training)).folder
 
 
 def open_run(folder: str | Path) -> Run:
