@@ -71,7 +71,7 @@ def test_first_code_cell_holds_the_parameters_and_the_second_checks_them(path):
     statements = ast.parse(cells[0].source).body
     assert all(isinstance(statement, ast.Assign) for statement in statements)
     names = [target.id for statement in statements for target in statement.targets]
-    known = re.search(r'start\(\s*globals\(\), known="([\w ]+)"', cells[1].source)
+    known = re.search(r'start\(\s*globals\(\), "([\w ]+)"', cells[1].source)
     assert known and known[1].split() == names
 
 
@@ -140,7 +140,7 @@ def test_03_leaves_a_checkpoint_and_metrics_in_the_folder_it_names(start, tmp_pa
     text, _ = train_notebook(
         lambda1=1.0, epochs=2, seed=5, batch_size=32, init=str(start), output=str(tmp_path / "run")
     )
-    assert text.rstrip().endswith(f"The run is in {tmp_path / 'run'}")
+    assert text.rstrip().endswith("The run is in run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     settings, final = metrics["provenance"]["settings"], metrics["final"]
     assert settings["amc"]["lambda1"] == 1.0 and settings["amc"]["lambda2"] == 0.8
