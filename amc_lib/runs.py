@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -155,12 +154,3 @@ def _validator(bank: SceneBank, tokenizer: Tokenizer, settings: Settings) -> Cal
         return float(point_at(model, tokenizer, regions, bank.load, settings.amc.layer).hits.mean())
 
     return validate
-
-
-def ship(run: Run, name: str) -> Path:
-    """Copy a run's checkpoint to data/checkpoints, where `Grounder.load(name)` and 03 find it."""
-    folder = ROOT / "data" / "checkpoints" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in ("weights.safetensors", DESCRIPTION, "metrics.json"):
-        shutil.copyfile(run.folder / file, folder / file)
-    return folder

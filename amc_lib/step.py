@@ -79,7 +79,7 @@ def training_losses(
     model.update_momentum()
     image_feat_m, text_feat_m, teacher_embeds = _momentum_pass(model, image, both_ids, both_masks)
     itc, sim_i2t, sim_t2i = contrastive_loss(
-        image_feat, text_feat, image_feat_m, text_feat_m, model.image_queue.clone(), model.text_queue.clone(),
+        image_feat, text_feat, image_feat_m, text_feat_m, model.image_queue, model.text_queue,
         model.temp, alpha,
     )  # fmt: skip
     model.enqueue(image_feat_m, text_feat_m)

@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from amc_lib.figures.style import HIT, INK, MISS, MUTED, heat_overlay, new_figure, styled
+from amc_lib.regions import Box
 
-Box = tuple[float, float, float, float]
 CELL_INCHES, HEADER_INCHES, FOOTER_INCHES = 1.85, 0.66, 0.45
 KEY = ("outline: what the phrase means", "cross: the heatmap's peak", "✓ hit: the cross lies inside an outline")
 
