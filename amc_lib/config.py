@@ -74,7 +74,7 @@ class ModelSettings:
     vision: VisionSettings = field(default_factory=VisionSettings)
     text: TextSettings = field(default_factory=TextSettings)
     embed_dim: int = 256  # width of the contrastive space
-    queue_size: int = 65536  # features kept per modality
+    queue_size: int = 65536  # features kept per modality; 0: contrast inside the batch alone
     momentum: float = 0.995  # of the exponential moving average
     temperature: float = 0.07  # initial; learnt
     temperature_range: tuple[float, float] = (0.001, 0.5)
@@ -86,7 +86,7 @@ class ModelSettings:
             "keys and values of the fusion layers",
         )
         _require(0 <= self.momentum <= 1, f"momentum must lie in [0, 1], got {self.momentum}")
-        _require(self.queue_size > 0, f"queue_size must be positive, got {self.queue_size}")
+        _require(self.queue_size >= 0, f"queue_size must not be negative, got {self.queue_size}")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ class TrainingSettings:
     """One run of the training loop: AdamW, linear warm-up by step, then cosine (PROTOCOL, Finetuning)."""
 
     epochs: int = 30
-    batch_size: int = 64  # on each device
+    batch_size: int = 64  # images on each device
+    phrases_per_image: int = 1  # at most, in a batch
     learning_rate: float = 1e-5
     min_learning_rate: float = 1e-6  # end of the cosine
     cosine_by: Literal["epoch", "step"] = "epoch"  # how often the cosine moves
@@ -138,6 +139,7 @@ class TrainingSettings:
     weight_decay: float = 0.02  # none on biases, norms and one-dimensional parameters
     max_grad_norm: float = 0.0  # 0: gradients are not clipped
     short_captions_until: int = 0  # epoch until which an image is paired with captions of one thing only
+    fuse_from: int = 0  # epoch from which the fusion layers take part; before it ITC alone aligns the two towers
     hard_negatives_from: int = 0  # epoch from which ITM negatives are drawn by similarity; uniform before
     seed: int = 0
 
@@ -155,12 +157,13 @@ class SceneSettings:
     seed: int = 0
     size: int = 320  # side of the square picture, pixels
     objects: tuple[int, int] = (6, 9)  # named things in a scene, both ends included
-    train_objects: tuple[int, int] = (1, 9)  # the same in training scenes: some show one thing, as photographs do
+    train_objects: tuple[int, int] = (1, 9)  # the same in pretrain and train: some show one thing, as photographs do
     object_width: tuple[float, float] = (0.13, 0.28)  # share of the picture's side
     rotation_degrees: float = 25.0  # largest turn either way
     max_occlusion: float = 0.5  # largest hidden share of a named thing
     distractors: tuple[int, int] = (1, 3)  # pictograms that nothing names
-    train: int = 6000  # scenes in each split
+    pretrain: int = 24000  # scenes in each split; with captions alone, never a box
+    train: int = 6000
     val: int = 300
     phrases: int = 800
     referring_a: int = 600
@@ -168,7 +171,7 @@ class SceneSettings:
 
     def count(self, split: str) -> int:
         """Number of scenes of a split; ValueError for a name that is none."""
-        splits = ("train", "val", "phrases", "referring_a", "referring_b")
+        splits = ("pretrain", "train", "val", "phrases", "referring_a", "referring_b")
         _require(split in splits, f"unknown scenes split {split!r}; known: {', '.join(splits)}")
         return getattr(self, split)
 
@@ -191,10 +194,10 @@ class Settings:
             text.fusion_from <= self.amc.layer < text.layers,
             f"layer {self.amc.layer} has no cross-attention; fusion layers are {text.fusion_from}-{text.layers - 1}",
         )
-        largest = max(self.pretraining.batch_size, self.finetuning.batch_size)
+        largest = max(stage.batch_size * stage.phrases_per_image for stage in (self.pretraining, self.finetuning))
         _require(
-            largest <= self.model.queue_size,
-            f"batch_size {largest} exceeds queue_size {self.model.queue_size}",
+            self.model.queue_size == 0 or largest <= self.model.queue_size,
+            f"a batch of {largest} phrases exceeds queue_size {self.model.queue_size}",
         )
 
 

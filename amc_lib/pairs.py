@@ -1,6 +1,6 @@
-"""Training pairs: an image with one of its phrases, and the mask of the phrase's boxes.
+"""Training pairs: an image with one or more of its phrases, and the masks of the phrases' boxes.
 
-Which phrase an image is paired with depends on (seed, epoch, image) alone, so that workers, resumed runs and several
+Which phrases an image is paired with depends on (seed, epoch, image) alone, so that workers, resumed runs and several
 processes see the same pairs.
 """
 
@@ -29,10 +29,12 @@ class Phrase:
 
 
 @dataclass(frozen=True)
-class Pair:
-    key: tuple[int, int, int]  # seed, epoch, image: seeds whatever is random about this pair
+class Pairs:
+    """An image and the phrases that it is paired with in this epoch."""
+
+    key: tuple[int, int, int]  # seed, epoch, image: seeds whatever is random about these pairs
     image: Tensor
-    phrase: Phrase
+    phrases: tuple[Phrase, ...]
 
 
 def box_mask(boxes: Sequence[Box], side: int) -> Tensor:
@@ -45,15 +47,17 @@ def box_mask(boxes: Sequence[Box], side: int) -> Tensor:
 
 
 class PairDataset(Dataset):
-    """One pair an image and epoch: `images[i]` with a phrase drawn from `phrases[i]`.
+    """Once an epoch, `images[i]` with at most `per_image` phrases drawn from `phrases[i]`.
 
     Images without phrases take no part; `len` counts the others.
     """
 
-    def __init__(self, images: Sequence[Tensor], phrases: Sequence[Sequence[Phrase]], seed: int) -> None:
+    def __init__(
+        self, images: Sequence[Tensor], phrases: Sequence[Sequence[Phrase]], seed: int, per_image: int = 1
+    ) -> None:
         if len(images) != len(phrases):
             raise ValueError(f"{len(images)} images but phrases for {len(phrases)}")
-        self.images, self.phrases, self.seed = images, phrases, seed
+        self.images, self.phrases, self.seed, self.per_image = images, phrases, seed, per_image
         self.rows = [row for row, choices in enumerate(phrases) if choices]
         self.epoch = 0
         self.most_things: int | None = None  # phrases that name more are left for later epochs
@@ -61,14 +65,14 @@ class PairDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Pair:
+    def __getitem__(self, index: int) -> Pairs:
         row = self.rows[index]
         key = (self.seed, self.epoch, row)
         choices = self.phrases[row]
         if self.most_things is not None:
             choices = [phrase for phrase in choices if phrase.things <= self.most_things] or choices
-        phrase = choices[np.random.default_rng(key).integers(len(choices))]
-        return Pair(key, self.images[row], phrase)
+        drawn = np.random.default_rng(key).permutation(len(choices))[: self.per_image]
+        return Pairs(key, self.images[row], tuple(choices[i] for i in drawn))
 
 
 class EpochSampler(Sampler[int]):
@@ -92,16 +96,18 @@ class Collator:
     mlm_probability: float
     map_size: int
 
-    def __call__(self, pairs: Sequence[Pair]) -> Batch:
-        input_ids, attention_mask = self.tokenizer([pair.phrase.text for pair in pairs])
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(pairs[0].key).generate_state(1)[0]))
+    def __call__(self, images: Sequence[Pairs]) -> Batch:
+        phrases = [phrase for pairs in images for phrase in pairs.phrases]
+        input_ids, attention_mask = self.tokenizer([phrase.text for phrase in phrases])
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(images[0].key).generate_state(1)[0]))
         mlm_input_ids, mlm_labels = self.tokenizer.corrupt(input_ids, self.mlm_probability, generator)
         return Batch(
-            image=torch.stack([pair.image for pair in pairs]).float(),
+            image=torch.stack([pairs.image for pairs in images]).float(),
+            image_rows=torch.arange(len(images)).repeat_interleave(torch.tensor([len(p.phrases) for p in images])),
             input_ids=input_ids,
             attention_mask=attention_mask,
             mlm_input_ids=mlm_input_ids,
             mlm_labels=mlm_labels,
-            box_mask=torch.stack([box_mask(pair.phrase.boxes, self.map_size) for pair in pairs]),
-            has_box=torch.tensor([bool(pair.phrase.boxes) for pair in pairs]),
+            box_mask=torch.stack([box_mask(phrase.boxes, self.map_size) for phrase in phrases]),
+            has_box=torch.tensor([bool(phrase.boxes) for phrase in phrases]),
         )

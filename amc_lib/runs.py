@@ -53,7 +53,7 @@ def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
         tokenizer = Tokenizer(word_vocabulary(scene_language.vocabulary()), settings.model.text.max_tokens)
         return build(settings.model), tokenizer, settings
 
-    return _run("pretraining", settings, None, start, SceneBank.caption_phrases, output)
+    return _run("pretraining", settings, None, start, "pretrain", SceneBank.caption_phrases, output)
 
 
 def finetune(settings: Settings, init: str | Path = PRETRAINED, output: str | Path | None = None) -> Run:
@@ -66,7 +66,7 @@ def finetune(settings: Settings, init: str | Path = PRETRAINED, output: str | Pa
         checkpoint = load_checkpoint(init)  # again, so that what is random about it follows this run's seed
         return checkpoint.model, checkpoint.tokenizer, settings
 
-    return _run("finetuning", settings, origin.sha256, start, SceneBank.region_phrases, output)
+    return _run("finetuning", settings, origin.sha256, start, "train", SceneBank.region_phrases, output)
 
 
 def pretrained(settings: Settings) -> str | Path:
@@ -113,6 +113,7 @@ def _run(
     settings: Settings,
     init_sha256: str | None,
     start: Callable[[], tuple[ALBEF, Tokenizer, Settings]],
+    split: str,
     phrases: Callable[[SceneBank], list],
     output: str | Path | None,
 ) -> Run:
@@ -126,13 +127,13 @@ def _run(
             return run
         raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
     print(f"{stage}: seed {seed}, into {_shown(folder)}")
-    bank = open_bank(settings.scenes, settings.model.vision, "train")
+    bank = open_bank(settings.scenes, settings.model.vision, split)
     validation = open_bank(settings.scenes, settings.model.vision, "val")
     set_seed(seed)
     model, tokenizer, settings = start()
     begin = time.perf_counter()
     collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
-    pairs = PairDataset(bank.features, phrases(bank), seed)
+    pairs = PairDataset(bank.features, phrases(bank), seed, getattr(settings, stage).phrases_per_image)
     history = pd.DataFrame(train(model, pairs, collator, settings, stage, _validator(validation, tokenizer, settings)))
     record = provenance(settings, seed=seed, seconds=time.perf_counter() - begin)
     final = history.iloc[-1].to_dict()

@@ -23,9 +23,10 @@ from amc_lib.model.text import ImageMemory
 
 @dataclass
 class Batch:
-    """B images with one phrase each; L text positions, S side of the box mask."""
+    """B phrases of I images; L text positions, S side of the box mask."""
 
-    image: Tensor  # [B, 3, S, S] normalised pixels, or the trunk's features [B, C, G, G]
+    image: Tensor  # [I, 3, S, S] normalised pixels, or the trunk's features [I, C, G, G]
+    image_rows: Tensor  # int64 [B], the image of each phrase
     input_ids: Tensor  # int64 [B, L], right-padded
     attention_mask: Tensor  # int64 [B, L], 1 for [CLS], words and [SEP]
     mlm_input_ids: Tensor  # int64 [B, L], corrupted
@@ -58,41 +59,48 @@ def training_losses(
     amc: AmcSettings,
     *,
     alpha: float,
+    fuse: bool = True,
     hard_negatives: bool = True,
     negatives: tuple[Tensor, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> Losses:
     """The four losses; also moves the momentum model and the queues one step.
 
-    `alpha` is the current weight of the soft targets. `negatives` (image rows for texts, text rows for images)
+    `alpha` is the current weight of the soft targets. Without `fuse` the two towers are aligned by ITC alone and the
+    fusion layers are left out ("align before fuse"); the other losses are then 0. `negatives` (image rows for texts, text rows for images)
     replays a draw; otherwise `draw_negatives` draws with `generator`.
     """
-    B = len(batch.image)
+    B, rows = len(batch.input_ids), batch.image_rows
+    matching = rows[:, None] == rows  # [B, B]
     model.clamp_temperature()
     image = model.read_image(batch.image)
-    both_ids = torch.cat((batch.input_ids, batch.mlm_input_ids))  # [2B, L]
-    both_masks = batch.attention_mask.repeat(2, 1)
-    image_embeds = model.visual_encoder(image)  # [B, N, D]
-    text_embeds, corrupted_embeds = model.encode_text(both_ids, both_masks).split(B)  # [B, L, D] each
-    image_feat, text_feat = model.image_features(image_embeds), model.text_features(text_embeds)
+    texts = (batch.input_ids, batch.mlm_input_ids) if fuse else (batch.input_ids,)
+    input_ids, masks = torch.cat(texts), batch.attention_mask.repeat(len(texts), 1)  # [2B, L], [B, L] without fusion
+    image_embeds = model.visual_encoder(image)  # [I, N, D]
+    text_embeds, *corrupted = model.encode_text(input_ids, masks).split(B)  # [B, L, D] each
+    image_feat, text_feat = model.image_features(image_embeds)[rows], model.text_features(text_embeds)  # [B, E]
 
     model.update_momentum()
-    image_feat_m, text_feat_m, teacher_embeds = _momentum_pass(model, image, both_ids, both_masks)
+    image_feat_m, text_feat_m, teacher_embeds = _momentum_pass(model, image, rows, input_ids, masks)
     itc, sim_i2t, sim_t2i = contrastive_loss(
         image_feat, text_feat, image_feat_m, text_feat_m, model.image_queue, model.text_queue,
-        model.temp, alpha,
+        model.temp, alpha, matching,
     )  # fmt: skip
     model.enqueue(image_feat_m, text_feat_m)
+    if not fuse:
+        return Losses(mlm=itc.new_zeros(()), itc=itc, itm=itc.new_zeros(()), amc=itc.new_zeros(()))
 
     memory = model.text_encoder.remember(image_embeds)
     boxed = batch.has_box.nonzero().flatten()
     with_amc = amc.active and len(boxed) > 0
-    positive_logits, raw = _matching_pairs(model, text_embeds, batch.attention_mask, memory, amc.layer, with_amc)
+    positive_logits, raw = _matching_pairs(
+        model, text_embeds, batch.attention_mask, memory.rows(rows), amc.layer, with_amc
+    )
 
     if negatives is None:
-        negatives = draw_negatives(sim_i2t, sim_t2i, hard=hard_negatives, generator=generator)
+        negatives = draw_negatives(sim_i2t, sim_t2i, matching, hard=hard_negatives, generator=generator)
     negative_logits, fused_corrupted = _other_pairs(
-        model, text_embeds, corrupted_embeds, batch.attention_mask, memory, *negatives
+        model, text_embeds, corrupted[0], batch.attention_mask, memory, rows, *negatives
     )
     return Losses(
         mlm=_mlm(model, fused_corrupted, teacher_embeds, batch.mlm_labels, alpha, objective.mlm_distillation),
@@ -103,15 +111,18 @@ def training_losses(
 
 
 @torch.no_grad()
-def _momentum_pass(model: ALBEF, image: Tensor, both_ids: Tensor, both_masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The teacher's image_feat_m, text_feat_m [B, E] and fused embeddings of the corrupted texts [B, L, D]."""
-    B = len(image)
-    image_embeds = model.visual_encoder_m(image)
-    text_embeds, corrupted_embeds = model.text_encoder_m.encode(both_ids, both_masks).split(B)
-    fused = model.text_encoder_m.fuse(corrupted_embeds, both_masks[B:], model.text_encoder_m.remember(image_embeds))
+def _momentum_pass(
+    model: ALBEF, image: Tensor, rows: Tensor, input_ids: Tensor, masks: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The teacher's image_feat_m, text_feat_m [B, E] and fused embeddings of the corrupted texts [B, L, D], if any."""
+    B = len(rows)
+    image_embeds = model.visual_encoder_m(image)  # [I, N, D]
+    text_embeds, *corrupted = model.text_encoder_m.encode(input_ids, masks).split(B)
+    memory = model.text_encoder_m.remember(image_embeds).rows(rows) if corrupted else None
+    fused = model.text_encoder_m.fuse(corrupted[0], masks[B:], memory) if corrupted else None
     image_feat = torch.nn.functional.normalize(model.vision_proj_m(image_embeds[:, 0]), dim=-1)
     text_feat = torch.nn.functional.normalize(model.text_proj_m(text_embeds[:, 0]), dim=-1)
-    return image_feat, text_feat, fused
+    return image_feat[rows], text_feat, fused
 
 
 def _matching_pairs(
@@ -131,19 +142,20 @@ def _other_pairs(
     corrupted_embeds: Tensor,
     text_mask: Tensor,
     memory: ImageMemory,
-    image_rows: Tensor,
-    text_rows: Tensor,
+    rows: Tensor,
+    image_negatives: Tensor,
+    text_negatives: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """One fusion pass for all that needs no second derivative: 2B non-matching pairs and B corrupted texts.
 
     Returns itm_logits [2B, 2] and fused corrupted texts [B, L, D]; with no negatives drawn, 0 rows and [B, L, D].
     """
     own = torch.arange(len(text_embeds), device=text_embeds.device)
-    of_text, of_image = own[: len(image_rows)], own[: len(text_rows)]
-    texts = torch.cat((text_embeds[of_text], text_embeds[text_rows], corrupted_embeds))
-    masks = torch.cat((text_mask[of_text], text_mask[text_rows], text_mask))
-    fused = model.text_encoder.fuse(texts, masks, memory.rows(torch.cat((image_rows, of_image, own))))
-    negatives = len(image_rows) + len(text_rows)
+    of_text, of_image = own[: len(image_negatives)], own[: len(text_negatives)]
+    texts = torch.cat((text_embeds[of_text], text_embeds[text_negatives], corrupted_embeds))
+    masks = torch.cat((text_mask[of_text], text_mask[text_negatives], text_mask))
+    fused = model.text_encoder.fuse(texts, masks, memory.rows(rows[torch.cat((image_negatives, of_image, own))]))
+    negatives = len(image_negatives) + len(text_negatives)
     return model.match(fused[:negatives]), fused[negatives:]
 
 

@@ -95,6 +95,7 @@ def train(
                 losses = _train_step(
                     accelerator, model, optimizer, batch.to(accelerator.device), settings, training,
                     alpha=alpha_at(settings, step, len(loader)),
+                    fuse=epoch >= training.fuse_from,
                     hard_negatives=epoch >= training.hard_negatives_from,
                     generator=generator,
                 )  # fmt: skip

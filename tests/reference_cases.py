@@ -130,6 +130,7 @@ class Case:
     def batch(self, dtype: torch.dtype) -> Batch:
         return Batch(
             image=self.input("image", dtype),
+            image_rows=torch.arange(len(self.input("image", dtype))),
             input_ids=self.input("input_ids", dtype),
             attention_mask=self.input("attention_mask", dtype),
             mlm_input_ids=self.tensors["out/mlm_input_ids"],
@@ -195,6 +196,7 @@ def tiny_batch(size: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0,
     box_mask[:, 3:9, 5:14] = 1
     return Batch(
         image=torch.randn(size, 3, 16, 16, generator=generator).to(dtype),
+        image_rows=torch.arange(size),
         input_ids=words,
         attention_mask=mask,
         mlm_input_ids=corrupted,

@@ -40,7 +40,7 @@ REFUSED = [
     (ModelSettings, {"text": TextSettings(width=384)}, "vision width 768 and text width 384 must be equal"),
     (ModelSettings, {"momentum": 1.01}, "momentum must lie in [0, 1], got 1.01"),
     (ModelSettings, {"momentum": -0.1}, "momentum must lie in [0, 1], got -0.1"),
-    (ModelSettings, {"queue_size": 0}, "queue_size must be positive, got 0"),
+    (ModelSettings, {"queue_size": -1}, "queue_size must not be negative, got -1"),
     (ObjectiveSettings, {"alpha": 1.5}, "alpha must lie in [0, 1], got 1.5"),
     (ObjectiveSettings, {"alpha": -0.5}, "alpha must lie in [0, 1], got -0.5"),
     (ObjectiveSettings, {"mlm_probability": 0}, "mlm_probability must lie in (0, 1), got 0"),
@@ -58,7 +58,7 @@ REFUSED = [
 ALLOWED = [
     (ModelSettings, {"momentum": 0}),
     (ModelSettings, {"momentum": 1}),
-    (ModelSettings, {"queue_size": 1}),
+    (ModelSettings, {"queue_size": 0}),
     (ObjectiveSettings, {"alpha": 0}),
     (ObjectiveSettings, {"alpha": 1}),
     (AmcSettings, {"lambda1": 0, "lambda2": 0, "delta1": 0, "delta2": 0}),
@@ -116,7 +116,7 @@ def test_preset_phrases_fit_the_text_encoder(tier):
 def test_queue_holds_whole_batches(tier):
     settings = preset(tier)
     for training in (settings.pretraining, settings.finetuning):
-        assert training.batch_size <= settings.model.queue_size
+        assert settings.model.queue_size in (0, *range(training.batch_size * training.phrases_per_image, 10**6))
 
 
 @pytest.mark.parametrize(("tier", "grid"), [("paper", 16), ("scenes", 10)])
@@ -156,7 +156,7 @@ def test_amc_is_off_when_both_lambdas_are_zero(lambda1, lambda2, active):
     assert AmcSettings(lambda1=lambda1, lambda2=lambda2).active is active
 
 
-@pytest.mark.parametrize("split", ["train", "val", "phrases", "referring_a", "referring_b"])
+@pytest.mark.parametrize("split", ["pretrain", "train", "val", "phrases", "referring_a", "referring_b"])
 def test_scenes_are_counted_by_split(split):
     assert SceneSettings(**{split: 17}).count(split) == 17
     assert SceneSettings().count(split) > 0
@@ -164,6 +164,6 @@ def test_scenes_are_counted_by_split(split):
 
 @pytest.mark.parametrize("split", ["test", "seed", "count", ""])
 def test_unknown_scenes_split_is_refused(split):
-    message = f"unknown scenes split {split!r}; known: train, val, phrases, referring_a, referring_b"
+    message = f"unknown scenes split {split!r}; known: pretrain, train, val, phrases, referring_a, referring_b"
     with pytest.raises(ValueError, match=re.escape(message)):
         SceneSettings().count(split)

@@ -364,6 +364,39 @@ def test_one_sample_has_no_negatives(hard):
     assert images.dtype == texts.dtype == torch.long
 
 
+@pytest.mark.parametrize("hard", [True, False])
+def test_negatives_are_of_other_images(hard):
+    rows = torch.tensor([0, 0, 0, 1, 2, 2])
+    similarities, generator = 100.0 * (rows[:, None] == rows), torch.Generator().manual_seed(0)
+    for _ in range(20):
+        for drawn in draw_negatives(
+            similarities, similarities, rows[:, None] == rows, hard=hard, generator=generator
+        ):
+            assert (rows[drawn] != rows).all()
+
+
+def test_phrases_of_one_image_have_no_negatives():
+    images, texts = draw_negatives(torch.zeros(2, 2), torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool))
+    assert images.shape == texts.shape == (0,)
+
+
+def test_phrases_of_an_image_share_the_target():
+    """Rows 0 and 1 are one image: each of its rows has both of its texts as target, half and half."""
+    image, text, image_m, text_m = (torch.nn.functional.normalize(t, dim=-1) for t in draws(4, 3, 5))
+    rows, no_queue = torch.tensor([0, 0, 1]), torch.zeros(5, 0, dtype=torch.float64)
+    temperature = torch.tensor(0.2, dtype=torch.float64)
+    found, *_ = contrastive_loss(
+        image, text, image_m, text_m, no_queue, no_queue, temperature, 0.0, rows[:, None] == rows
+    )
+    expected = 0.0
+    for feats, candidates in ((image, text_m), (text, image_m)):
+        for row, feat in enumerate(feats.tolist()):
+            share = softmax([dot(feat, candidate) / 0.2 for candidate in candidates.tolist()])
+            own = [j for j in range(3) if rows[j] == rows[row]]
+            expected -= sum(math.log(share[j]) for j in own) / len(own) / 3
+    assert found.item() == pytest.approx(expected / 2)
+
+
 def test_draw_is_repeatable():
     sim_i2t, sim_t2i = draws(2, 8, 8)
     first, second = (draw_negatives(sim_i2t, sim_t2i, generator=torch.Generator().manual_seed(3)) for _ in range(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amc_lib.model.objectives import IGNORED
-from amc_lib.pairs import Collator, EpochSampler, Pair, PairDataset, Phrase, box_mask
+from amc_lib.pairs import Collator, EpochSampler, PairDataset, Pairs, Phrase, box_mask
 from amc_lib.phrases import Tokenizer, word_vocabulary
 
 WORDS = ("red", "cat", "dog", "on", "grass", "tree")
@@ -70,16 +71,16 @@ def test_no_boxes_give_an_empty_mask():
 # ------------------------------------------------------------------------------------------------------------ dataset
 
 
-def dataset(images: int = 12, phrases: int = 5, seed: int = 0, offset: int = 0) -> PairDataset:
+def dataset(images: int = 12, phrases: int = 5, seed: int = 0, per_image: int = 1) -> PairDataset:
     """Image i is a constant i; its phrases are told apart by their number, which is also how many things they name."""
     pictures = [torch.full((3, 2, 2), float(i)) for i in range(images)]
-    texts = [[Phrase(f"cat {n + offset}", things=n + 1) for n in range(phrases)] for _ in range(images)]
-    return PairDataset(pictures, texts, seed)
+    texts = [[Phrase(f"cat {n}", things=n + 1) for n in range(phrases)] for _ in range(images)]
+    return PairDataset(pictures, texts, seed, per_image)
 
 
 def choices(data: PairDataset, epoch: int = 0) -> list[str]:
     data.epoch = epoch
-    return [data[i].phrase.text for i in range(len(data))]
+    return [data[i].phrases[0].text for i in range(len(data))]
 
 
 def test_pair_belongs_to_its_image():
@@ -88,12 +89,12 @@ def test_pair_belongs_to_its_image():
     pair = data[3]
     assert pair.key == (4, 2, 3)
     assert pair.image.equal(torch.full((3, 2, 2), 3.0))
-    assert pair.phrase in data.phrases[3]
+    assert len(pair.phrases) == 1 and pair.phrases[0] in data.phrases[3]
 
 
 def test_choice_depends_on_seed_epoch_and_image_alone():
     data = dataset()
-    backwards = [data[i].phrase.text for i in reversed(range(len(data)))]
+    backwards = [data[i].phrases[0].text for i in reversed(range(len(data)))]
     assert choices(data) == backwards[::-1] == choices(dataset(images=12)) == choices(dataset(images=20))[:12]
     np.random.seed(7)
     torch.manual_seed(7)
@@ -116,15 +117,24 @@ def test_every_phrase_has_its_turn():
 def test_phrases_that_name_more_things_wait():
     data = dataset(images=40)
     data.most_things = 2
-    assert {data[i].phrase.things for i in range(40)} == {1, 2}
+    assert {data[i].phrases[0].things for i in range(40)} == {1, 2}
     data.most_things = None
-    assert {data[i].phrase.things for i in range(40)} == {1, 2, 3, 4, 5}
+    assert {data[i].phrases[0].things for i in range(40)} == {1, 2, 3, 4, 5}
 
 
 def test_image_with_long_phrases_only_keeps_them():
     data = PairDataset([torch.zeros(1)], [[Phrase("cat and dog", things=2)]], seed=0)
     data.most_things = 1
-    assert data[0].phrase.text == "cat and dog"
+    assert data[0].phrases[0].text == "cat and dog"
+
+
+@pytest.mark.parametrize("per_image", [1, 3, 9])
+def test_several_phrases_of_an_image_differ(per_image):
+    data = dataset(images=6, per_image=per_image)
+    for i in range(6):
+        texts = [phrase.text for phrase in data[i].phrases]
+        assert len(texts) == len(set(texts)) == min(per_image, 5)
+    assert choices(data) == choices(dataset(images=6))  # more of them do not change the first
 
 
 def test_images_and_phrases_must_be_as_many():
@@ -156,10 +166,10 @@ def collator() -> Collator:
     return Collator(Tokenizer(word_vocabulary(WORDS), max_tokens=10), mlm_probability=0.4, map_size=SIDE)
 
 
-def pairs(epoch: int = 0) -> list[Pair]:
+def pairs(epoch: int = 0) -> list[Pairs]:
     box, whole = (0.0, 0.0, 0.5, 0.25), (0.0, 0.0, 1.0, 1.0)
     phrases = [Phrase("red cat on grass", (box,)), Phrase("dog"), Phrase("dog on tree", (box, whole))]
-    return [Pair((0, epoch, i), torch.full((3, 2, 2), float(i)).half(), p) for i, p in enumerate(phrases)]
+    return [Pairs((0, epoch, i), torch.full((3, 2, 2), float(i)).half(), (p,)) for i, p in enumerate(phrases)]
 
 
 def test_batch_has_the_shapes_that_a_step_reads(collator):
@@ -169,6 +179,14 @@ def test_batch_has_the_shapes_that_a_step_reads(collator):
     assert {tuple(text.shape) for text in texts} == {(3, 6)}
     assert {text.dtype for text in texts} == {torch.int64}
     assert batch.box_mask.shape == (3, SIDE, SIDE)
+
+
+def test_phrases_of_one_image_share_its_row(collator):
+    first, second, third = pairs()
+    both = dataclasses.replace(first, phrases=first.phrases + second.phrases)
+    batch = collator([both, third])
+    assert batch.image.shape[0] == 2 and batch.image_rows.tolist() == [0, 0, 1]
+    assert batch.has_box.tolist() == [True, False, True]
 
 
 def test_batch_keeps_image_phrase_and_boxes_together(collator):

@@ -33,7 +33,7 @@ TINY = replace(
     amc=replace(SCENES.amc, layer=2, map_size=16),
     pretraining=TRAINING,
     finetuning=TRAINING,
-    scenes=SceneSettings(size=96, train_objects=(6, 9), train=64, val=8, phrases=8, referring_a=8, referring_b=8),
+    scenes=SceneSettings(size=96, train_objects=(6, 9), pretrain=64, train=64, val=8, phrases=8, referring_a=8, referring_b=8),
 )
 
 

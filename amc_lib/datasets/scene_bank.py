@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -50,8 +51,8 @@ class SceneBank:
     regions: list[list[Region]]
 
     def caption_phrases(self) -> list[list[Phrase]]:
-        """For each scene its captions, without boxes."""
-        return [[Phrase(text, things=things_named(text)) for text in captions] for captions in self.captions]
+        """For each scene its captions and the noun phrases that longer captions list, without boxes."""
+        return [[phrase for caption in captions for phrase in _in_caption(caption)] for captions in self.captions]
 
     def region_phrases(self) -> list[list[Phrase]]:
         """For each scene the phrases that come with boxes, relative to the picture's side."""
@@ -90,9 +91,11 @@ def split_sizes(banks: Mapping[str, SceneBank]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def things_named(caption: str) -> int:
-    """How many things a caption lists: they are joined by commas and "and"."""
-    return 1 + caption.count(",") + caption.count(" and ")
+def _in_caption(caption: str) -> list[Phrase]:
+    """A caption and, where it lists several things (joined by commas and "and"), each of them alone."""
+    listed = re.split(", | and ", caption)
+    alone = [Phrase(text) for text in listed] if len(listed) > 1 else []
+    return [Phrase(caption, things=len(listed)), *alone]
 
 
 def pixels(image: Image.Image, side: int) -> Tensor:

@@ -52,7 +52,7 @@ def _strangers(concept: Concept) -> frozenset[str]:
 
 def draw_cast(settings: SceneSettings, split: str, rng: np.random.Generator) -> list[Thing]:
     """The things of one scene, companions first."""
-    least, most = settings.train_objects if split == "train" else settings.objects
+    least, most = settings.train_objects if split in ("pretrain", "train") else settings.objects
     total = int(rng.integers(least, most + 1))
     things: list[Thing] = []
     for _ in range(_companies(split, total, rng)):

@@ -31,7 +31,7 @@ from amc_lib.regions import Box, Region
 
 __all__ = ["ATTRIBUTION", "CONCEPTS", "SPLITS", "Scene", "SceneImage", "SceneObject", "draw", "read"]
 
-SPLITS = ("train", "val", "phrases", "referring_a", "referring_b")
+SPLITS = ("pretrain", "train", "val", "phrases", "referring_a", "referring_b")
 LEAST_SIZE = 64  # pixels; below, pictograms are unreadable
 
 
@@ -159,9 +159,11 @@ def _describe(
     canvas: Canvas,
     rng: np.random.Generator,
 ) -> tuple[tuple[str, ...], tuple[Region, ...]]:
-    """Captions and regions of a scene."""
+    """Captions and regions of a scene; pretraining scenes have no regions, for no box is known there."""
     said = scene_language.mentions(objects, rng)
     captions = scene_language.captions(said, rng)
+    if split == "pretrain":
+        return captions, ()
     if split.startswith("referring"):
         said = scene_language.expressions(objects, rng)
     image, image_id = SceneImage(settings, split, index), f"{split}-{index:05d}"

@@ -89,6 +89,8 @@ class ALBEF(nn.Module):
     @torch.no_grad()
     def enqueue(self, image_feat_m: Tensor, text_feat_m: Tensor) -> None:
         """Write features [B, E] into the next B columns of the queues, wrapping at their end."""
+        if not self.settings.queue_size:
+            return
         for queue, pointer, features in (
             (self.image_queue, self.queue_ptr_img, image_feat_m),
             (self.text_queue, self.queue_ptr_txt, text_feat_m),

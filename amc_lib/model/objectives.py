@@ -18,12 +18,14 @@ def contrastive_loss(
     text_queue: Tensor,
     temperature: Tensor,
     alpha: float,
+    matching: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ITC with soft targets: features [B, E] of unit length, queues [E, Q] as they were before this step.
 
     Candidates are the momentum features of the batch, then the queue. Targets are alpha * (the momentum model's
-    softmax over them) + (1 - alpha) * one-hot. Returns the loss and the batch similarities sim_i2t, sim_t2i [B, B]
-    (divided by the temperature) from which hard negatives are drawn.
+    softmax over them) + (1 - alpha) * the truth. The truth is each row's own pair or, with `matching` (bool [B, B]:
+    rows of the same image), all pairs of its image alike. Returns the loss and the batch similarities sim_i2t,
+    sim_t2i [B, B] (divided by the temperature) from which hard negatives are drawn.
     """
     B = len(image_feat)
     image_candidates = torch.cat((image_feat_m.T, image_queue), dim=1)  # [E, B + Q]
@@ -31,11 +33,12 @@ def contrastive_loss(
     sim_i2t = image_feat @ text_candidates / temperature  # [B, B + Q]
     sim_t2i = text_feat @ image_candidates / temperature
     with torch.no_grad():
-        one_hot = torch.eye(B, sim_i2t.shape[1], dtype=sim_i2t.dtype, device=sim_i2t.device)
+        truth = torch.zeros_like(sim_i2t)
+        truth[:, :B] = torch.eye(B, device=truth.device) if matching is None else matching / matching.sum(1, True)
         soft_i2t = (image_feat_m @ text_candidates / temperature).softmax(1)
         soft_t2i = (text_feat_m @ image_candidates / temperature).softmax(1)
-        targets_i2t = alpha * soft_i2t + (1 - alpha) * one_hot
-        targets_t2i = alpha * soft_t2i + (1 - alpha) * one_hot
+        targets_i2t = alpha * soft_i2t + (1 - alpha) * truth
+        targets_t2i = alpha * soft_t2i + (1 - alpha) * truth
     loss_i2t = F.cross_entropy(sim_i2t, targets_i2t)
     loss_t2i = F.cross_entropy(sim_t2i, targets_t2i)
     return (loss_i2t + loss_t2i) / 2, sim_i2t[:, :B], sim_t2i[:, :B]
@@ -43,14 +46,22 @@ def contrastive_loss(
 
 @torch.no_grad()
 def draw_negatives(
-    sim_i2t: Tensor, sim_t2i: Tensor, *, hard: bool = True, generator: torch.Generator | None = None
+    sim_i2t: Tensor,
+    sim_t2i: Tensor,
+    matching: Tensor | None = None,
+    *,
+    hard: bool = True,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """For each text an image that is not its own, and for each image a text: two int64 [B] of batch rows.
 
-    Hard negatives are drawn with the softmax of the similarities [B, B], all others uniformly. A batch of one has no
-    negatives: both are then empty. Similarities that are no numbers count as 0: the loss will show them.
+    Hard negatives are drawn with the softmax of the similarities [B, B], all others uniformly; never a pair that
+    `matching` (bool [B, B], by default the diagonal) marks. A batch of one image has no negatives: both are then
+    empty. Similarities that are no numbers count as 0: the loss will show them.
     """
-    if len(sim_i2t) == 1:
+    if matching is None:
+        matching = torch.eye(len(sim_i2t), dtype=torch.bool, device=sim_i2t.device)
+    if matching.all(1).any():
         empty = torch.empty(0, dtype=torch.long, device=sim_i2t.device)
         return empty, empty
     drawn = []
@@ -58,9 +69,9 @@ def draw_negatives(
         likeness = (
             similarities.float().nan_to_num(0, 0, 0) if hard else torch.zeros_like(similarities, dtype=torch.float)
         )
-        weights = likeness.softmax(1).fill_diagonal_(0)
-        lost = weights.sum(1) == 0  # all the weight stood on the row's own pair
-        weights[lost] = 1.0 - torch.eye(len(weights), device=weights.device)[lost]
+        weights = likeness.softmax(1).masked_fill_(matching, 0)
+        lost = weights.sum(1) == 0  # all the weight stood on the row's own image
+        weights[lost] = (~matching[lost]).float()
         drawn.append(torch.multinomial(weights, 1, generator=generator).squeeze(1))
     return drawn[0], drawn[1]
 
