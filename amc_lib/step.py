@@ -67,8 +67,8 @@ def training_losses(
     """The four losses; also moves the momentum model and the queues one step.
 
     `alpha` is the current weight of the soft targets. Without `fuse` the two towers are aligned by ITC alone and the
-    fusion layers are left out ("align before fuse"); the other losses are then 0. `negatives` (image rows for texts, text rows for images)
-    replays a draw; otherwise `draw_negatives` draws with `generator`.
+    fusion layers are left out ("align before fuse"); the other losses are then 0. `negatives` (image rows for texts,
+    text rows for images) replays a draw; otherwise `draw_negatives` draws with `generator`.
     """
     B, rows = len(batch.input_ids), batch.image_rows
     matching = rows[:, None] == rows  # [B, B]

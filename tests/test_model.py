@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -369,9 +370,7 @@ def test_negatives_are_of_other_images(hard):
     rows = torch.tensor([0, 0, 0, 1, 2, 2])
     similarities, generator = 100.0 * (rows[:, None] == rows), torch.Generator().manual_seed(0)
     for _ in range(20):
-        for drawn in draw_negatives(
-            similarities, similarities, rows[:, None] == rows, hard=hard, generator=generator
-        ):
+        for drawn in draw_negatives(similarities, similarities, rows[:, None] == rows, hard=hard, generator=generator):
             assert (rows[drawn] != rows).all()
 
 
@@ -401,6 +400,29 @@ def test_draw_is_repeatable():
     sim_i2t, sim_t2i = draws(2, 8, 8)
     first, second = (draw_negatives(sim_i2t, sim_t2i, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert all(a.equal(b) for a, b in zip(first, second, strict=True))
+
+
+def test_phrases_of_one_image_are_the_pairs_that_a_repeated_image_makes():
+    """MLM and AMC do not look across pairs: there, three phrases of two images equal three images with one each."""
+    batch = tiny_batch(3)
+    batch.image[1] = batch.image[0]
+    shared = dataclasses.replace(batch, image=batch.image[[0, 2]], image_rows=torch.tensor([0, 0, 1]))
+    apart, together = (step(tiny_model(), b, alpha=0.0) for b in (batch, shared))
+    for name in ("mlm", "amc"):
+        torch.testing.assert_close(getattr(together, name), getattr(apart, name))
+    assert together.itm.isfinite() and together.itc.isfinite()
+
+
+def test_alignment_leaves_the_fusion_layers_alone():
+    model, batch = tiny_model(), tiny_batch(3)
+    losses = step(model, batch, fuse=False)
+    torch.testing.assert_close(losses.itc, step(tiny_model(), batch).itc)
+    assert losses.mlm == losses.itm == losses.amc == 0
+    losses.total.backward()
+    touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    first = model.settings.text.fusion_from
+    assert not any(f"encoder.layer.{i}." in name for name in touched for i in range(first, model.settings.text.layers))
+    assert any(name.startswith("visual_encoder.") for name in touched) and "text_proj.weight" in touched
 
 
 # ----------------------------------------------------------------------------------------------------- memory and names

@@ -17,6 +17,7 @@ from amc_lib import runs
 from amc_lib.checkpoints import CheckpointError
 from amc_lib.config import SceneSettings, Settings, TrainingSettings, preset
 from amc_lib.datasets import scene_bank
+from amc_lib.datasets.scene_bank import SceneBank
 from amc_lib.runs import Run, finetune, long_history, open_run, pretrain
 from amc_lib.training import learning_rate
 
@@ -33,7 +34,9 @@ TINY = replace(
     amc=replace(SCENES.amc, layer=2, map_size=16),
     pretraining=TRAINING,
     finetuning=TRAINING,
-    scenes=SceneSettings(size=96, train_objects=(6, 9), pretrain=64, train=64, val=8, phrases=8, referring_a=8, referring_b=8),
+    scenes=SceneSettings(
+        size=96, train_objects=(6, 9), pretrain=64, train=64, val=8, phrases=8, referring_a=8, referring_b=8
+    ),
 )
 
 
@@ -144,6 +147,18 @@ def test_second_call_opens_what_is_there(pretrained, amc, no_training):
     assert (again.folder, sha(again), again.metrics) == (pretrained.folder, sha(pretrained), pretrained.metrics)
     assert sha(finetune(TINY, pretrained.folder)) == sha(amc)
     assert sha(finetune(TINY, str(pretrained.folder), amc.folder)) == sha(amc)
+
+
+def test_captions_give_the_phrases_that_they_list():
+    captions = [["a big red cup"], ["we see two cats, a small dog and the hat of a woman in blue"]]
+    (short,), long = SceneBank(TINY.scenes, "pretrain", torch.zeros(2), captions, []).caption_phrases()
+    assert (short.text, short.things) == ("a big red cup", 1)
+    assert [(phrase.text, phrase.things) for phrase in long] == [
+        (captions[1][0], 3),
+        ("we see two cats", 1),
+        ("a small dog", 1),
+        ("the hat of a woman in blue", 1),
+    ]
 
 
 def test_other_settings_or_another_start_are_no_repetition(pretrained, amc, no_training):
