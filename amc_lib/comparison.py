@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from amc_lib.checkpoints import Checkpoint, description, load_checkpoint
+from amc_lib.checkpoints import Checkpoint, description, find, load_checkpoint
+from amc_lib.config import preset
 from amc_lib.datasets.scene_bank import SceneBank, open_bank
 from amc_lib.evaluation import Pointing, point_at, point_hits
 from amc_lib.regions import Box, Region
-from amc_lib.runs import long_history, open_run
+from amc_lib.runs import long_history, open_run, pretrained
 from amc_lib.statistics import accuracy_interval
 
 SPLITS = {"phrases": "phrases", "referring_a": "referring A", "referring_b": "referring B"}
-SYSTEMS = {"ALBEF": "pretrained", "ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
-SHIPPED = {"ALBEF": "albef-scenes", "ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
+FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
+SHIPPED = {"ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
 
 
 @dataclass
@@ -31,11 +32,16 @@ class Answers:
     pointing: dict[str, Pointing]
 
 
-def study_folders(runs: str | Path | None, seeds: int) -> dict[str, list[str | Path]]:
-    """For each system its checkpoints, one a seed: under `runs`/seed-N, or the shipped ones where `runs` is None."""
-    if runs is None:
-        return {system: [name] for system, name in SHIPPED.items()}
-    return {system: [Path(runs) / f"seed-{s}" / name for s in range(seeds)] for system, name in SYSTEMS.items()}
+def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, list[str | Path]]:
+    """For each system its checkpoints: the one pretrained ALBEF, and of the finetuned systems one a seed.
+
+    Those lie under `runs`/seed-N or, where `runs` is None, are the shipped ones.
+    """
+    folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier))]}
+    for system, name in FINETUNED.items():
+        of_seed = [Path(runs or "") / f"seed-{seed}" / name for seed in range(seeds)]
+        folders[system] = [SHIPPED[system]] if runs is None else of_seed
+    return folders
 
 
 def answer(source: str | Path, banks: Mapping[str, SceneBank], validation: SceneBank) -> Answers:
@@ -170,7 +176,7 @@ def pick_examples(pointing: Mapping[str, Pointing], count: int, seed: int = 0) -
 
 def histories(folders: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
     """The learning curves of every system's first run, one long table (columns run, step, name, value)."""
-    return long_history({system: open_run(of_system[0]) for system, of_system in folders.items()})
+    return long_history({system: open_run(find(of_system[0])) for system, of_system in folders.items()})
 
 
 def origin(folders: Mapping[str, Sequence[str | Path]]) -> dict[str, list[str]]:

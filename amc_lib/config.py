@@ -146,6 +146,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         _require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
         _require(self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}")
+        _require(self.phrases_per_image > 0, f"phrases_per_image must be positive, got {self.phrases_per_image}")
         _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
 
@@ -212,26 +213,31 @@ def _scenes() -> Settings:
                 vocab_size=1024, width=128, layers=6, fusion_from=3, heads=4, ffn_width=512, positions=64, dropout=0.0
             ),
             embed_dim=64,
-            queue_size=64,
+            queue_size=0,  # a queue's older features differ from the batch's more than pictures differ from each other
             momentum=0.9,
-            temperature_range=(0.05, 0.5),
+            temperature_range=(0.07, 0.07),
         ),
-        objective=ObjectiveSettings(mlm_probability=0.4, alpha_ramp_epochs=12),
-        amc=AmcSettings(layer=5, map_size=80),
+        objective=ObjectiveSettings(alpha=0.0, mlm_probability=0.4),
+        amc=AmcSettings(layer=3, map_size=80),
         pretraining=TrainingSettings(
-            epochs=12,
-            learning_rate=5e-4,
+            epochs=6,
+            batch_size=32,
+            phrases_per_image=4,
+            learning_rate=4e-4,
             min_learning_rate=1e-5,
             warmup_learning_rate=1e-5,
             cosine_by="step",
             warmup_steps=100,
             max_grad_norm=1.0,
-            short_captions_until=8,
-            hard_negatives_from=9,
+            short_captions_until=4,
+            fuse_from=3,
+            hard_negatives_from=5,
         ),
         finetuning=TrainingSettings(
-            epochs=5,
-            learning_rate=5e-4,
+            epochs=3,
+            batch_size=32,
+            phrases_per_image=4,
+            learning_rate=4e-4,
             min_learning_rate=1e-5,
             warmup_learning_rate=1e-5,
             cosine_by="step",

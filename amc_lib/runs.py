@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from amc_lib.checkpoints import DESCRIPTION, Checkpoint, load_checkpoint, save_checkpoint, shipped
+from amc_lib.checkpoints import DESCRIPTION, Checkpoint, find, load_checkpoint, save_checkpoint, shipped
 from amc_lib.config import Settings, preset
 from amc_lib.datasets import scene_language
 from amc_lib.datasets.scene_bank import SceneBank, open_bank
@@ -30,7 +30,7 @@ from amc_lib.provenance import ROOT, plain, provenance, settings_hash
 from amc_lib.training import set_seed, train
 
 RUNS = ROOT / "runs"
-PRETRAINED = "albef-scenes"  # the pretrained checkpoint that the repository ships
+PRETRAINED = "albef-scenes"  # the run of pretraining that the repository ships
 CURVES = ["itc", "itm", "mlm", "amc", "pointing"]
 VALIDATION_SCENES = 100  # pointed at after every epoch, of the validation split
 
@@ -46,8 +46,16 @@ class Run:
 
 
 def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
-    """Train an ALBEF on the captions of the scenes, from random weights above the trunk."""
+    """Train an ALBEF on the captions of the scenes, from random weights above the trunk.
+
+    Without an `output`, the run that the repository ships is opened if it is of these settings.
+    """
     require_scenes(settings)
+    if output is None and PRETRAINED in shipped():
+        run = open_run(find(PRETRAINED))
+        if _holds(run, _identity("pretraining", settings, None)):
+            print(f"pretraining: shipped in {_shown(run.folder)} (name an output to train again)")
+            return run
 
     def start() -> tuple[ALBEF, Tokenizer, Settings]:
         tokenizer = Tokenizer(word_vocabulary(scene_language.vocabulary()), settings.model.text.max_tokens)
@@ -70,15 +78,12 @@ def finetune(settings: Settings, init: str | Path = PRETRAINED, output: str | Pa
 
 
 def pretrained(settings: Settings) -> str | Path:
-    """Where finetuning starts from by default: the shipped checkpoint, or else a pretraining run of the same seed.
+    """Where finetuning starts from by default: the shipped checkpoint or else a pretraining run of the preset.
 
     The run is made now if there is none yet.
     """
     require_scenes(settings)
-    if PRETRAINED in shipped():
-        return PRETRAINED
-    training = dataclasses.replace(settings.pretraining, seed=settings.finetuning.seed)
-    return pretrain(dataclasses.replace(preset(settings.tier), pretraining=training)).folder
+    return PRETRAINED if PRETRAINED in shipped() else pretrain(preset(settings.tier)).folder
 
 
 def open_run(folder: str | Path) -> Run:
@@ -108,6 +113,17 @@ def require_scenes(settings: Settings) -> None:
         raise ValueError(f"tier {settings.tier!r}: only 'scenes' can be run so far; data/README.md has the rest")
 
 
+def _identity(stage: str, settings: Settings, init_sha256: str | None) -> dict[str, Any]:
+    """What tells a run from others: its stage, the settings that this stage reads, and its start."""
+    unread = ("finetuning", "amc") if stage == "pretraining" else ("pretraining",)
+    read = {name: value for name, value in plain(settings).items() if name not in unread}
+    return {"stage": stage, "settings_hash": settings_hash(read), "init_sha256": init_sha256}
+
+
+def _holds(run: Run, identity: Mapping[str, Any]) -> bool:
+    return {name: run.metrics.get(name) for name in identity} == identity
+
+
 def _run(
     stage: str,
     settings: Settings,
@@ -118,11 +134,11 @@ def _run(
     output: str | Path | None,
 ) -> Run:
     seed = getattr(settings, stage).seed
-    identity = {"stage": stage, "settings_hash": settings_hash(settings), "init_sha256": init_sha256}
+    identity = _identity(stage, settings, init_sha256)
     folder = Path(output) if output else RUNS / f"{stage}-seed{seed}-{settings_hash(identity)}"
     if is_finished(folder):
         run = open_run(folder)
-        if {name: run.metrics.get(name) for name in identity} == identity:
+        if _holds(run, identity):
             print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
             return run
         raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
@@ -139,7 +155,7 @@ def _run(
     final = history.iloc[-1].to_dict()
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "history.csv", history)
-    save_checkpoint(folder, model, tokenizer, settings, {**identity, **record})
+    save_checkpoint(folder, model, tokenizer, settings, {**record, **identity})
     write_json(folder / "metrics.json", {**identity, "final": final, "provenance": record})
     return open_run(folder)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amc_lib.comparison import SYSTEMS
+from amc_lib.comparison import FINETUNED
 from amc_lib.files import write_json
 from amc_lib.provenance import ROOT
 
@@ -49,27 +49,19 @@ class Step:
 def plan(seeds: int) -> list[list[Step]]:
     """The study's steps in rounds; steps of one round run side by side."""
     folders = [STUDY / f"seed-{seed}" for seed in range(seeds)]
-    pretraining = [
-        Step(f"pretrain-{s}", "02_pretrain.ipynb", {"seed": s, "output": str(folder / SYSTEMS["ALBEF"])}, ("data",))
-        for s, folder in enumerate(folders)
-    ]
     finetuning = []
-    for s, folder in enumerate(folders):
-        common = {"seed": s, "init": str(folder / SYSTEMS["ALBEF"])}
-        without = {"lambda1": 0.0, "lambda2": 0.0, "output": str(folder / SYSTEMS["ALBEF finetuned"])}
+    for seed, folder in enumerate(folders):
+        control = {"seed": seed, "lambda1": 0.0, "lambda2": 0.0, "output": str(folder / FINETUNED["ALBEF finetuned"])}
+        amc = {"seed": seed, "output": str(folder / FINETUNED["AMC"])}
         finetuning += [
-            Step(f"finetune-{s}", "03_train.ipynb", common | without, (f"pretrain-{s}",)),
-            Step(f"amc-{s}", "03_train.ipynb", common | {"output": str(folder / SYSTEMS["AMC"])}, (f"pretrain-{s}",)),
+            Step(f"finetune-{seed}", "03_train.ipynb", control, ("pretrain",)),
+            Step(f"amc-{seed}", "03_train.ipynb", amc, ("pretrain",)),
         ]
-    trained = tuple(step.name for step in (*pretraining, *finetuning))
+    trained = tuple(step.name for step in finetuning)
     evaluation = Step("evaluate", "04_evaluate.ipynb", {"runs": str(STUDY), "seeds": seeds}, trained)
-    explore = Step(
-        "explore",
-        "06_explore.ipynb",
-        {"albef": str(folders[0] / SYSTEMS["ALBEF"]), "amc": str(folders[0] / SYSTEMS["AMC"])},
-        trained,
-    )
-    return [[Step("data", "01_data.ipynb")], pretraining, finetuning, [evaluation], [explore]]
+    explore = Step("explore", "06_explore.ipynb", {"amc": str(folders[0] / FINETUNED["AMC"])}, trained)
+    first = [Step("data", "01_data.ipynb")], [Step("pretrain", "02_pretrain.ipynb", after=("data",))]
+    return [*first, finetuning, [evaluation], [explore]]
 
 
 def run_study(seeds: int, force: bool = False) -> None:

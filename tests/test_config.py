@@ -40,6 +40,7 @@ REFUSED = [
     (ModelSettings, {"text": TextSettings(width=384)}, "vision width 768 and text width 384 must be equal"),
     (ModelSettings, {"momentum": 1.01}, "momentum must lie in [0, 1], got 1.01"),
     (ModelSettings, {"momentum": -0.1}, "momentum must lie in [0, 1], got -0.1"),
+    (TrainingSettings, {"phrases_per_image": 0}, "phrases_per_image must be positive, got 0"),
     (ModelSettings, {"queue_size": -1}, "queue_size must not be negative, got -1"),
     (ObjectiveSettings, {"alpha": 1.5}, "alpha must lie in [0, 1], got 1.5"),
     (ObjectiveSettings, {"alpha": -0.5}, "alpha must lie in [0, 1], got -0.5"),

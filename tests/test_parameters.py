@@ -80,7 +80,7 @@ def test_only_the_stage_and_the_losses_can_be_set_by_flat_names(name):
         ({"epochs": 0}, "epochs must be positive, got 0"),
         ({"seed": -3}, "seed must not be negative, got -3"),
         ({"learning_rate": 0}, "learning_rate must be positive, got 0"),
-        ({"batch_size": 2000}, "batch of 2000 phrases exceeds queue_size 64"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0"),
         ({"layer": 2}, "layer 2 has no cross-attention; fusion layers are 3-5"),
         ({"mean_form": "mean"}, "mean_form must be one of 'paper', 'official', got 'mean'"),
     ],

@@ -217,5 +217,5 @@ def test_tier_that_cannot_be_run_is_refused(no_training):
 
 
 def test_layer_that_the_start_does_not_have_is_refused(pretrained, no_training):
-    with refused("layer 5 has no cross-attention; fusion layers are 1-2"):
+    with refused("layer 3 has no cross-attention; fusion layers are 1-2"):
         finetune(preset("scenes"), pretrained.folder)

@@ -72,7 +72,7 @@ def test_every_step_comes_after_what_it_needs(seeds):
         for step in steps:
             assert set(step.after) <= done, step.name
         done |= {step.name for step in steps}
-    assert len(done) == len(steps_of(seeds)) == 3 + 3 * seeds  # data, evaluate, explore; three trainings a seed
+    assert len(done) == len(steps_of(seeds)) == 4 + 2 * seeds  # data, pretrain, evaluate, explore; two a seed
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -84,14 +84,12 @@ def test_notebooks_and_their_parameters_exist(seeds, root):
         assert set(step.parameters) <= set(names), step.name
 
 
-def test_seeds_do_not_share_folders_and_start_from_their_own_pretraining():
-    trained = [step for step in steps_of(3) if "output" in step.parameters]
-    outputs = {(step.parameters["seed"], step.parameters["output"]) for step in trained}
-    assert len(outputs) == len({output for _, output in outputs}) == 9
+def test_seeds_do_not_share_folders_and_start_from_the_same_pretraining():
+    trained = [step for step in steps_of(3) if step.notebook == TRAINING]
+    assert len({step.parameters["output"] for step in trained}) == len(trained) == 6
     for step in trained:
         assert f"seed-{step.parameters['seed']}" in step.parameters["output"]
-        if step.notebook == TRAINING:
-            assert (step.parameters["seed"], step.parameters["init"]) in outputs
+        assert "init" not in step.parameters and step.after == ("pretrain",)
 
 
 def test_control_differs_from_amc_in_its_lambdas_alone():
@@ -148,7 +146,7 @@ def test_another_seed_adds_its_own_steps(started):
     run_study(1)
     started.clear()
     run_study(2)
-    assert started == ["pretrain-1", "finetune-1", "amc-1", "evaluate", "explore"]
+    assert started == ["finetune-1", "amc-1", "evaluate", "explore"]
 
 
 def test_changed_notebook_repeats_itself_and_what_follows(started, root):
@@ -196,7 +194,7 @@ def test_notebook_that_fails_is_named_and_stops_the_study(started, root):
     started.failing = ()
     started.clear()
     run_study(1)
-    assert started[-3:] == ["amc-0", "evaluate", "explore"] and "pretrain-0" not in started
+    assert started[-3:] == ["amc-0", "evaluate", "explore"] and "pretrain" not in started
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, ["1", "1"]), (2, ["1", "1"]), (8, ["4", "4"])])
