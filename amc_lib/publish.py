@@ -1,0 +1,54 @@
+"""Publishing a finished study: its notebooks with their outputs, and its first seed's checkpoints, into the repository.
+
+`python -m amc_lib.publish`, after `make study`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+
+from amc_lib.checkpoints import SHIPPED as CHECKPOINTS
+from amc_lib.comparison import FINETUNED, SHIPPED
+from amc_lib.files import write_bytes
+from amc_lib.runs import open_run
+from amc_lib.study import NOTEBOOKS, STUDY, plan
+
+SHOWN = ("data", "pretrain", "amc-0", "evaluate", "explore")  # the step whose outputs each notebook shows
+
+
+def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with the outputs of its execution; what went to stderr (progress) is left out.
+
+    The cell that papermill injects is not part of the notebook. Raises ValueError if the sources differ.
+    """
+    cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    if [cell.source for cell in cells] != [cell.source for cell in notebook.cells]:
+        raise ValueError("the executed notebook is not this notebook: run the study again")
+    for cell, done in zip(notebook.cells, cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in done.outputs if output.get("name") != "stderr"]
+            cell.execution_count = done.execution_count
+    return notebook
+
+
+def publish_notebooks(study: Path = STUDY, notebooks: Path = NOTEBOOKS) -> None:
+    for step in (step for steps in plan(1) for step in steps if step.name in SHOWN):
+        path = notebooks / step.notebook
+        executed = nbformat.read(study / "notebooks" / f"{step.name}.ipynb", as_version=4)
+        filled = with_outputs(nbformat.read(path, as_version=4), executed)
+        write_bytes(path, f"{nbformat.writes(filled)}\n".encode())
+
+
+def publish_checkpoints(study: Path = STUDY, checkpoints: Path = CHECKPOINTS) -> None:
+    """Copy the finished runs of seed 0 under the names by which `Grounder.load` and 04 find them."""
+    for system, name in FINETUNED.items():
+        run = open_run(study / "seed-0" / name)
+        shutil.copytree(run.folder, checkpoints / SHIPPED[system], dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    publish_notebooks()
+    publish_checkpoints()

@@ -1,0 +1,60 @@
+"""Publishing: outputs land in their own cells, progress and injected parameters do not, another notebook is refused."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from amc_lib import publish
+from amc_lib.study import plan
+
+
+def notebook(last: str = "1 + 1") -> nbformat.NotebookNode:
+    first = new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
+    return new_notebook(cells=[new_markdown_cell("# Title"), first, new_code_cell(last)])
+
+
+def executed(last: str = "1 + 1") -> nbformat.NotebookNode:
+    done = notebook(last)
+    done.cells[2].outputs = [
+        new_output("stream", name="stderr", text="50 %"),
+        new_output("stream", name="stdout", text="2"),
+    ]
+    done.cells[2].execution_count = 3
+    done.cells.insert(2, new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]}))
+    return done
+
+
+def test_outputs_come_without_progress_and_injected_parameters():
+    filled = publish.with_outputs(notebook(), executed())
+    assert [cell.source for cell in filled.cells] == ["# Title", "seed = 0", "1 + 1"]
+    assert [output.text for output in filled.cells[2].outputs] == ["2"]
+    assert filled.cells[2].execution_count == 3
+
+
+def test_outputs_of_another_notebook_are_refused():
+    with pytest.raises(ValueError, match="not this notebook"):
+        publish.with_outputs(notebook(), executed("2 + 2"))
+
+
+def test_every_notebook_of_the_study_is_shown_once(tmp_path):
+    steps = [step for steps in plan(1) for step in steps]
+    assert {step.notebook for step in steps} == {step.notebook for step in steps if step.name in publish.SHOWN}
+    for step in steps:
+        if step.name in publish.SHOWN:
+            nbformat.write(executed(), _made(tmp_path / "study" / "notebooks") / f"{step.name}.ipynb")
+            nbformat.write(notebook(), _made(tmp_path / "own") / step.notebook)
+    publish.publish_notebooks(tmp_path / "study", tmp_path / "own")
+    for path in (tmp_path / "own").glob("*.ipynb"):
+        assert nbformat.read(path, as_version=4).cells[2].outputs[0].text == "2"
+
+
+def test_unfinished_study_is_not_published(tmp_path):
+    with pytest.raises(ValueError, match="no finished run"):
+        publish.publish_checkpoints(tmp_path, tmp_path / "checkpoints")
+
+
+def _made(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
