@@ -14,6 +14,7 @@ from amc_lib.checkpoints import Checkpoint, description, find, load_checkpoint
 from amc_lib.config import preset
 from amc_lib.datasets.scene_bank import SceneBank, open_bank
 from amc_lib.evaluation import Pointing, point_at, point_hits
+from amc_lib.provenance import plain
 from amc_lib.regions import Box, Region
 from amc_lib.runs import long_history, open_run, pretrained
 from amc_lib.statistics import accuracy_interval
@@ -51,7 +52,12 @@ def answer(source: str | Path, banks: Mapping[str, SceneBank], validation: Scene
     layer = max(layers, key=layers.__getitem__)
     pointing = {
         split: point_at(
-            checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank.load, layer, progress=f"{source}: {split}"
+            checkpoint.model,
+            checkpoint.tokenizer,
+            bank.all_regions(),
+            bank.load,
+            layer,
+            progress=f"{plain(Path(source))}: {split}",
         )
         for split, bank in banks.items()
     }
@@ -175,8 +181,8 @@ def pick_examples(pointing: Mapping[str, Pointing], count: int, seed: int = 0) -
 
 
 def histories(folders: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
-    """The learning curves of every system's first run, one long table (columns run, step, name, value)."""
-    return long_history({system: open_run(find(of_system[0])) for system, of_system in folders.items()})
+    """The learning curves of each finetuned system's first run, one long table (columns run, step, name, value)."""
+    return long_history({system: open_run(find(folders[system][0])) for system in FINETUNED})
 
 
 def origin(folders: Mapping[str, Sequence[str | Path]]) -> dict[str, list[str]]:

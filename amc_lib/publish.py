@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 from pathlib import Path
 
 import nbformat
+from PIL import Image
 
 from amc_lib.checkpoints import SHIPPED as CHECKPOINTS
 from amc_lib.comparison import FINETUNED, SHIPPED
@@ -16,11 +19,14 @@ from amc_lib.files import write_bytes
 from amc_lib.runs import open_run
 from amc_lib.study import NOTEBOOKS, STUDY, plan
 
+LARGE = 200_000  # bytes; larger pictures are shown smaller, figures/ has them in full
+WIDTH, QUALITY = 1200, 85  # pixels and JPEG quality of such a picture
+WIDGET = "application/vnd.jupyter.widget-view+json"
 SHOWN = ("data", "pretrain", "amc-0", "evaluate", "explore")  # the step whose outputs each notebook shows
 
 
 def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook with the outputs of its execution; what went to stderr (progress) is left out.
+    """The notebook with the outputs of its execution, but for progress (stderr) and widgets, which need a kernel.
 
     The cell that papermill injects is not part of the notebook. Raises ValueError if the sources differ.
     """
@@ -29,9 +35,22 @@ def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNod
         raise ValueError("the executed notebook is not this notebook: run the study again")
     for cell, done in zip(notebook.cells, cells, strict=True):
         if cell.cell_type == "code":
-            cell.outputs = [output for output in done.outputs if output.get("name") != "stderr"]
+            kept = [o for o in done.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
+            cell.outputs = [_lighter(output) for output in kept]
             cell.execution_count = done.execution_count
     return notebook
+
+
+def _lighter(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The output with a large picture replaced by a smaller JPEG."""
+    picture = output.get("data", {}).get("image/png", "")
+    if len(picture) > LARGE:
+        image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+        image.thumbnail((WIDTH, WIDTH))
+        image.save(small := io.BytesIO(), "JPEG", quality=QUALITY)
+        del output.data["image/png"]
+        output.data["image/jpeg"] = base64.b64encode(small.getvalue()).decode()
+    return output
 
 
 def publish_notebooks(study: Path = STUDY, notebooks: Path = NOTEBOOKS) -> None:

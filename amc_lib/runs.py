@@ -96,9 +96,15 @@ def open_run(folder: str | Path) -> Run:
 
 
 def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
-    """The histories of named runs as one long table with columns run, step, name, value."""
+    """The histories of named runs as one long table with columns run, step, name, value.
+
+    A loss of exactly 0 is one that was not taken (ITM and MLM before fusion, AMC without lambdas) and is left out.
+    """
     parts = [
-        run.history.melt(id_vars="step", value_vars=CURVES, var_name="name").dropna().assign(run=name)
+        run.history.replace(0.0, float("nan"))
+        .melt(id_vars="step", value_vars=CURVES, var_name="name")
+        .dropna()
+        .assign(run=name)
         for name, run in runs.items()
     ]
     return pd.concat(parts, ignore_index=True)
