@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from amc_lib import publish
 from amc_lib.study import plan
@@ -31,6 +36,20 @@ def test_outputs_come_without_progress_and_injected_parameters():
     assert [cell.source for cell in filled.cells] == ["# Title", "seed = 0", "1 + 1"]
     assert [output.text for output in filled.cells[2].outputs] == ["2"]
     assert filled.cells[2].execution_count == 3
+
+
+def test_large_picture_becomes_a_small_one_and_widgets_go():
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1800, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(png := io.BytesIO(), "PNG")
+    done = executed()
+    done.cells[3].outputs = [
+        new_output("display_data", {"image/png": base64.b64encode(png.getvalue()).decode()}),
+        new_output("display_data", {publish.WIDGET: {"model_id": "1"}, "text/plain": "bar"}),
+    ]
+    (shown,) = publish.with_outputs(notebook(), done).cells[2].outputs
+    assert set(shown.data) == {"image/jpeg"}
+    image = Image.open(io.BytesIO(base64.b64decode(shown.data["image/jpeg"])))
+    assert image.size == (publish.WIDTH, publish.WIDTH // 2)
 
 
 def test_outputs_of_another_notebook_are_refused():

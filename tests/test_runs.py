@@ -139,6 +139,11 @@ def test_histories_become_one_long_table(pretrained, amc):
     assert (row.step, row.value) == (4, pytest.approx(amc.metrics["final"]["amc"]))
 
 
+def test_loss_that_was_not_taken_has_no_curve(pretrained):
+    table = long_history({"ALBEF": pretrained})
+    assert set(table["name"]) - {"pointing"} == {"itc", "itm", "mlm"}
+
+
 # ------------------------------------------------------------------------------------------- repeated, and not repeated
 
 
