@@ -1,0 +1,99 @@
+"""Flickr30k Entities in its own format: chains, several boxes, phrases without a place, and what is malformed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from amc_lib.datasets import flickr30k
+from amc_lib.evaluation import point_hits
+
+SENTENCES = """\
+[/EN#1/people Two  young men] stand near [/EN#2/other a dog] on [/EN#3/scene the street] .
+[/EN#1/people/other Men] look at [/EN#0/notvisual nothing] while [/EN#4/clothing his hat] falls .
+"""
+ANNOTATIONS = """\
+<annotation><filename>7.jpg</filename><size><width>50</width><height>40</height><depth>3</depth></size>
+<object><name>1</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax><ymax>22</ymax></bndbox></object>
+<object><name>1</name><name>2</name>
+<bndbox><xmin>21</xmin><ymin>5</ymin><xmax>31</xmax><ymax>25</ymax></bndbox></object>
+<object><name>3</name><scene>1</scene><nobndbox>0</nobndbox></object>
+<object><name>4</name><scene>0</scene><nobndbox>1</nobndbox></object>
+</annotation>
+"""
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    files = {"Sentences/7.txt": SENTENCES, "Annotations/7.xml": ANNOTATIONS, "test.txt": "7\n", "val.txt": ""}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "flickr30k-images").mkdir()
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "flickr30k-images" / "7.jpg")
+    return tmp_path
+
+
+def refused(message: str):
+    return pytest.raises(ValueError, match=re.escape(message))
+
+
+def test_every_phrase_with_a_box_is_a_region(root):
+    regions = flickr30k.read(root, "test")
+    first, second = (0.0, 1.0, 10.0, 21.0), (20.0, 4.0, 30.0, 24.0)
+    assert [(r.phrase, r.boxes, r.kind) for r in regions] == [
+        ("Two young men", (first, second), "group"),
+        ("a dog", (second,), "object"),
+        ("Men", (first, second), "group"),
+    ]
+    assert {(r.image_id, r.split) for r in regions} == {("7", "test")}
+    assert len({r.id for r in regions}) == 3
+    assert regions[0].image.open().size == (50, 40)
+    assert point_hits([(25, 10), (25, 10), (15, 10)], regions).tolist() == [True, True, False]
+
+
+def test_split_without_pictures_is_empty(root):
+    assert flickr30k.read(root, "val") == []
+
+
+def test_other_name_of_the_image_folder(root):
+    (root / "flickr30k-images").rename(root / "images")
+    assert flickr30k.read(root, "test")[0].image.open().mode == "RGB"
+    (root / "images").rename(root / "pictures")
+    with refused(f"{root}: holds neither flickr30k-images/ nor images/"):
+        flickr30k.read(root, "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("Sentences/7.txt", "[/EN#1/people Two men stand .", "Sentences/7.txt, caption 1: a phrase is not closed"),
+        ("Sentences/7.txt", "fine\n[/EN#1/people ] stand .", "Sentences/7.txt, caption 2: a phrase is not closed"),
+        ("Annotations/7.xml", "<annotation>", "Annotations/7.xml: is no XML"),
+        ("Annotations/7.xml", ANNOTATIONS.replace("<xmin>21", "<xmin>x"), "7.xml, object 2: a box needs the numbers"),
+        ("Annotations/7.xml", ANNOTATIONS.replace("<xmax>11", "<xmax>1"), "object 1: box (0, 1, 0, 21) has no area"),
+        ("Annotations/7.xml", ANNOTATIONS.replace("<ymin>2<", "<ymin>0<"), "(0, -1, 10, 21) has no area or begins"),
+        ("test.txt", "7 8", "Annotations/8.xml: no such file"),
+    ],
+)
+def test_malformed_record_is_named(root, name, text, message):
+    (root / name).write_text(text, encoding="utf-8")
+    with refused(message):
+        flickr30k.read(root, "test")
+
+
+def test_what_is_missing_is_named(root):
+    with refused("unknown Flickr30k Entities split 'dev'; known: train, val, test"):
+        flickr30k.read(root, "dev")
+    with refused(f"{root / 'train.txt'}: no such file"):
+        flickr30k.read(root, "train")
+    region = flickr30k.read(root, "test")[0]
+    (root / "flickr30k-images" / "7.jpg").write_bytes(b"not a picture")
+    with refused("7.jpg: cannot be read as an image"):
+        region.image.open()
+    (root / "flickr30k-images" / "7.jpg").unlink()
+    with refused("7.jpg: no such image"):
+        region.image.open()
