@@ -100,8 +100,8 @@ def test_damaged_pickle_is_named(root, data):
     ("change", "message"),
     [
         ({"ann_id": 99}, "refs(unc).p, ref 0: instances.json has no annotation 99"),
-        ({"sentences": [{"sent_id": 1}]}, "refs(unc).p, ref 0: has no sent"),
-        ({"sentences": [{"sent_id": 1, "sent": " "}]}, "region 5-1: the phrase has no words"),
+        ({"sentences": [{"sent_id": 1}]}, "refs(unc).p, ref 0, sentence 0: has no sent"),
+        ({"sentences": [{"sent_id": 1, "sent": " "}]}, "refs(unc).p, ref 0, sentence 0: the phrase ' ' has no words"),
         ({"split": "testB"}, "no split 'testA'; it has testB, train"),
     ],
 )
@@ -117,7 +117,7 @@ def test_malformed_ref_is_named(root, change, message):
         ({"images": []}, "instances.json: is no COCO annotation file"),
         ({"annotations": [{"id": 11}]}, "instances.json, annotation 0: has no bbox"),
         ({"annotations": [{"id": 11, "bbox": [1, 2]}]}, "annotation 0: bbox needs the numbers x, y, width and height"),
-        ({"annotations": [{"id": 11, "bbox": [1, 2, 0, 5]}]}, "region 5-1: box (1.0, 2.0, 1.0, 7.0) has no area"),
+        ({"annotations": [{"id": 11, "bbox": [1, 2, 0, 5]}]}, "json, annotation 0: box (1, 2, 1, 7) has no area"),
     ],
 )
 def test_malformed_annotation_is_named(root, instances, message):

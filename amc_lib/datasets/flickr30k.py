@@ -8,12 +8,14 @@ its chain; chain 0 ("not visual") has none.
 
 from __future__ import annotations
 
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from pathlib import Path
 
-from amc_lib.datasets.image_files import ImageFile
+from amc_lib.datasets.image_files import ImageFolder
+from amc_lib.datasets.records import Regions, Skips, checked, phrase_of, read_text
 from amc_lib.regions import Box, Region
 
 SPLITS = ("train", "val", "test")
@@ -22,33 +24,44 @@ NOT_VISUAL = "0"
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s+([^\]]+)\]")  # chain, types, words
 
 
-def read(root: str | Path, split: str) -> list[Region]:
-    """All regions of a split, picture by picture, caption by caption.
+def read(root: str | Path, split: str, strict: bool = True) -> Regions:
+    """All regions of a split, picture by picture, caption by caption; ids are `IMAGE-PHRASE`.
 
     Boxes are xyxy in 0-based pixels of the original picture: one is taken off each coordinate of the file. Raises
-    ValueError with one sentence that names the file and, where there is one, the record.
+    ValueError with one sentence that names the file and, where there is one, the record. With `strict=False` what is
+    malformed below the split's list is left out and counted: a picture without its files, a phrase without words, and
+    every phrase of a chain that has a bad box, since a hit in the lost box would count as a miss.
     """
     root = Path(root)
+    ids = image_ids(root, split)
+    images, skips = ImageFolder(root, IMAGE_FOLDERS), Skips(strict)
+    regions: list[Region] = []
+    for image_id in ids:
+        with skips.record():
+            sentences = root / "Sentences" / f"{image_id}.txt"
+            boxes, marked = chain_boxes(root / "Annotations" / f"{image_id}.xml", skips), phrases(sentences)
+            image = images.find(f"{image_id}.jpg", f"{root / f'{split}.txt'}, image {image_id}")
+            for number, (chain, phrase) in enumerate(marked):
+                if chain in boxes:
+                    with skips.record():
+                        phrase_of(phrase, f"{sentences}, phrase {number}")
+                        kind = "group" if len(boxes[chain]) > 1 else "object"
+                        name = f"{image_id}-{number}"
+                        regions.append(Region(name, split, image, image_id, phrase, boxes[chain], kind))
+    return Regions(regions, skips.sentences)
+
+
+def image_ids(root: Path, split: str) -> list[str]:
+    """The pictures of a split, in the order of its list."""
     if split not in SPLITS:
         raise ValueError(f"unknown Flickr30k Entities split {split!r}; known: {', '.join(SPLITS)}")
-    images = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
-    if images is None:
-        raise ValueError(f"{root}: holds neither {' nor '.join(f'{name}/' for name in IMAGE_FOLDERS)}")
-    regions: list[Region] = []
-    for image_id in _text(root / f"{split}.txt").split():
-        boxes = chain_boxes(root / "Annotations" / f"{image_id}.xml")
-        image = ImageFile(images / f"{image_id}.jpg")
-        for number, (chain, phrase) in enumerate(phrases(root / "Sentences" / f"{image_id}.txt")):
-            if chain in boxes:
-                kind = "group" if len(boxes[chain]) > 1 else "object"
-                regions.append(Region(f"{image_id}-{number}", split, image, image_id, phrase, boxes[chain], kind))
-    return regions
+    return read_text(root / f"{split}.txt").split()
 
 
 def phrases(path: Path) -> list[tuple[str, str]]:
     """(chain, phrase) of every marked phrase of a Sentences file, in order; those of chain 0 included."""
     found = []
-    for number, caption in enumerate(_text(path).splitlines(), start=1):
+    for number, caption in enumerate(read_text(path).splitlines(), start=1):
         marked = _PHRASE.findall(caption)
         if len(marked) != caption.count("[/EN#"):
             raise ValueError(f"{path}, caption {number}: a phrase is not closed or has no words")
@@ -56,36 +69,46 @@ def phrases(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def chain_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
-    """For each chain of an Annotations file all its boxes; chains without a box do not appear."""
+def chain_boxes(path: Path, skips: Skips) -> dict[str, tuple[Box, ...]]:
+    """For each chain of an Annotations file all its boxes; chains without a box, or with a bad one, do not appear."""
     try:
-        objects = ElementTree.fromstring(_text(path)).findall("object")
+        annotation = ElementTree.fromstring(read_text(path))
     except ElementTree.ParseError as error:
         raise ValueError(f"{path}: is no XML: {error}") from error
+    size = _size(annotation, path)
     boxes: dict[str, list[Box]] = defaultdict(list)
-    for number, thing in enumerate(objects, start=1):
+    without = {"", NOT_VISUAL}
+    for number, thing in enumerate(annotation.findall("object"), start=1):
         if (corners := thing.find("bndbox")) is None:
             continue  # `nobndbox` or `scene`: named, but without a place
-        box = _box(corners, f"{path}, object {number}")
-        for name in thing.findall("name"):
-            boxes[name.text or ""].append(box)
-    return {chain: tuple(of_chain) for chain, of_chain in boxes.items() if chain not in ("", NOT_VISUAL)}
+        chains = {name.text or "" for name in thing.findall("name")}
+        bad = set(chains)
+        with skips.record():
+            box = _box(corners, size, f"{path}, object {number}")
+            bad.clear()
+            for chain in chains:
+                boxes[chain].append(box)
+        without |= bad
+    return {chain: tuple(of_chain) for chain, of_chain in boxes.items() if chain not in without}
 
 
-def _box(corners: ElementTree.Element, where: str) -> Box:
+def _size(annotation: ElementTree.Element, path: Path) -> tuple[float, float] | None:
+    """(width, height) of the picture, where the file says it."""
+    if (size := annotation.find("size")) is None:
+        return None
+    try:
+        return float(size.findtext("width", "")), float(size.findtext("height", ""))
+    except ValueError as error:
+        raise ValueError(f"{path}: size needs the numbers width and height") from error
+
+
+def _box(corners: ElementTree.Element, size: tuple[float, float] | None, where: str) -> Box:
     try:
         x1, y1, x2, y2 = (float(corners.findtext(name, "")) - 1 for name in ("xmin", "ymin", "xmax", "ymax"))
+        if not math.isfinite(x1 + y1 + x2 + y2):
+            raise ValueError
     except ValueError as error:
         raise ValueError(f"{where}: a box needs the numbers xmin, ymin, xmax and ymax") from error
     if not (0 <= x1 < x2 and 0 <= y1 < y2):
         raise ValueError(f"{where}: box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has no area or begins outside the picture")
-    return x1, y1, x2, y2
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as text: {error}") from error
+    return checked((x1, y1, x2, y2), where, size)

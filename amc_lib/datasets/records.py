@@ -1,0 +1,135 @@
+"""What the readers of downloaded data share: files and records that are either understood or named in one sentence.
+
+Every error is a ValueError with one sentence that names the file and, where there is one, the record.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from amc_lib.phrases import clean
+from amc_lib.regions import Box, Region
+
+
+class Regions(list[Region]):
+    """What a reader has read.
+
+    `skipped` holds one sentence for each record left out because it is malformed, `held_out` the number of images
+    left out because they are for evaluation.
+    """
+
+    def __init__(self, regions: Iterable[Region] = (), skipped: Iterable[str] = (), held_out: int = 0) -> None:
+        super().__init__(regions)
+        self.skipped = list(skipped)
+        self.held_out = held_out
+
+
+class Skips:
+    """Whether a malformed record ends the reading (`strict`) or is left out; then `sentences` says which and why."""
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self.sentences: list[str] = []
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """A block that reads one record; its ValueError is raised or collected."""
+        try:
+            yield
+        except ValueError as error:
+            if self.strict:
+                raise
+            self.sentences.append(str(error))
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as text: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: is no JSON, or not all of it: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: is no JSON that can be read: it is nested too deeply") from error
+
+
+def read_list(path: Path) -> list[Any]:
+    """The list that a JSON file holds."""
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise ValueError(f"{path}: holds no list of records")
+    return records
+
+
+def entry(record: Any, name: str, where: str) -> Any:
+    """record[name]; `where` begins the sentence that says it is not there."""
+    if not isinstance(record, Mapping) or name not in record:
+        raise ValueError(f"{where}: has no {name}")
+    return record[name]
+
+
+def list_entry(record: Any, name: str, where: str) -> list[Any]:
+    """record[name], which must be a list."""
+    value = entry(record, name, where)
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: {name} is no list")
+    return value
+
+
+def id_entry(record: Any, name: str, where: str) -> int | str:
+    """record[name], which must be an integer or text."""
+    value = entry(record, name, where)
+    if not isinstance(value, int | str):
+        raise ValueError(f"{where}: {name} is neither a number nor text")
+    return value
+
+
+def phrase_of(text: Any, where: str) -> str:
+    """A phrase as written, if any word of it is left after `amc_lib.phrases.clean`."""
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: the phrase {text!r} is no text")
+    try:
+        clean(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return text
+
+
+def four_numbers(values: Any, names: str, where: str) -> Box:
+    """Four finite numbers; `names` says which they should be."""
+    numbers = tuple(values) if isinstance(values, list | tuple) else ()
+    if len(numbers) != 4 or not all(isinstance(n, int | float) and abs(n) < math.inf for n in numbers):
+        raise ValueError(f"{where}: bbox needs the numbers {names}")
+    return tuple(map(float, numbers))
+
+
+def from_size(values: Any, where: str) -> Box:
+    """A box xyxy out of x, y, width, height, in the same pixels."""
+    x, y, width, height = four_numbers(values, "x, y, width and height", where)
+    return x, y, x + width, y + height
+
+
+def checked(box: Box, where: str, size: tuple[float, float] | None = None) -> Box:
+    """The box, if it has an area and, where `size` (width, height) of its image is known, shares pixels with it."""
+    x1, y1, x2, y2 = box
+    if not (x1 < x2 and y1 < y2):
+        raise ValueError(f"{where}: box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has no area")
+    if size and (x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0):
+        raise ValueError(
+            f"{where}: box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) lies outside the image of {size[0]:g} x {size[1]:g}"
+        )
+    return box
