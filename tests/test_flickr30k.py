@@ -76,13 +76,53 @@ def test_other_name_of_the_image_folder(root):
         ("Annotations/7.xml", ANNOTATIONS.replace("<xmin>21", "<xmin>x"), "7.xml, object 2: a box needs the numbers"),
         ("Annotations/7.xml", ANNOTATIONS.replace("<xmax>11", "<xmax>1"), "object 1: box (0, 1, 0, 21) has no area"),
         ("Annotations/7.xml", ANNOTATIONS.replace("<ymin>2<", "<ymin>0<"), "(0, -1, 10, 21) has no area or begins"),
+        ("Annotations/7.xml", ANNOTATIONS.replace("<xmax>11", "<xmax>inf"), "7.xml, object 1: a box needs the numbers"),
+        (
+            "Annotations/7.xml",
+            ANNOTATIONS.replace("21<", "61<").replace("31<", "71<"),
+            "7.xml, object 2: box (60, 4, 70, 24) lies outside the image of 50 x 40",
+        ),
+        ("Annotations/7.xml", ANNOTATIONS.replace("<width>50", "<width>"), "7.xml: size needs the numbers"),
+        ("Sentences/7.txt", "[/EN#1/people ...]", "Sentences/7.txt, phrase 0: the phrase '...' has no words"),
         ("test.txt", "7 8", "Annotations/8.xml: no such file"),
     ],
 )
-def test_malformed_record_is_named(root, name, text, message):
+def test_malformed_record_is_named_or_left_out(root, name, text, message):
     (root / name).write_text(text, encoding="utf-8")
     with refused(message):
         flickr30k.read(root, "test")
+    (sentence,) = flickr30k.read(root, "test", strict=False).skipped
+    assert message in sentence
+
+
+def test_box_that_overruns_the_picture_stays_as_it_is(root):
+    (root / "Annotations" / "7.xml").write_text(ANNOTATIONS.replace("<xmax>31", "<xmax>61"), encoding="utf-8")
+    assert flickr30k.read(root, "test")[1].boxes == ((20.0, 4.0, 60.0, 24.0),)
+
+
+def test_a_bad_box_takes_its_chains_with_it(root):
+    (root / "Annotations" / "7.xml").write_text(ANNOTATIONS.replace("<xmax>11", "<xmax>1"), encoding="utf-8")
+    regions = flickr30k.read(root, "test", strict=False)
+    assert [r.phrase for r in regions] == ["a dog"]
+    assert len(regions.skipped) == 1
+
+
+def test_other_pictures_are_read_beside_a_bad_one(root):
+    (root / "test.txt").write_text("8\n7\n9\n", encoding="utf-8")
+    for folder, suffix in (("Sentences", "txt"), ("Annotations", "xml")):
+        for copy in "89":
+            (root / folder / f"{copy}.{suffix}").write_bytes((root / folder / f"7.{suffix}").read_bytes())
+    (root / "Annotations" / "9.xml").write_bytes(b"\xff\xfe<annotation/>")
+    regions = flickr30k.read(root, "test", strict=False)
+    assert [r.id for r in regions] == ["7-0", "7-1", "7-3"]
+    first, second = regions.skipped
+    assert first == f"{root / 'test.txt'}, image 8: the image 8.jpg is not in flickr30k-images or images"
+    assert second.startswith(f"{root / 'Annotations' / '9.xml'}: cannot be read as text")
+
+
+def test_list_of_a_split_may_begin_with_a_byte_order_mark(root):
+    (root / "test.txt").write_bytes(b"\xef\xbb\xbf7\r\n")
+    assert len(flickr30k.read(root, "test")) == 3
 
 
 def test_what_is_missing_is_named(root):
@@ -90,7 +130,16 @@ def test_what_is_missing_is_named(root):
         flickr30k.read(root, "dev")
     with refused(f"{root / 'train.txt'}: no such file"):
         flickr30k.read(root, "train")
+    with refused(f"{root / 'train.txt'}: no such file"):
+        flickr30k.read(root, "train", strict=False)
+
+
+def test_picture_that_does_not_open_is_named(root):
     region = flickr30k.read(root, "test")[0]
+    picture = root / "flickr30k-images" / "7.jpg"
+    picture.write_bytes(picture.read_bytes()[:-200])
+    with refused("7.jpg: cannot be read as an image: "):
+        region.image.open()
     (root / "flickr30k-images" / "7.jpg").write_bytes(b"not a picture")
     with refused("7.jpg: cannot be read as an image"):
         region.image.open()

@@ -77,15 +77,31 @@ def test_every_sentence_is_a_region(root):
     assert [r.phrase for r in refer.read(root, "refcoco+", "unc", "train")] == ["dog"]
 
 
-def test_names_of_other_pictures_stay():
-    assert refer._image_name("8756_2.jpg") == "8756_2.jpg"
+def test_picture_and_its_size_are_those_of_the_images_list(root):
+    """What refs call their file is not a picture's name; SAIAPR TC-12 lies in numbered folders."""
+    folder = root / "refclef"
+    (root / "refcoco+").rename(folder)
+    refs = [REFS[0] | {"file_name": "8756_2.jpg", "split": "test"}]
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    image = {"id": 42, "file_name": "8756.jpg", "width": 60, "height": 50}
+    (folder / "instances.json").write_text(json.dumps(INSTANCES | {"images": [image]}), encoding="utf-8")
+    for inside in ("images", "segmented_images"):
+        (root / "images" / "saiapr_tc-12" / "08" / inside).mkdir(parents=True)
+        Image.new("RGB", (60, 50)).save(root / "images" / "saiapr_tc-12" / "08" / inside / "8756.jpg")
+    regions = refer.read(root, "refclef", "unc", "test")
+    assert regions[0].image.path == root / "images" / "saiapr_tc-12" / "08" / "images" / "8756.jpg"
+    image["width"] = 1
+    (folder / "instances.json").write_text(json.dumps(INSTANCES | {"images": [image]}), encoding="utf-8")
+    with refused("instances.json, annotation 0: box (1.5, 2, 11.5, 22) lies outside the image of 1 x 50"):
+        refer.read(root, "refclef", "unc", "test")
 
 
 def test_pickle_is_not_executed(root, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     write_refs(root, [REFS[0] | {"raw": Executed()}])
-    with refused("refused, because it names posix.mkdir; only plain containers are read"):
-        refer.read(root, "refcoco+", "unc", "testA")
+    for strict in (True, False):
+        with refused("refused, because it names posix.mkdir; only plain containers are read"):
+            refer.read(root, "refcoco+", "unc", "testA", strict)
     assert not (tmp_path / "executed").exists()
 
 
@@ -102,28 +118,103 @@ def test_damaged_pickle_is_named(root, data):
         ({"ann_id": 99}, "refs(unc).p, ref 0: instances.json has no annotation 99"),
         ({"sentences": [{"sent_id": 1}]}, "refs(unc).p, ref 0, sentence 0: has no sent"),
         ({"sentences": [{"sent_id": 1, "sent": " "}]}, "refs(unc).p, ref 0, sentence 0: the phrase ' ' has no words"),
-        ({"split": "testB"}, "no split 'testA'; it has testB, train"),
+        ({"image_id": []}, "refs(unc).p, ref 0: image_id is neither a number nor text"),
+        ({"sentences": "man in red"}, "refs(unc).p, ref 0: sentences is no list"),
+        ({"sentences": [{"sent_id": 1, "sent": 3}]}, "ref 0, sentence 0: the phrase 3 is no text"),
+        ({"file_name": "COCO_train2014_000000000043_0.jpg"}, "ref 0: the image COCO_train2014_000000000043.jpg is not"),
     ],
 )
-def test_malformed_ref_is_named(root, change, message):
-    write_refs(root, [REFS[0] | change, REFS[1]])
+def test_malformed_ref_is_named_or_left_out(root, change, message):
+    write_refs(root, [REFS[0] | change, REFS[0] | {"ref_id": 9}])
     with refused(message):
         refer.read(root, "refcoco+", "unc", "testA")
+    regions = refer.read(root, "refcoco+", "unc", "testA", strict=False)
+    assert [r.id for r in regions] == ["9-1", "9-2"]
+    (sentence,) = regions.skipped
+    assert message in sentence
+
+
+def test_sentence_without_words_leaves_the_others(root):
+    sentences = [{"sent_id": 1, "sent": "..."}, {"sent_id": 2, "sent": "tall man"}]
+    write_refs(root, [REFS[0] | {"sentences": sentences}])
+    regions = refer.read(root, "refcoco+", "unc", "testA", strict=False)
+    assert [r.id for r in regions] == ["5-2"]
+    path = root / "refcoco+" / "refs(unc).p"
+    assert regions.skipped == [f"{path}, ref 0, sentence 0: the phrase '...' has no words"]
+
+
+def test_split_that_no_ref_names(root):
+    with refused("no split 'testB'; it has testA, train"):
+        refer.read(root, "refcoco+", "unc", "testB", strict=False)
 
 
 @pytest.mark.parametrize(
     ("instances", "message"),
     [
-        ({"images": []}, "instances.json: is no COCO annotation file"),
         ({"annotations": [{"id": 11}]}, "instances.json, annotation 0: has no bbox"),
         ({"annotations": [{"id": 11, "bbox": [1, 2]}]}, "annotation 0: bbox needs the numbers x, y, width and height"),
         ({"annotations": [{"id": 11, "bbox": [1, 2, 0, 5]}]}, "json, annotation 0: box (1, 2, 1, 7) has no area"),
+        ({"annotations": [{"id": 11, "bbox": [1, 2, 1e999, 5]}]}, "annotation 0: bbox needs the numbers"),
+        ({"annotations": [{"id": 11, "bbox": ["1", 2, 3, 5]}]}, "annotation 0: bbox needs the numbers"),
+        ({"annotations": [{"id": 11, "image_id": 7, "bbox": [1, 2, 3, 5]}]}, "ref 0: is of image 42, but its "),
+        ({"annotations": []}, "refs(unc).p, ref 0: instances.json has no annotation 11"),
     ],
 )
-def test_malformed_annotation_is_named(root, instances, message):
+def test_malformed_annotation_is_named_or_left_out(root, instances, message):
     (root / "refcoco+" / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
     with refused(message):
         refer.read(root, "refcoco+", "unc", "testA")
+    regions = refer.read(root, "refcoco+", "unc", "testA", strict=False)
+    assert (regions, len(regions.skipped)) == ([], 1)
+    assert message in regions.skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"images": []}', "is no COCO annotation file"),
+        (b'{"annotations": [{"id": 1', "is no JSON, or not all of it"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff{}", "cannot be read as text"),
+    ],
+)
+def test_damaged_file_is_an_error_strict_or_not(root, data, message):
+    (root / "refcoco+" / "instances.json").write_bytes(data)
+    with refused(message):
+        refer.read(root, "refcoco+", "unc", "testA", strict=False)
+
+
+BOXES = {"42": ((1.0, 2.0, 4.0, 6.0), (0.0, 0.0, 5.0, 5.5)), "7": ((1.0, 1.0, 2.0, 2.0),)}
+
+
+@pytest.mark.parametrize(
+    "detections",
+    [
+        {"42": [[1, 2, 3, 4], [0, 0, 5, 5.5]], "7": [[1, 1, 1, 1]]},
+        {"42": [{"box": [1, 2, 3, 4], "score": 0.9}, {"box": [0, 0, 5, 5.5]}], "7": [{"box": [1, 1, 1, 1]}]},
+        [{"image_id": i, "box": box} for i, box in ((42, [1, 2, 3, 4]), (7, [1, 1, 1, 1]), (42, [0, 0, 5, 5.5]))],
+    ],
+)
+def test_detections_of_either_shape(tmp_path, detections):
+    (tmp_path / "dets.json").write_text(json.dumps(detections), encoding="utf-8")
+    assert refer.read_detections(tmp_path / "dets.json") == BOXES
+
+
+@pytest.mark.parametrize(
+    ("detections", "message"),
+    [
+        (3, "dets.json: holds no detections"),
+        ({"42": 3}, "dets.json: 42 is no list"),
+        ([{"box": [1, 2, 3, 4]}], "dets.json, detection 0: has no image_id"),
+        ([{"image_id": 42}], "dets.json, detection 0: has no box"),
+        ({"42": [[1, 2, 3, 4], [1, 2, 3]]}, "dets.json, detection 1: bbox needs the numbers"),
+        ({"42": [[1, 2, 0, 4]]}, "dets.json, detection 0: box (1, 2, 1, 6) has no area"),
+    ],
+)
+def test_malformed_detections_are_named(tmp_path, detections, message):
+    (tmp_path / "dets.json").write_text(json.dumps(detections), encoding="utf-8")
+    with refused(message):
+        refer.read_detections(tmp_path / "dets.json")
 
 
 def test_what_is_missing_is_named(root):

@@ -1,0 +1,231 @@
+"""Visual Genome in its own format: sources, merged phrases, clipped boxes, held-out images, and what is malformed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from amc_lib.datasets import visual_genome
+from amc_lib.datasets.visual_genome import HeldOut
+
+PLACE = {"x": 10, "y": 5, "w": 20, "h": 10}
+FILES = {
+    "image_data": [
+        {"image_id": 1, "width": 50, "height": 40, "coco_id": None, "flickr_id": None, "url": "x/VG_100K_2/1.jpg"},
+        {"image_id": 2, "width": 50, "height": 40, "coco_id": 98304, "flickr_id": 555, "url": "x/VG_100K/2.jpg"},
+    ],
+    "region_descriptions": [
+        {
+            "id": 1,
+            "regions": [
+                {"region_id": 71, "image_id": 1, "x": 1, "y": 2, "width": 9, "height": 8, "phrase": "A black cat."},
+                {"region_id": 72, "image_id": 1, "x": -4, "y": 30, "width": 60, "height": 20, "phrase": "the floor"},
+            ],
+        },
+        {
+            "id": 2,
+            "regions": [{"region_id": 73, "image_id": 2, "x": 0, "y": 0, "width": 5, "height": 5, "phrase": "x"}],
+        },
+    ],
+    "attributes": [
+        {
+            "image_id": 1,
+            "attributes": [
+                {"object_id": 81, "names": ["cat"], "attributes": ["black", "furry"], **PLACE},
+                {"object_id": 82, "names": ["Cat"], "attributes": ["Black"], **PLACE | {"x": 30}},
+                {"object_id": 83, "names": ["cat"], "attributes": ["black"], **PLACE},
+                {"object_id": 84, "names": ["floor"], **PLACE},
+            ],
+        },
+        {"image_id": 2, "attributes": []},
+    ],
+    "objects": [
+        {
+            "image_id": 1,
+            "objects": [
+                {"object_id": 81, "names": ["cat", "kitten"], **PLACE},
+                {"object_id": 82, "names": ["cat"], **PLACE | {"x": 30}},
+            ],
+        },
+        {"image_id": 2, "objects": [{"object_id": 83, "names": ["dog"], **PLACE}]},
+    ],
+}
+FIRST, SECOND = (10.0, 5.0, 30.0, 15.0), (30.0, 5.0, 50.0, 15.0)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for name, records in FILES.items():
+        write(tmp_path, name, records)
+    for name in ("VG_100K/1.jpg", "VG_100K_2/2.jpg"):  # not where the urls say
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (50, 40)).save(tmp_path / name)
+    return tmp_path
+
+
+def write(root: Path, name: str, records: object) -> None:
+    (root / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
+
+
+def changed(records: list, change: dict) -> list:
+    """The records of a file, the first thing of the first image changed."""
+    (name,) = (key for key, value in records[0].items() if isinstance(value, list))
+    return [records[0] | {name: [records[0][name][0] | change, *records[0][name][1:]]}, *records[1:]]
+
+
+def refused(message: str):
+    return pytest.raises(ValueError, match=re.escape(message))
+
+
+def test_descriptions_are_regions_clipped_to_the_picture(root):
+    regions = visual_genome.read(root, sources=("regions",))
+    assert [(r.id, r.phrase, r.boxes) for r in regions] == [
+        ("regions:1:71-0", "A black cat.", ((1.0, 2.0, 10.0, 10.0),)),
+        ("regions:1:72-0", "the floor", ((0.0, 30.0, 50.0, 40.0),)),
+        ("regions:2:73-0", "x", ((0.0, 0.0, 5.0, 5.0),)),
+    ]
+    assert [(r.image_id, r.image.path) for r in regions[1:]] == [
+        ("1", root / "VG_100K" / "1.jpg"),
+        ("2", root / "VG_100K_2" / "2.jpg"),
+    ]
+    assert {r.split for r in regions} == {"train"}
+    assert (regions.skipped, regions.held_out) == ([], 0)
+
+
+def test_equal_phrases_of_an_image_are_one_region(root):
+    regions = visual_genome.read(root, sources=("attributes", "objects"))
+    assert [(r.id, r.phrase, r.boxes, r.kind) for r in regions] == [
+        ("attributes:1:0-0", "black cat", (FIRST, SECOND), "group"),
+        ("attributes:1:1-0", "furry cat", (FIRST,), "object"),
+        ("objects:1:0-0", "cat", (FIRST, SECOND), "group"),
+        ("objects:1:1-0", "kitten", (FIRST,), "object"),
+        ("objects:2:0-0", "dog", (FIRST,), "object"),
+    ]
+
+
+def test_default_sources_and_rows_of_their_own(root):
+    regions = visual_genome.read(root)
+    assert len({r.id.rpartition("-")[0] for r in regions}) == len(regions) == 5
+
+
+@pytest.mark.parametrize(
+    ("held_out", "images"),
+    [
+        (HeldOut(coco=frozenset({98304})), {"1"}),
+        (HeldOut(flickr=frozenset({555})), {"1"}),
+        (HeldOut(coco=frozenset({555}), flickr=frozenset({98304})), {"1", "2"}),
+    ],
+)
+def test_images_of_the_evaluation_sets_are_held_out(root, held_out, images):
+    regions = visual_genome.read(root, sources=("regions", "objects"), held_out=held_out)
+    assert {r.image_id for r in regions} == images
+    assert regions.held_out == 2 - len(images)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("region_descriptions", {"phrase": "?!"}, "image 0 (1), region 0: the phrase '?!' has no words"),
+        ("region_descriptions", {"phrase": None}, "image 0 (1), region 0: the phrase None is no text"),
+        ("region_descriptions", {"width": 0}, "image 0 (1), region 0: box (1, 2, 1, 10) has no area"),
+        ("region_descriptions", {"x": 50}, "region 0: box (50, 2, 59, 10) lies outside the image of 50 x 40"),
+        ("region_descriptions", {"x": "a"}, "region 0: bbox needs the numbers x, y, width and height"),
+        ("region_descriptions", {"image_id": 2}, "image 0 (1), region 0: is of image 2"),
+        ("attributes", {"attributes": ["black", ""]}, "image 0 (1), object 0: the phrase '' has no words"),
+        ("attributes", {"names": "cat"}, "image 0 (1), object 0: names is no list"),
+        ("objects", {"h": -3}, "image 0 (1), object 0: box (10, 5, 30, 2) has no area"),
+    ],
+)
+def test_malformed_thing_is_named_or_left_out(root, name, change, message):
+    sources = tuple(visual_genome.FILES)
+    whole = {r.phrase for r in visual_genome.read(root, sources=sources)}
+    write(root, name, changed(FILES[name], change))
+    with refused(message) as caught:
+        visual_genome.read(root, sources=sources)
+    assert f"{root / name}.json, " in str(caught.value)
+    regions = visual_genome.read(root, sources=sources, strict=False)
+    assert regions.skipped == [str(caught.value)]
+    only_there = {"region_descriptions": "A black cat.", "attributes": "furry cat", "objects": "kitten"}
+    assert whole - {r.phrase for r in regions} == {only_there[name]}
+
+
+@pytest.mark.parametrize(
+    ("name", "records", "message"),
+    [
+        ("image_data", [FILES["image_data"][0], {"image_id": 2}], "image_data.json, image 1 (2): has no width"),
+        ("image_data", FILES["image_data"][:1], "region_descriptions.json, image 1 (2): image_data.json has no such"),
+        ("region_descriptions", [{"id": 1}, FILES["region_descriptions"][1]], "image 0 (1): has no regions"),
+        ("region_descriptions", [3], "region_descriptions.json, image 0: has no id"),
+    ],
+)
+def test_malformed_image_is_named_or_left_out(root, name, records, message):
+    write(root, name, records)
+    with refused(message):
+        visual_genome.read(root, sources=("regions",))
+    (sentence,) = visual_genome.read(root, sources=("regions",), strict=False).skipped
+    assert message in sentence
+
+
+def test_missing_picture_is_one_skip_however_many_regions_it_has(root):
+    (root / "VG_100K" / "1.jpg").unlink()
+    message = f"{root / 'image_data.json'}, image 0 (1): the image 1.jpg is not in VG_100K or VG_100K_2"
+    with refused(message):
+        visual_genome.read(root)
+    regions = visual_genome.read(root, strict=False)
+    assert [r.id for r in regions] == ["regions:2:73-0"]
+    assert regions.skipped == [message]
+
+
+def test_what_cannot_be_read_at_all_is_an_error_strict_or_not(root):
+    with refused("unknown Visual Genome split 'val'; known: train"):
+        visual_genome.read(root, "val")
+    with refused("unknown Visual Genome source 'scenes'; known: regions, attributes, objects"):
+        visual_genome.read(root, sources=("scenes",))
+    for data, message in ((b'[{"id": 1', "is no JSON, or not all of it"), (b"{}", "holds no list of records")):
+        (root / "attributes.json").write_bytes(data)
+        with refused(f"{root / 'attributes.json'}: {message}"):
+            visual_genome.read(root, strict=False)
+    (root / "image_data.json").unlink()
+    with refused(f"{root / 'image_data.json'}: no such file"):
+        visual_genome.read(root, strict=False)
+    with refused(f"{root / 'images'}: holds neither VG_100K/ nor VG_100K_2/"):
+        visual_genome.read(root / "images", strict=False)
+
+
+def records_file(root: Path, *changes: dict) -> Path:
+    record = {"image": "VG_100K/1.jpg", "caption": "black cat", "bbox": [[1, 2, 10, 10]]}
+    write(root, "vg_attributes", [record | change for change in changes])
+    return root / "vg_attributes.json"
+
+
+def test_captions_of_an_authors_record_share_a_row_and_its_boxes(root):
+    path = records_file(root, {}, {"caption": ["cats", "two cats"], "bbox": [[1, 2, 10, 10], [3, 4, 50, 40]]})
+    both = ((1.0, 2.0, 10.0, 10.0), (3.0, 4.0, 50.0, 40.0))
+    regions = visual_genome.read_records(path, root)
+    assert [(r.id, r.phrase, r.boxes, r.kind) for r in regions] == [
+        ("vg_attributes:0-0", "black cat", both[:1], "object"),
+        ("vg_attributes:1-0", "cats", both, "group"),
+        ("vg_attributes:1-1", "two cats", both, "group"),
+    ]
+    assert regions[0].image.open().size == (50, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": "VG_100K/9.jpg"}, "record 1: the image VG_100K/9.jpg is not in "),
+        ({"caption": ["cat", "..."]}, "record 1: the phrase '...' has no words"),
+        ({"bbox": [[1, 2, 1, 10]]}, "record 1: box (1, 2, 1, 10) has no area"),
+        ({"bbox": [1, 2, 3, 10]}, "record 1: bbox needs the numbers x1, y1, x2 and y2"),
+    ],
+)
+def test_malformed_authors_record_is_named_or_left_out(root, change, message):
+    path = records_file(root, {}, change)
+    with refused(f"{path}, {message}"):
+        visual_genome.read_records(path, root)
+    regions = visual_genome.read_records(path, root, strict=False)
+    assert ([r.id for r in regions], len(regions.skipped)) == (["vg_attributes:0-0"], 1)
