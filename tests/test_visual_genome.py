@@ -107,6 +107,15 @@ def test_equal_phrases_of_an_image_are_one_region(root):
     ]
 
 
+def test_outer_names_of_the_versions_differ(root):
+    """Version 1.0 calls every image `id`; newer region files may name the image outside only."""
+    write(root, "objects", [{"id": 1, "objects": FILES["objects"][0]["objects"]}])
+    region = {key: value for key, value in FILES["region_descriptions"][0]["regions"][0].items() if key != "image_id"}
+    write(root, "region_descriptions", [{"image_id": 1, "regions": [region]}])
+    regions = visual_genome.read(root, sources=("regions", "objects"))
+    assert [r.id for r in regions] == ["regions:1:71-0", "objects:1:0-0", "objects:1:1-0"]
+
+
 def test_default_sources_and_rows_of_their_own(root):
     regions = visual_genome.read(root)
     assert len({r.id.rpartition("-")[0] for r in regions}) == len(regions) == 5

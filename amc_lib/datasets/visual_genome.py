@@ -151,9 +151,9 @@ def _described(path: Path, pictures: Mapping[int | str, _Picture | None], skips:
         for number, thing in enumerate(things):
             with skips.record():
                 at = f"{where}, region {number}"
-                if str(entry(thing, "image_id", at)) != picture.image_id:
-                    raise ValueError(f"{at}: is of image {thing['image_id']}")
                 box = _clipped(thing, ("width", "height"), picture, at)
+                if (image_id := str(thing.get("image_id", picture.image_id))) != picture.image_id:
+                    raise ValueError(f"{at}: is of image {image_id}")
                 phrase = phrase_of(entry(thing, "phrase", at), at)
                 name = f"regions:{picture.image_id}:{id_entry(thing, 'region_id', at)}-0"
                 yield Region(name, SPLIT, picture.image, picture.image_id, phrase, (box,))
