@@ -108,7 +108,7 @@ def load_weights(model: ALBEF, tensors: Mapping[str, Tensor], origin: str) -> No
         if name in tensors and tensors[name].shape != expected[name].shape
     ]
     if problems:
-        raise CheckpointError(f"{origin}: does not fit the model: {_first(problems)}")
+        raise CheckpointError(f"{origin}: does not fit the model: {first_few(problems)}")
     model.load_state_dict(dict(tensors), strict=False)
     model.copy_to_momentum()
 
@@ -144,7 +144,8 @@ def _tokenizer(vocabulary: Any, settings: Settings) -> Tokenizer:
     return Tokenizer(vocabulary, text.max_tokens)
 
 
-def _first(problems: Iterable[str], limit: int = 5) -> str:
+def first_few(problems: Iterable[str], limit: int = 5) -> str:
+    """The first problems as one line, with the number of the others."""
     problems = list(problems)
     more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
     return "; ".join(problems[:limit]) + more

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from amc_lib.checkpoints import Checkpoint, description, find, load_checkpoint
+from amc_lib.answers import ask, ask_in_parts
+from amc_lib.checkpoints import Checkpoint, find
 from amc_lib.config import preset
-from amc_lib.datasets.scene_bank import SceneBank, open_bank
-from amc_lib.evaluation import Pointing, point_at, point_hits
+from amc_lib.evaluation import Pointing, point_hits
 from amc_lib.provenance import plain
 from amc_lib.regions import Box, Region
 from amc_lib.runs import long_history, open_run, pretrained
+from amc_lib.sources import open_checkpoint, weights_hash
 from amc_lib.statistics import accuracy_interval
+from amc_lib.tiers import Bank
 
-SPLITS = {"phrases": "phrases", "referring_a": "referring A", "referring_b": "referring B"}
 FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
 SHIPPED = {"ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
 
@@ -36,40 +37,39 @@ class Answers:
 def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, list[str | Path]]:
     """For each system its checkpoints: the one pretrained ALBEF, and of the finetuned systems one a seed.
 
-    Those lie under `runs`/seed-N or, where `runs` is None, are the shipped ones.
+    Those lie under `runs`/seed-N. Where `runs` is None they are the shipped ones, which the paper tier has not.
     """
     folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier))]}
     for system, name in FINETUNED.items():
-        of_seed = [Path(runs or "") / f"seed-{seed}" / name for seed in range(seeds)]
-        folders[system] = [SHIPPED[system]] if runs is None else of_seed
+        if runs is None and tier == "scenes":
+            folders[system] = [SHIPPED[system]]
+        elif runs is not None:
+            folders[system] = [Path(runs) / f"seed-{seed}" / name for seed in range(seeds)]
     return folders
 
 
-def answer(source: str | Path, banks: Mapping[str, SceneBank], validation: SceneBank) -> Answers:
-    """Load a checkpoint, choose its layer on the validation split, and ask it every phrase of `banks`."""
-    checkpoint = load_checkpoint(source)
+def answer(source: str | Path, banks: Mapping[str, Bank], validation: Bank | None = None) -> Answers:
+    """Load a checkpoint and ask it every phrase of `banks`, at the layer that points best on `validation`.
+
+    Without a validation split (the paper tier) the layer is that of the checkpoint's settings, and answers are kept in
+    parts on disk, so that nothing is asked twice.
+    """
+    checkpoint = open_checkpoint(source)
+    if validation is None:
+        layer = checkpoint.settings.amc.layer
+        return Answers(layer, {}, {name: ask_in_parts(checkpoint, bank, layer) for name, bank in banks.items()})
     layers = layer_accuracies(checkpoint, validation)
     layer = max(layers, key=layers.__getitem__)
-    pointing = {
-        split: point_at(
-            checkpoint.model,
-            checkpoint.tokenizer,
-            bank.all_regions(),
-            bank.load,
-            layer,
-            progress=f"{plain(Path(source))}: {split}",
-        )
-        for split, bank in banks.items()
-    }
+    shown = plain(Path(source))
+    pointing = {name: ask(checkpoint, bank, layer, progress=f"{shown}: {name}") for name, bank in banks.items()}
     return Answers(layer, layers, pointing)
 
 
-def layer_accuracies(checkpoint: Checkpoint, bank: SceneBank) -> dict[int, float]:
+def layer_accuracies(checkpoint: Checkpoint, bank: Bank) -> dict[int, float]:
     """Pointing accuracy in percent of every fusion layer on `bank`."""
-    text, regions = checkpoint.settings.model.text, bank.all_regions()
+    text = checkpoint.settings.model.text
     return {
-        layer: 100 * float(point_at(checkpoint.model, checkpoint.tokenizer, regions, bank.load, layer).hits.mean())
-        for layer in range(text.fusion_from, text.layers)
+        layer: 100 * float(ask(checkpoint, bank, layer).hits.mean()) for layer in range(text.fusion_from, text.layers)
     }
 
 
@@ -85,13 +85,7 @@ def layer_table(answers: Mapping[str, Sequence[Answers]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def evaluation_banks(checkpoint: Checkpoint) -> tuple[dict[str, SceneBank], SceneBank]:
-    """The evaluation splits and the validation split that belong to a checkpoint's settings."""
-    scenes, vision = checkpoint.settings.scenes, checkpoint.settings.model.vision
-    return {split: open_bank(scenes, vision, split) for split in SPLITS}, open_bank(scenes, vision, "val")
-
-
-def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[str, SceneBank]) -> pd.DataFrame:
+def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[str, Bank]) -> pd.DataFrame:
     """Table 1 from hits[system][split], [P] or [S, P] over S seeds (fractions for chance).
 
     Columns: system, split, concepts (all, boxed, unboxed in finetuning), accuracy, ci_low, ci_high in percent
@@ -104,14 +98,14 @@ def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[
             regions = banks[split].all_regions()
             boxed = np.array([region.annotated for region in regions])
             for concepts, chosen in {"all": boxed | True, "boxed": boxed, "unboxed": ~boxed}.items():
-                if not chosen.any():
+                if not chosen.any() or (concepts == "boxed" and chosen.all()):
                     continue
                 ids = [region.image_id for region, take in zip(regions, chosen, strict=True) if take]
                 interval = accuracy_interval(split_hits[:, chosen], ids)
                 rows.append(
                     {
                         "system": system,
-                        "split": SPLITS[split],
+                        "split": banks[split].title,
                         "concepts": concepts,
                         "accuracy": round(interval.value, 2),
                         "ci_low": round(interval.low, 2),
@@ -123,12 +117,15 @@ def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[
     return pd.DataFrame(rows)
 
 
-def baseline_hits(bank: SceneBank) -> dict[str, np.ndarray]:
+def baseline_hits(bank: Bank) -> dict[str, np.ndarray]:
     """What pointing without looking gives: the chance of a uniformly drawn point, and the picture's centre."""
-    regions, side = bank.all_regions(), bank.settings.size
-    centre = np.full((len(regions), 2), side / 2)
-    chance = np.array([union_area(region.boxes) / side**2 for region in regions])
-    return {"chance": chance, "centre": point_hits(centre, regions)}
+    regions = bank.all_regions()
+    of_image = {region.image_id: region for region in regions}
+    sizes = {image_id: bank.size(region) for image_id, region in of_image.items()}  # (height, width)
+    heights, widths = np.array([sizes[region.image_id] for region in regions]).T
+    areas = np.array([union_area(region.boxes) for region in regions])
+    centres = np.stack((widths / 2, heights / 2), axis=1)
+    return {"chance": areas / (heights * widths), "centre": point_hits(centres, regions)}
 
 
 def union_area(boxes: Sequence[Box]) -> float:
@@ -187,6 +184,4 @@ def histories(folders: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
 
 def origin(folders: Mapping[str, Sequence[str | Path]]) -> dict[str, list[str]]:
     """For each system the hashes of its checkpoints' weights, one a seed."""
-    return {
-        system: [description(folder)["sha256"][:12] for folder in of_system] for system, of_system in folders.items()
-    }
+    return {system: [weights_hash(folder)[:12] for folder in of_system] for system, of_system in folders.items()}

@@ -142,6 +142,10 @@ class TrainingSettings:
     fuse_from: int = 0  # epoch from which the fusion layers take part; before it ITC alone aligns the two towers
     hard_negatives_from: int = 0  # epoch from which ITM negatives are drawn by similarity; uniform before
     seed: int = 0
+    accumulation: int = 1  # batches whose gradients make one update; contrast and negatives stay inside a batch
+    precision: Literal["float32", "bf16"] = "float32"  # of the passes (autocast); weights stay float32
+    checkpointing: bool = False  # recompute layers in the backward pass: less memory, the same numbers
+    workers: int = 0  # processes that read images, for each device; 0 reads in the training process
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
@@ -149,6 +153,8 @@ class TrainingSettings:
         _require(self.phrases_per_image > 0, f"phrases_per_image must be positive, got {self.phrases_per_image}")
         _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        _require(self.accumulation > 0, f"accumulation must be positive, got {self.accumulation}")
+        _require(self.workers >= 0, f"workers must not be negative, got {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,24 @@ class SceneSettings:
 
 
 @dataclass(frozen=True)
+class PhotoSettings:
+    """Photographs of the paper tier: how finetuning augments them and evaluation reads them (PROTOCOL)."""
+
+    flip: float = 0.5  # probability of a horizontal flip; left and right change places in the phrase
+    gray: float = 0.2  # probability of losing all colour
+    jitter: float = 0.4  # largest relative change of brightness, contrast and saturation; hue stays
+    jitter_probability: float = 0.5
+    one_box: bool = True  # one box, drawn at random, of a record with several; else all of them
+    max_words: int = 50  # of a phrase, in training and on Flickr30k
+    refer_max_words: int = 30
+    refer_image_size: int = 384  # side of the input on RefCOCO+ and RefCLEF, pixels; elsewhere the model's own
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "gray", "jitter", "jitter_probability"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that determines a result of one tier."""
 
@@ -188,6 +212,7 @@ class Settings:
     pretraining: TrainingSettings
     finetuning: TrainingSettings
     scenes: SceneSettings = field(default_factory=SceneSettings)
+    photos: PhotoSettings = field(default_factory=PhotoSettings)
 
     def __post_init__(self) -> None:
         text = self.model.text
@@ -254,7 +279,7 @@ def _paper() -> Settings:
         objective=ObjectiveSettings(),
         amc=AmcSettings(),
         pretraining=TrainingSettings(learning_rate=1e-4, min_learning_rate=1e-5, warmup_learning_rate=1e-5),
-        finetuning=TrainingSettings(),
+        finetuning=TrainingSettings(workers=8),
     )
 
 

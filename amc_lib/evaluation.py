@@ -73,7 +73,8 @@ def ground_phrases(
     was_training = model.training
     model.eval()
     try:
-        input_ids, text_mask = (tensor.to(device) for tensor in tokenizer(phrases))
+        tokens = tokenizer(phrases, model.settings.text.positions)
+        input_ids, text_mask = (tensor.to(device) for tensor in tokens)
         rows = torch.as_tensor(image_rows, device=device)
         with torch.no_grad():
             memory = model.text_encoder.remember(model.encode_image(images.to(device))).rows(rows)
@@ -105,8 +106,7 @@ def point_at(
         by_image[region.image_id].append(p)
     points = np.zeros((len(regions), 2), dtype=int)
     scores = np.zeros(len(regions), dtype=np.float32)
-    side = model.settings.vision.grid
-    heatmaps = torch.zeros(len(regions), side, side)
+    heatmaps = torch.zeros(len(regions), 0, 0)
     groups = list(by_image.values())
     for chunk in tqdm(list(_chunks(groups, images_at_once)), desc=progress, disable=progress is None):
         loaded = [load_image(regions[members[0]]) for members in chunk]
@@ -114,6 +114,8 @@ def point_at(
         at = [p for members in chunk for p in members]
         images = torch.stack([image for image, _ in loaded]).float()
         raw, probability = ground_phrases(model, tokenizer, images, [regions[p].phrase for p in at], rows, layer)
+        if not heatmaps.numel():
+            heatmaps = raw.new_zeros(len(regions), *raw.shape[1:])
         heatmaps[at], scores[at] = raw, probability.numpy()
         for size in {size for _, size in loaded}:
             same = [k for k, row in enumerate(rows) if loaded[row][1] == size]

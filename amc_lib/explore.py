@@ -96,9 +96,11 @@ def example_of(region: Region, grounders: Mapping[str, Grounder]) -> Example:
 
 
 def method_inputs(region: Region, grounder: Grounder) -> dict[str, object]:
-    """The arrays that the figure of the method shows for a square picture: image, heatmap, mask, and the phrase."""
+    """The arrays that the figure of the method shows: image (square, as the model sees it), heatmap, mask, phrase."""
     image = region.image.open()
-    relative = [tuple(edge / image.width for edge in box) for box in region.boxes]
+    sides = (image.width, image.height) * 2
+    relative = [tuple(edge / side for edge, side in zip(box, sides, strict=True)) for box in region.boxes]
+    image = image.resize((image.width, image.width)) if image.width != image.height else image
     return {
         "image": np.asarray(image),
         "heatmap": grounder.ground(image, region.phrase).heatmap,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 
 
@@ -47,3 +49,15 @@ def write_json(path: str | Path, obj: Any) -> None:
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
     """Write a frame as UTF-8 CSV without its index, with full float precision, atomically."""
     write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_array(path: str | Path, array: np.ndarray) -> None:
+    """Write an array as .npy atomically."""
+    with atomic_file(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def sha256_of(path: str | Path) -> str:
+    """The hash of a file's bytes, 64 hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

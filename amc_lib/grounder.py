@@ -9,13 +9,17 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from amc_lib import gradcam
-from amc_lib.checkpoints import Checkpoint, load_checkpoint
+from amc_lib.checkpoints import Checkpoint
+from amc_lib.config import VisionSettings
 from amc_lib.datasets.scene_bank import pixels
+from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluation import ground_phrases, peak
 from amc_lib.figures.style import heat_overlay
 from amc_lib.phrases import clean
+from amc_lib.sources import open_checkpoint
 
 DEFAULT_CHECKPOINT = "amc-scenes"
 MARKER_SHARE = 0.02  # half the marker's width, of the image's shorter side
@@ -51,8 +55,8 @@ class Grounder:
 
     @classmethod
     def load(cls, source: str | Path = DEFAULT_CHECKPOINT, layer: int | None = None) -> Grounder:
-        """Load a checkpoint folder or a shipped one by name. `layer` overrides which layer's heatmap is shown."""
-        return cls(load_checkpoint(source), layer)
+        """Load a run's folder, a shipped checkpoint by name, or an official .pth. `layer` overrides its own layer."""
+        return cls(open_checkpoint(source), layer)
 
     def ground(self, image: Image.Image | str | Path, phrase: str | Sequence[str]) -> Grounding | list[Grounding]:
         """Where is `phrase`? A list of phrases gives a list, with one pass of the image for all of them.
@@ -68,7 +72,7 @@ class Grounder:
         if not phrases:
             return []
         model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
-        inputs = pixels(picture, model.settings.vision.image_size)[None]  # [1, 3, S, S]
+        inputs = model_input(picture, model.settings.vision)[None]  # [1, 3, S, S]
         raw, scores = ground_phrases(model, tokenizer, inputs, phrases, [0] * len(phrases), self.layer)
         size = (picture.height, picture.width)
         maps = gradcam.normalise(gradcam.upsample(raw, size, "bicubic").clamp(min=0)).numpy()  # [P, H, W]
@@ -78,6 +82,13 @@ class Grounder:
             for text, heatmap, point, score in zip(phrases, maps, points, scores, strict=True)
         ]
         return groundings[0] if isinstance(phrase, str) else groundings
+
+
+def model_input(picture: Image.Image, vision: VisionSettings) -> Tensor:
+    """An RGB picture as the model reads it, float [3, S, S]: as its trunk was trained, or as ALBEF's photographs."""
+    if vision.trunk == "lite0":
+        return pixels(picture, vision.image_size)
+    return to_input(picture, vision.image_size, "bilinear")
 
 
 def read_image(image: Image.Image | str | Path | BinaryIO) -> Image.Image:

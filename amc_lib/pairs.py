@@ -6,8 +6,9 @@ processes see the same pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +33,10 @@ class Phrase:
 class Pairs:
     """An image and the phrases that it is paired with in this epoch."""
 
-    key: tuple[int, int, int]  # seed, epoch, image: seeds whatever is random about these pairs
+    key: tuple[int, int, int]  # seed, epoch, row: seeds whatever is random about these pairs
     image: Tensor
     phrases: tuple[Phrase, ...]
+    unreadable: int = 0  # rows before this one whose image could not be read, and in whose place it stands
 
 
 def box_mask(boxes: Sequence[Box], side: int) -> Tensor:
@@ -47,45 +49,78 @@ def box_mask(boxes: Sequence[Box], side: int) -> Tensor:
 
 
 class PairDataset(Dataset):
-    """Once an epoch, `images[i]` with at most `per_image` phrases drawn from `phrases[i]`.
+    """Once an epoch, the image of every row with at most `per_image` phrases drawn from its `choices`."""
 
-    Images without phrases take no part; `len` counts the others.
-    """
+    def __init__(self, seed: int, per_image: int = 1) -> None:
+        self.seed, self.per_image = seed, per_image
+        self.about: dict[str, Any] = {}  # what was read for it and what was left out
+        self.epoch = 0
+        self.most_things: int | None = None  # phrases that name more are left for later epochs
+
+    def choices(self, row: int) -> Sequence[Phrase]:
+        """The phrases of a row."""
+        raise NotImplementedError
+
+    def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, Sequence[Phrase]]:
+        """The image of a row and its drawn phrases as the model reads them, changed together where they change."""
+        raise NotImplementedError
+
+    def pairs(self, row: int) -> Pairs:
+        key = (self.seed, self.epoch, row)
+        rng = np.random.default_rng(key)
+        choices = self.choices(row)
+        if self.most_things is not None:
+            choices = [phrase for phrase in choices if phrase.things <= self.most_things] or choices
+        drawn = rng.permutation(len(choices))[: self.per_image]
+        image, phrases = self.view(row, tuple(choices[i] for i in drawn), rng)
+        return Pairs(key, image, tuple(phrases))
+
+
+class FixedPairs(PairDataset):
+    """Images in memory, shown as they are; those without phrases take no part."""
 
     def __init__(
         self, images: Sequence[Tensor], phrases: Sequence[Sequence[Phrase]], seed: int, per_image: int = 1
     ) -> None:
+        super().__init__(seed, per_image)
         if len(images) != len(phrases):
             raise ValueError(f"{len(images)} images but phrases for {len(phrases)}")
-        self.images, self.phrases, self.seed, self.per_image = images, phrases, seed, per_image
+        self.images, self.phrases = images, phrases
         self.rows = [row for row, choices in enumerate(phrases) if choices]
-        self.epoch = 0
-        self.most_things: int | None = None  # phrases that name more are left for later epochs
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Pairs:
-        row = self.rows[index]
-        key = (self.seed, self.epoch, row)
-        choices = self.phrases[row]
-        if self.most_things is not None:
-            choices = [phrase for phrase in choices if phrase.things <= self.most_things] or choices
-        drawn = np.random.default_rng(key).permutation(len(choices))[: self.per_image]
-        return Pairs(key, self.images[row], tuple(choices[i] for i in drawn))
+        return self.pairs(self.rows[index])
+
+    def choices(self, row: int) -> Sequence[Phrase]:
+        return self.phrases[row]
+
+    def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, Sequence[Phrase]]:
+        return self.images[row], phrases
 
 
-class EpochSampler(Sampler[int]):
-    """A shuffle that depends on (seed, epoch) alone."""
+class EpochBatches(Sampler[list[int]]):
+    """Batches of a shuffle that depends on (seed, epoch) alone, cut into parts for `world` processes.
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+    Part `rank` of every batch of `world * batch_size` indices; what does not fill `whole` such batches is left for
+    other epochs.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, whole: int = 1) -> None:
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
+        self.batches = length // (batch_size * world * whole) * whole
+        self.epoch = 0
 
     def __len__(self) -> int:
-        return self.length
+        return self.batches
 
-    def __iter__(self):
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist())
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        for batch in range(self.batches):
+            start = (batch * self.world + self.rank) * self.batch_size
+            yield order[start : start + self.batch_size].tolist()
 
 
 @dataclass(frozen=True)
@@ -110,4 +145,5 @@ class Collator:
             mlm_labels=mlm_labels,
             box_mask=torch.stack([box_mask(phrase.boxes, self.map_size) for phrase in phrases]),
             has_box=torch.tensor([bool(phrase.boxes) for phrase in phrases]),
+            unreadable=torch.tensor(sum(pairs.unreadable for pairs in images)),
         )

@@ -11,7 +11,25 @@ from typing import Any, Literal
 
 from amc_lib.config import AmcSettings, ObjectiveSettings, Settings, TrainingSettings, preset
 
-STAGES = ("pretraining", "finetuning")
+FINETUNING_PARAMETERS = tuple(
+    [
+        "tier",
+        "lambda1",
+        "lambda2",
+        "delta1",
+        "delta2",
+        "seed",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "init",
+        "output",
+        "precision",
+        "accumulation",
+        "checkpointing",
+        "workers",
+    ]
+)  # of 03_train.ipynb and of `python -m amc_lib.training`
 
 
 def resolve(tier: str, stage: str, parameters: Mapping[str, Any]) -> Settings:

@@ -46,13 +46,16 @@ class Tokenizer:
         self.max_tokens = max_tokens
         self._wordpiece = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
 
-    def __call__(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """input_ids and attention_mask, int64 [B, L]; L is the longest phrase's length, at most `max_tokens`."""
+    def __call__(self, phrases: Sequence[str], max_tokens: int | None = None) -> tuple[Tensor, Tensor]:
+        """input_ids and attention_mask, int64 [B, L]; L is the longest phrase's length, at most `max_tokens`.
+
+        Training cuts to the tokenizer's own `max_tokens`, evaluation to what the model has positions for.
+        """
         encoded = self._wordpiece(
             [clean(phrase) for phrase in phrases],
             padding=True,
             truncation=True,
-            max_length=self.max_tokens,
+            max_length=max_tokens or self.max_tokens,
             return_tensors="pt",
         )
         return encoded["input_ids"], encoded["attention_mask"]

@@ -16,23 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from accelerate import PartialState
 
-from amc_lib.checkpoints import DESCRIPTION, Checkpoint, find, load_checkpoint, save_checkpoint, shipped
+from amc_lib.checkpoints import DESCRIPTION, Checkpoint, description, find, load_checkpoint, save_checkpoint, shipped
 from amc_lib.config import Settings, preset
 from amc_lib.datasets import scene_language
-from amc_lib.datasets.scene_bank import SceneBank, open_bank
 from amc_lib.evaluation import point_at
 from amc_lib.files import write_csv, write_json
 from amc_lib.model import ALBEF, build
-from amc_lib.pairs import Collator, PairDataset
+from amc_lib.pairs import Collator
+from amc_lib.parameters import from_mapping
 from amc_lib.phrases import Tokenizer, word_vocabulary
 from amc_lib.provenance import ROOT, plain, provenance, settings_hash
+from amc_lib.sources import is_official, official_albef, open_checkpoint, weights_hash
+from amc_lib.tiers import Bank, training_pairs, validation_bank
 from amc_lib.training import set_seed, train
 
 RUNS = ROOT / "runs"
 PRETRAINED = "albef-scenes"  # the run of pretraining that the repository ships
 CURVES = ["itc", "itm", "mlm", "amc", "pointing"]
-VALIDATION_SCENES = 100  # pointed at after every epoch, of the validation split
+VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
+IMAGES_AT_ONCE = 32
+NEUTRAL = ("workers", "checkpointing")  # settings of training that change no number
 
 
 @dataclass(frozen=True)
@@ -48,41 +53,59 @@ class Run:
 def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
     """Train an ALBEF on the captions of the scenes, from random weights above the trunk.
 
-    Without an `output`, the run that the repository ships is opened if it is of these settings.
+    Without an `output`, the run that the repository ships is opened if it is of these settings. The paper tier trains
+    nothing here: its run holds the weights of the official ALBEF.pth, and `metrics["data"]` says what that file held.
     """
-    require_scenes(settings)
+    if settings.tier == "paper":
+        return _import_albef(settings, output)
     if output is None and PRETRAINED in shipped():
         run = open_run(find(PRETRAINED))
-        if _holds(run, _identity("pretraining", settings, None)):
+        if _holds(run, "pretraining", settings, None):
             print(f"pretraining: shipped in {_shown(run.folder)} (name an output to train again)")
             return run
 
-    def start() -> tuple[ALBEF, Tokenizer, Settings]:
+    def start() -> tuple[ALBEF, Tokenizer]:
         tokenizer = Tokenizer(word_vocabulary(scene_language.vocabulary()), settings.model.text.max_tokens)
-        return build(settings.model), tokenizer, settings
+        return build(settings.model), tokenizer
 
-    return _run("pretraining", settings, None, start, "pretrain", SceneBank.caption_phrases, output)
+    return _run("pretraining", settings, None, start, output)
 
 
-def finetune(settings: Settings, init: str | Path = PRETRAINED, output: str | Path | None = None) -> Run:
-    """Finetune checkpoint `init` on region phrases: with AMC, or by ALBEF's objectives alone if both lambdas are 0."""
-    require_scenes(settings)
-    origin = load_checkpoint(init)
-    settings = dataclasses.replace(settings, model=origin.settings.model)
+def _import_albef(settings: Settings, output: str | Path | None) -> Run:
+    checkpoint = open_checkpoint(official_albef())
+    identity = _identity("pretraining", settings, checkpoint.sha256)
+    folder = Path(output) if output else RUNS / f"albef-paper-{checkpoint.sha256[:12]}"
+    if not is_finished(folder):
+        history = pd.DataFrame(columns=["step", *CURVES])
+        record = provenance(settings, seed=settings.pretraining.seed)
+        _write_run(folder, checkpoint, history, identity, plain(checkpoint.about["imported"]), record)
+    print(checkpoint.about["imported"])
+    return open_run(folder)
 
-    def start() -> tuple[ALBEF, Tokenizer, Settings]:
-        checkpoint = load_checkpoint(init)  # again, so that what is random about it follows this run's seed
-        return checkpoint.model, checkpoint.tokenizer, settings
 
-    return _run("finetuning", settings, origin.sha256, start, "train", SceneBank.region_phrases, output)
+def finetune(settings: Settings, init: str | Path | None = None, output: str | Path | None = None) -> Run:
+    """Finetune checkpoint `init` on region phrases: with AMC, or by ALBEF's objectives alone if both lambdas are 0.
+
+    By default it starts from `pretrained(settings)`. The model's sizes are those of the checkpoint.
+    """
+    init = pretrained(settings) if init is None else init
+    if not is_official(init):
+        settings = dataclasses.replace(settings, model=from_mapping(Settings, description(init)["settings"]).model)
+
+    def start() -> tuple[ALBEF, Tokenizer]:
+        checkpoint = open_checkpoint(init)
+        return checkpoint.model, checkpoint.tokenizer
+
+    return _run("finetuning", settings, weights_hash(init), start, output)
 
 
 def pretrained(settings: Settings) -> str | Path:
-    """Where finetuning starts from by default: the shipped checkpoint or else a pretraining run of the preset.
+    """Where finetuning starts from by default: the official ALBEF.pth, or the shipped checkpoint of the scenes.
 
-    The run is made now if there is none yet.
+    Where none is shipped, a pretraining run of the preset is made now.
     """
-    require_scenes(settings)
+    if settings.tier == "paper":
+        return official_albef()
     return PRETRAINED if PRETRAINED in shipped() else pretrain(preset(settings.tier)).folder
 
 
@@ -114,66 +137,83 @@ def is_finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
 
 
-def require_scenes(settings: Settings) -> None:
-    if settings.tier != "scenes":
-        raise ValueError(f"tier {settings.tier!r}: only 'scenes' can be run so far; data/README.md has the rest")
-
-
 def _identity(stage: str, settings: Settings, init_sha256: str | None) -> dict[str, Any]:
     """What tells a run from others: its stage, the settings that this stage reads, and its start."""
-    unread = ("finetuning", "amc") if stage == "pretraining" else ("pretraining",)
-    read = {name: value for name, value in plain(settings).items() if name not in unread}
+    unread = {"pretraining": ("finetuning", "amc"), "finetuning": ("pretraining",)}[stage]
+    other_tier = {"scenes": "photos", "paper": "scenes"}[settings.tier]
+    read = {name: value for name, value in plain(settings).items() if name not in (*unread, other_tier)}
+    read[stage] = {name: value for name, value in read[stage].items() if name not in NEUTRAL}
     return {"stage": stage, "settings_hash": settings_hash(read), "init_sha256": init_sha256}
 
 
-def _holds(run: Run, identity: Mapping[str, Any]) -> bool:
-    return {name: run.metrics.get(name) for name in identity} == identity
+def _holds(run: Run, stage: str, settings: Settings, init_sha256: str | None) -> bool:
+    """Whether a run is of these settings; those that it does not name, being younger, count as their defaults."""
+    if run.metrics.get("stage") != stage:
+        return False
+    its_own = from_mapping(Settings, run.metrics["provenance"]["settings"])
+    return _identity(stage, its_own, run.metrics["init_sha256"]) == _identity(stage, settings, init_sha256)
 
 
 def _run(
     stage: str,
     settings: Settings,
     init_sha256: str | None,
-    start: Callable[[], tuple[ALBEF, Tokenizer, Settings]],
-    split: str,
-    phrases: Callable[[SceneBank], list],
+    start: Callable[[], tuple[ALBEF, Tokenizer]],
     output: str | Path | None,
 ) -> Run:
-    seed = getattr(settings, stage).seed
+    """Open the run of this identity, or train it now: on every process that takes part, written by the first."""
+    state = PartialState()
+    training = getattr(settings, stage)
     identity = _identity(stage, settings, init_sha256)
-    folder = Path(output) if output else RUNS / f"{stage}-seed{seed}-{settings_hash(identity)}"
+    folder = Path(output) if output else RUNS / f"{stage}-seed{training.seed}-{settings_hash(identity)}"
     if is_finished(folder):
         run = open_run(folder)
-        if _holds(run, identity):
-            print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
+        if _holds(run, stage, settings, init_sha256):
+            state.print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
             return run
         raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
-    print(f"{stage}: seed {seed}, into {_shown(folder)}")
-    bank = open_bank(settings.scenes, settings.model.vision, split)
-    validation = open_bank(settings.scenes, settings.model.vision, "val")
-    set_seed(seed)
-    model, tokenizer, settings = start()
+    state.print(f"{stage}: seed {training.seed}, into {_shown(folder)}")
+    pairs, validation = training_pairs(settings, stage), validation_bank(settings)
+    set_seed(training.seed)
+    model, tokenizer = start()
     begin = time.perf_counter()
     collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
-    pairs = PairDataset(bank.features, phrases(bank), seed, getattr(settings, stage).phrases_per_image)
     history = pd.DataFrame(train(model, pairs, collator, settings, stage, _validator(validation, tokenizer, settings)))
-    record = provenance(settings, seed=seed, seconds=time.perf_counter() - begin)
-    final = history.iloc[-1].to_dict()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "history.csv", history)
-    save_checkpoint(folder, model, tokenizer, settings, {**record, **identity})
-    write_json(folder / "metrics.json", {**identity, "final": final, "provenance": record})
+    record = provenance(
+        settings, seed=training.seed, seconds=time.perf_counter() - begin, processes=state.num_processes
+    )
+    if state.is_main_process:
+        _write_run(folder, Checkpoint(model, tokenizer, settings, {}, ""), history, identity, pairs.about, record)
+    state.wait_for_everyone()
     return open_run(folder)
+
+
+def _write_run(
+    folder: Path,
+    checkpoint: Checkpoint,
+    history: pd.DataFrame,
+    identity: dict[str, Any],
+    data: dict[str, Any],
+    record: dict[str, Any],
+) -> None:
+    """All files of a run; metrics.json, whose presence says that the run is finished, comes last."""
+    write_csv(folder / "history.csv", history)
+    save_checkpoint(folder, checkpoint.model, checkpoint.tokenizer, checkpoint.settings, {**record, **identity})
+    final = history.iloc[-1].to_dict() if len(history) else {}
+    write_json(folder / "metrics.json", {**identity, "final": final, "data": data, "provenance": record})
 
 
 def _shown(folder: Path) -> str:
     return str(plain(Path(folder)))
 
 
-def _validator(bank: SceneBank, tokenizer: Tokenizer, settings: Settings) -> Callable[[ALBEF], float]:
-    regions = [region for of_scene in bank.regions[:VALIDATION_SCENES] for region in of_scene]
+def _validator(bank: Bank, tokenizer: Tokenizer, settings: Settings) -> Callable[[ALBEF], float]:
+    regions = bank.all_regions()
+    first = set(list(dict.fromkeys(region.image_id for region in regions))[:VALIDATION_IMAGES])
+    regions = [region for region in regions if region.image_id in first]
 
     def validate(model: ALBEF) -> float:
-        return float(point_at(model, tokenizer, regions, bank.load, settings.amc.layer).hits.mean())
+        with bank.fit(model):
+            return float(point_at(model, tokenizer, regions, bank.load, settings.amc.layer, IMAGES_AT_ONCE).hits.mean())
 
     return validate

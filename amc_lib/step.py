@@ -1,4 +1,9 @@
-"""The losses of one training step, in the order of ALBEF's authors: momentum, ITC, queues, ITM, AMC, MLM."""
+"""The losses of one training step, in the order of ALBEF's authors: momentum, ITC, queues, ITM, AMC, MLM.
+
+With several processes each has its part of the batch. Contrast and queues see the features of all; negatives for ITM
+are drawn inside a part, as the authors do. Each process's losses are weighted by its share of the items they average
+over, so that their mean over processes is the loss of one process with the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from torch import Tensor
 
 from amc_lib import gradcam
 from amc_lib.config import AmcSettings, ObjectiveSettings
+from amc_lib.distributed import gather_rows, mean_weights
 from amc_lib.losses import amc_loss
 from amc_lib.model import ALBEF
 from amc_lib.model.objectives import (
@@ -33,6 +39,7 @@ class Batch:
     mlm_labels: Tensor  # int64 [B, L], `IGNORED` where no loss is taken
     box_mask: Tensor  # [B, S, S], 1 inside the phrase's boxes
     has_box: Tensor  # bool [B]; samples without take no part in L_amc
+    unreadable: Tensor  # int64 scalar: images that could not be read, and in whose place others stand
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
@@ -61,14 +68,16 @@ def training_losses(
     alpha: float,
     fuse: bool = True,
     hard_negatives: bool = True,
+    move_momentum: bool = True,
     negatives: tuple[Tensor, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> Losses:
     """The four losses; also moves the momentum model and the queues one step.
 
     `alpha` is the current weight of the soft targets. Without `fuse` the two towers are aligned by ITC alone and the
-    fusion layers are left out ("align before fuse"); the other losses are then 0. `negatives` (image rows for texts,
-    text rows for images) replays a draw; otherwise `draw_negatives` draws with `generator`.
+    fusion layers are left out ("align before fuse"); the other losses are then 0. `move_momentum` is False for the
+    later batches of one accumulated update. `negatives` (image rows for texts, text rows for images) replays a draw;
+    otherwise `draw_negatives` draws with `generator`.
     """
     B, rows = len(batch.input_ids), batch.image_rows
     matching = rows[:, None] == rows  # [B, B]
@@ -80,15 +89,19 @@ def training_losses(
     text_embeds, *corrupted = model.encode_text(input_ids, masks).split(B)  # [B, L, D] each
     image_feat, text_feat = model.image_features(image_embeds)[rows], model.text_features(text_embeds)  # [B, E]
 
-    model.update_momentum()
+    if move_momentum:
+        model.update_momentum()
     image_feat_m, text_feat_m, teacher_embeds = _momentum_pass(model, image, rows, input_ids, masks)
+    (image_feat_m, first), (text_feat_m, _) = gather_rows(image_feat_m), gather_rows(text_feat_m)  # [A, E]
     itc, sim_i2t, sim_t2i = contrastive_loss(
         image_feat, text_feat, image_feat_m, text_feat_m, model.image_queue, model.text_queue,
-        model.temp, alpha, matching,
+        model.temp, alpha, matching, first,
     )  # fmt: skip
     model.enqueue(image_feat_m, text_feat_m)
+    labelled = (batch.mlm_labels != IGNORED).sum()
+    of_pairs, of_labels, of_boxes = mean_weights(torch.stack((labelled.new_tensor(B), labelled, batch.has_box.sum())))
     if not fuse:
-        return Losses(mlm=itc.new_zeros(()), itc=itc, itm=itc.new_zeros(()), amc=itc.new_zeros(()))
+        return Losses(mlm=itc.new_zeros(()), itc=of_pairs * itc, itm=itc.new_zeros(()), amc=itc.new_zeros(()))
 
     memory = model.text_encoder.remember(image_embeds)
     boxed = batch.has_box.nonzero().flatten()
@@ -102,12 +115,10 @@ def training_losses(
     negative_logits, fused_corrupted = _other_pairs(
         model, text_embeds, corrupted[0], batch.attention_mask, memory, rows, *negatives
     )
-    return Losses(
-        mlm=_mlm(model, fused_corrupted, teacher_embeds, batch.mlm_labels, alpha, objective.mlm_distillation),
-        itc=itc,
-        itm=matching_loss(torch.cat((positive_logits, negative_logits)), positives=B),
-        amc=_amc(raw[boxed], batch.box_mask[boxed], amc) if with_amc else positive_logits.new_zeros(()),
-    )
+    mlm = _mlm(model, fused_corrupted, teacher_embeds, batch.mlm_labels, alpha, objective.mlm_distillation)
+    itm = matching_loss(torch.cat((positive_logits, negative_logits)), positives=B)
+    amc_term = _amc(raw[boxed], batch.box_mask[boxed], amc) if with_amc else positive_logits.new_zeros(())
+    return Losses(mlm=of_labels * mlm, itc=of_pairs * itc, itm=of_pairs * itm, amc=of_boxes * amc_term)
 
 
 @torch.no_grad()

@@ -137,6 +137,7 @@ class Case:
             mlm_labels=self.tensors["out/mlm_labels"],
             box_mask=self.input("box_mask", dtype),
             has_box=self.input("has_box", dtype).flatten() > 0,
+            unreadable=torch.tensor(0),
         )
 
 
@@ -203,4 +204,5 @@ def tiny_batch(size: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0,
         mlm_labels=labels,
         box_mask=box_mask,
         has_box=torch.ones(size, dtype=torch.bool),
+        unreadable=torch.tensor(0),
     )

@@ -33,9 +33,9 @@ CONTRACT += ["init", "output"]
 STARTUP = """
 import functools as _functools, pathlib as _pathlib, sys as _sys
 _sys.path.insert(0, {tests!r})
-import test_runs as _tiny, amc_lib.config as _config, amc_lib.runs as _runs
+import test_runs as _tiny, amc_lib.config as _config, amc_lib.tiers as _tiers
 _config._PRESETS["scenes"] = lambda: _tiny.TINY
-_runs.open_bank = _functools.partial(_runs.open_bank, cache=_pathlib.Path({cache!r}))
+_tiers.open_bank = _functools.partial(_tiers.open_bank, cache=_pathlib.Path({cache!r}))
 """
 
 

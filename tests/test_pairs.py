@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amc_lib.model.objectives import IGNORED
-from amc_lib.pairs import Collator, EpochSampler, PairDataset, Pairs, Phrase, box_mask
+from amc_lib.pairs import Collator, EpochBatches, FixedPairs, Pairs, Phrase, box_mask
 from amc_lib.phrases import Tokenizer, word_vocabulary
 
 WORDS = ("red", "cat", "dog", "on", "grass", "tree")
@@ -71,14 +72,14 @@ def test_no_boxes_give_an_empty_mask():
 # ------------------------------------------------------------------------------------------------------------ dataset
 
 
-def dataset(images: int = 12, phrases: int = 5, seed: int = 0, per_image: int = 1) -> PairDataset:
+def dataset(images: int = 12, phrases: int = 5, seed: int = 0, per_image: int = 1) -> FixedPairs:
     """Image i is a constant i; its phrases are told apart by their number, which is also how many things they name."""
     pictures = [torch.full((3, 2, 2), float(i)) for i in range(images)]
     texts = [[Phrase(f"cat {n}", things=n + 1) for n in range(phrases)] for _ in range(images)]
-    return PairDataset(pictures, texts, seed, per_image)
+    return FixedPairs(pictures, texts, seed, per_image)
 
 
-def choices(data: PairDataset, epoch: int = 0) -> list[str]:
+def choices(data: FixedPairs, epoch: int = 0) -> list[str]:
     data.epoch = epoch
     return [data[i].phrases[0].text for i in range(len(data))]
 
@@ -123,7 +124,7 @@ def test_phrases_that_name_more_things_wait():
 
 
 def test_image_with_long_phrases_only_keeps_them():
-    data = PairDataset([torch.zeros(1)], [[Phrase("cat and dog", things=2)]], seed=0)
+    data = FixedPairs([torch.zeros(1)], [[Phrase("cat and dog", things=2)]], seed=0)
     data.most_things = 1
     assert data[0].phrases[0].text == "cat and dog"
 
@@ -139,23 +140,33 @@ def test_several_phrases_of_an_image_differ(per_image):
 
 def test_images_and_phrases_must_be_as_many():
     with pytest.raises(ValueError, match="2 images but phrases for 1"):
-        PairDataset([torch.zeros(1)] * 2, [[Phrase("cat")]], seed=0)
+        FixedPairs([torch.zeros(1)] * 2, [[Phrase("cat")]], seed=0)
 
 
 # ------------------------------------------------------------------------------------------------------------ sampler
 
 
-def test_sampler_is_a_permutation_of_seed_and_epoch():
-    def order(seed: int, epoch: int) -> list[int]:
-        sampler = EpochSampler(50, seed)
-        sampler.epoch = epoch
-        return list(sampler)
+def batches(length: int, epoch: int = 0, **part: int) -> list[list[int]]:
+    sampler = EpochBatches(length, **{"batch_size": 4, "seed": 0} | part)
+    sampler.epoch = epoch
+    cut = list(sampler)
+    assert len(cut) == len(sampler)
+    return cut
 
-    assert len(EpochSampler(50, 0)) == 50
-    assert sorted(order(0, 0)) == list(range(50))
-    assert order(0, 0) == order(0, 0)
-    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
-    assert order(0, 0) != list(range(50))
+
+def test_batches_are_a_permutation_of_seed_and_epoch():
+    assert sorted(i for batch in batches(48) for i in batch) == list(range(48))
+    assert batches(48) == batches(48)
+    orders = {str(batches(48, epoch, seed=seed)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4 and str([list(range(i, i + 4)) for i in range(0, 48, 4)]) not in orders
+
+
+@given(st.integers(0, 60), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
+def test_parts_of_the_processes_make_up_the_whole_batch(length, world, size, whole):
+    together = batches(length, batch_size=size * world, whole=whole)
+    parts = [batches(length, batch_size=size, rank=rank, world=world, whole=whole) for rank in range(world)]
+    assert [list(chain(*of_ranks)) for of_ranks in zip(*parts, strict=True)] == together
+    assert len(together) % whole == 0 and length - len(together) * size * world < size * world * whole
 
 
 # ----------------------------------------------------------------------------------------------------------- collator

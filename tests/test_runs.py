@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from amc_lib import runs
+from amc_lib import runs, tiers
 from amc_lib.checkpoints import CheckpointError
 from amc_lib.config import SceneSettings, Settings, TrainingSettings, preset
 from amc_lib.datasets import scene_bank
@@ -69,7 +69,7 @@ def in_a_folder_of_its_own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene_bank, "ProcessPoolExecutor", OneByOne)
-        patch.setattr(runs, "open_bank", functools.partial(scene_bank.open_bank, cache=folder / "cache"))
+        patch.setattr(tiers, "open_bank", functools.partial(scene_bank.open_bank, cache=folder / "cache"))
         patch.setattr(runs, "RUNS", folder / "runs")
         yield folder
 

@@ -179,7 +179,7 @@ def test_table_takes_its_intervals_over_images(bank):
 
 def test_splits_have_readable_names(bank):
     hits = {split: np.ones(40) for split in ("phrases", "referring_a", "referring_b")}
-    table = accuracy_table({"AMC": hits}, dict.fromkeys(hits, bank))
+    table = accuracy_table({"AMC": hits}, {split: replace(bank, split=split) for split in hits})
     assert table["split"].unique().tolist() == ["phrases", "referring A", "referring B"]
 
 

@@ -12,19 +12,19 @@ from test_runs import LOSSES, TINY, refused, with_training
 
 from amc_lib.config import TrainingSettings
 from amc_lib.model import build
-from amc_lib.pairs import Collator, PairDataset, Phrase
+from amc_lib.pairs import Collator, FixedPairs, Phrase
 from amc_lib.phrases import Tokenizer, word_vocabulary
 from amc_lib.training import DivergedError, alpha_at, learning_rate, parameter_groups, train
 
 
-def made_up(images: int = 32, value: float = 0.0) -> tuple[PairDataset, Collator]:
+def made_up(images: int = 32, value: float = 0.0) -> tuple[FixedPairs, Collator]:
     """Coloured squares with the name of their colour and a box."""
     words = ["red", "green", "blue"]
     squares = torch.full((images, 3, 64, 64), value)
     for i in range(images):
         squares[i, i % 3, :32] = 1
     phrases = [[Phrase(words[i % 3], ((0.0, 0.0, 1.0, 0.5),))] for i in range(images)]
-    return PairDataset(squares, phrases, 0), Collator(Tokenizer(word_vocabulary(words), 8), 0.4, 16)
+    return FixedPairs(squares, phrases, 0), Collator(Tokenizer(word_vocabulary(words), 8), 0.4, 16)
 
 
 def test_losses_fall_on_a_fixed_set():

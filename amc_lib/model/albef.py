@@ -40,6 +40,11 @@ class ALBEF(nn.Module):
         self.register_buffer("queue_ptr_img", torch.zeros(1, dtype=torch.long))
         self.register_buffer("queue_ptr_txt", torch.zeros(1, dtype=torch.long))
 
+    def checkpoint_layers(self, enable: bool) -> None:
+        """Keep only the inputs of layers for the backward pass and compute the rest again there: memory for time."""
+        self.visual_encoder.set_grad_checkpointing(enable)
+        self.text_encoder.checkpointing = enable
+
     def read_image(self, image: Tensor) -> Tensor:
         """What the image tower reads: pixels [B, 3, S, S] as they are, or through the frozen trunk where there is one.
 

@@ -19,29 +19,33 @@ def contrastive_loss(
     temperature: Tensor,
     alpha: float,
     matching: Tensor | None = None,
+    first: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ITC with soft targets: features [B, E] of unit length, queues [E, Q] as they were before this step.
 
-    Candidates are the momentum features of the batch, then the queue. Targets are alpha * (the momentum model's
-    softmax over them) + (1 - alpha) * the truth. The truth is each row's own pair or, with `matching` (bool [B, B]:
-    rows of the same image), all pairs of its image alike. Returns the loss and the batch similarities sim_i2t,
+    The momentum features [A, E] are those of all processes' batches; rows `first` to `first + B` are this one's.
+    Candidates are the momentum features, then the queue. (ALBEF's authors contrast with their own process's part of
+    the batch alone; here several processes give the loss of one with the whole batch.) Targets are alpha * (the
+    momentum model's softmax over them) + (1 - alpha) * the truth. The truth is each row's own pair or, with `matching`
+    (bool [B, B]: rows of the same image), all pairs of its image alike. Returns the loss and the similarities sim_i2t,
     sim_t2i [B, B] (divided by the temperature) from which hard negatives are drawn.
     """
     B = len(image_feat)
-    image_candidates = torch.cat((image_feat_m.T, image_queue), dim=1)  # [E, B + Q]
+    own = slice(first, first + B)
+    image_candidates = torch.cat((image_feat_m.T, image_queue), dim=1)  # [E, A + Q]
     text_candidates = torch.cat((text_feat_m.T, text_queue), dim=1)
-    sim_i2t = image_feat @ text_candidates / temperature  # [B, B + Q]
+    sim_i2t = image_feat @ text_candidates / temperature  # [B, A + Q]
     sim_t2i = text_feat @ image_candidates / temperature
     with torch.no_grad():
         truth = torch.zeros_like(sim_i2t)
-        truth[:, :B] = torch.eye(B, device=truth.device) if matching is None else matching / matching.sum(1, True)
-        soft_i2t = (image_feat_m @ text_candidates / temperature).softmax(1)
-        soft_t2i = (text_feat_m @ image_candidates / temperature).softmax(1)
+        truth[:, own] = torch.eye(B, device=truth.device) if matching is None else matching / matching.sum(1, True)
+        soft_i2t = (image_feat_m[own] @ text_candidates / temperature).softmax(1)
+        soft_t2i = (text_feat_m[own] @ image_candidates / temperature).softmax(1)
         targets_i2t = alpha * soft_i2t + (1 - alpha) * truth
         targets_t2i = alpha * soft_t2i + (1 - alpha) * truth
     loss_i2t = F.cross_entropy(sim_i2t, targets_i2t)
     loss_t2i = F.cross_entropy(sim_t2i, targets_t2i)
-    return (loss_i2t + loss_t2i) / 2, sim_i2t[:, :B], sim_t2i[:, :B]
+    return (loss_i2t + loss_t2i) / 2, sim_i2t[:, own], sim_t2i[:, own]
 
 
 @torch.no_grad()

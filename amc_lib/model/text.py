@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, BertConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
 
@@ -90,6 +91,7 @@ class TextEncoder(nn.Module):
         self.apply(partial(initialise, std=initial_std(settings.width)))
         self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
         self.cls.predictions.decoder.bias = self.cls.predictions.bias
+        self.checkpointing = False
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -100,7 +102,7 @@ class TextEncoder(nn.Module):
         hidden = self.bert.embeddings(input_ids)
         padding = _additive(attention_mask, hidden.dtype)
         for layer in self.layers[: self.fusion_from]:
-            hidden = layer(hidden, padding)
+            hidden = self._run_layer(layer, hidden, padding)
         return hidden
 
     def remember(self, image_embeds: Tensor) -> ImageMemory:
@@ -118,8 +120,17 @@ class TextEncoder(nn.Module):
         """Fusion layers: text_embeds [B, L, D] looking at the images of `memory` (B rows) -> [B, L, D]."""
         hidden, padding = text_embeds, _additive(attention_mask, text_embeds.dtype)
         for layer in self.layers[self.fusion_from :]:
-            hidden = layer(hidden, padding, encoder_hidden_states=hidden, past_key_values=memory)
+            hidden = self._run_layer(layer, hidden, padding, encoder_hidden_states=hidden, past_key_values=memory)
         return hidden
+
+    def _run_layer(self, layer: nn.Module, hidden: Tensor, padding: Tensor, **fusion: object) -> Tensor:
+        """A layer; where asked for, its insides are computed again in the backward pass instead of being kept.
+
+        Not while any layer is being watched: a heatmap is differentiated through what was kept.
+        """
+        if self.checkpointing and torch.is_grad_enabled() and not any(hasattr(m, "watch") for m in self.modules()):
+            return checkpoint(layer, hidden, padding, use_reentrant=False, **fusion)
+        return layer(hidden, padding, **fusion)
 
     def predict(self, fusion_embeds: Tensor) -> Tensor:
         """Vocabulary logits [..., V] of fusion_embeds [..., D]."""

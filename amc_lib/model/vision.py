@@ -6,8 +6,11 @@ trunk's feature map is one patch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -40,3 +43,25 @@ class ImageTower(VisionTransformer):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.forward_features(image)  # [B, N, D], normalised
+
+
+def resize_positions(pos_embed: Tensor, grid: int) -> Tensor:
+    """Position embeddings [1, 1 + g*g, D] for another grid, [1, 1 + grid*grid, D]: bicubic, as in ALBEF.
+
+    The class token's embedding stays.
+    """
+    return resample_abs_pos_embed(pos_embed, [grid, grid], num_prefix_tokens=1, antialias=False)
+
+
+@contextmanager
+def input_side(tower: ImageTower, side: int) -> Iterator[None]:
+    """Inside the block the tower reads square images of `side` pixels, its position embeddings resized to them."""
+    own, patches = tower.pos_embed, tower.patch_embed
+    own_side = patches.img_size[0]
+    patches.set_input_size((side, side))
+    tower.pos_embed = nn.Parameter(resize_positions(own.detach(), patches.grid_size[0]), requires_grad=False)
+    try:
+        yield
+    finally:
+        patches.set_input_size((own_side, own_side))
+        tower.pos_embed = own

@@ -1,4 +1,4 @@
-"""The training loop, on whatever devices accelerate finds: losses, optimizer, schedule, validation, history."""
+"""The training loop, on whatever devices accelerate finds: losses, updates, validation, history."""
 
 from __future__ import annotations
 
@@ -9,51 +9,41 @@ from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from amc_lib.config import Settings, TrainingSettings
 from amc_lib.model import ALBEF
-from amc_lib.pairs import Collator, EpochSampler, PairDataset
+from amc_lib.pairs import Collator, EpochBatches, PairDataset
 from amc_lib.step import Batch, Losses, training_losses
+from amc_lib.training.schedule import alpha_at, learning_rate, parameter_groups
 
 History = list[dict[str, float]]
+NAMES = ("mlm", "itc", "itm", "amc", "total")
+SHOWN = ("itc", "itm", "mlm", "amc", "unreadable")
 
 
 class DivergedError(RuntimeError):
     """A loss or gradient that is not a finite number."""
 
 
+class TrainingStep(nn.Module):
+    """The model with its losses as one forward pass, which is what accelerate wraps for several devices."""
+
+    def __init__(self, model: ALBEF, settings: Settings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+
+    def forward(self, batch: Batch, **options) -> Losses:
+        return training_losses(self.model, batch, self.settings.objective, self.settings.amc, **options)
+
+
 def set_seed(seed: int) -> None:
     """Seed torch's global generator (initial weights, dropout) and use all cores."""
     torch.manual_seed(seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """AdamW groups: no decay on biases, norms and whatever else has one dimension or none."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def learning_rate(training: TrainingSettings, step: int, steps_per_epoch: int) -> float:
-    """The rate at a step counted from 0: linear warm-up over `warmup_steps`, then cosine to `min_learning_rate`."""
-    if step < training.warmup_steps:
-        share = step / training.warmup_steps
-        return training.warmup_learning_rate + share * (training.learning_rate - training.warmup_learning_rate)
-    done = step / steps_per_epoch if training.cosine_by == "step" else step // steps_per_epoch
-    cosine = (1 + math.cos(math.pi * min(done / training.epochs, 1.0))) / 2
-    return training.min_learning_rate + cosine * (training.learning_rate - training.min_learning_rate)
-
-
-def alpha_at(settings: Settings, step: int, steps_per_epoch: int) -> float:
-    """The weight of the soft targets, ramped linearly from 0 over the first epochs."""
-    ramp = settings.objective.alpha_ramp_epochs * steps_per_epoch
-    return settings.objective.alpha * min(1.0, step / ramp) if ramp else settings.objective.alpha
 
 
 def train(
@@ -67,74 +57,117 @@ def train(
 ) -> History:
     """Train `model` in place for `stage` ("pretraining" or "finetuning") and return its history.
 
-    A history row holds step, epoch, seconds, learning_rate and the mean losses since the row before; at the end of an
-    epoch also `pointing` (percent, from `validate`). Raises DivergedError at the first loss that is not finite.
+    A history row holds step (updates so far), epoch, seconds, learning_rate, the mean losses since the row before and
+    how many images could not be read so far; at the end of an epoch also `pointing` (percent, from `validate`).
+    Raises DivergedError at the first loss that is not finite.
     """
     training: TrainingSettings = getattr(settings, stage)
-    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
-    sampler = EpochSampler(len(pairs), training.seed)
-    loader = DataLoader(pairs, training.batch_size, sampler=sampler, collate_fn=collator, drop_last=True)
-    if not len(loader):
-        raise ValueError(f"{len(pairs)} images do not fill one batch of {training.batch_size}")
+    accelerator = _accelerator(training)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    batches = EpochBatches(len(pairs), training.batch_size, training.seed, rank, world, training.accumulation)
+    if not len(batches):
+        needed = training.batch_size * world * training.accumulation
+        raise ValueError(f"{len(pairs)} images do not fill one batch of {needed}")
+    loader = DataLoader(pairs, batch_sampler=batches, collate_fn=collator, num_workers=training.workers)
+    if rank:
+        torch.manual_seed(torch.initial_seed() + rank)  # dropout of its own
+    model.checkpoint_layers(training.checkpointing)
     optimizer = torch.optim.AdamW(parameter_groups(model, training.weight_decay), lr=training.learning_rate, fused=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    generator = torch.Generator(accelerator.device).manual_seed(training.seed)
-    history: History = []
-    recent: list[Losses] = []
-    start = time.perf_counter()
-    step, steps = 0, training.epochs * len(loader)
-    with tqdm(total=steps, desc=stage, unit="step") as bar:
-        for epoch in range(training.epochs):
-            sampler.epoch = pairs.epoch = epoch
-            pairs.most_things = 1 if epoch < training.short_captions_until else None
-            model.train()
-            for batch in loader:
-                rate = learning_rate(training, step, len(loader))
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                losses = _train_step(
-                    accelerator, model, optimizer, batch.to(accelerator.device), settings, training,
-                    alpha=alpha_at(settings, step, len(loader)),
+    step_module, optimizer = accelerator.prepare(TrainingStep(model, settings).train(), optimizer)
+    generator = torch.Generator(accelerator.device).manual_seed(training.seed + rank)
+    updates = len(batches) // training.accumulation
+    log = _Log(accelerator, stage, training.epochs, updates, log_every)
+    for epoch in range(training.epochs):
+        batches.epoch = pairs.epoch = epoch
+        pairs.most_things = 1 if epoch < training.short_captions_until else None
+        model.train()
+        for number, batch in enumerate(loader):
+            rate = learning_rate(training, log.step, updates)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with accelerator.accumulate(step_module):
+                losses = step_module(
+                    batch.to(accelerator.device),
+                    alpha=alpha_at(settings, log.step, updates),
                     fuse=epoch >= training.fuse_from,
                     hard_negatives=epoch >= training.hard_negatives_from,
+                    move_momentum=number % training.accumulation == 0,
                     generator=generator,
-                )  # fmt: skip
-                recent.append(losses)
-                step += 1
-                bar.update()
-                if step % log_every == 0 or step % len(loader) == 0:
-                    row = {"step": step, "epoch": step / len(loader), "seconds": time.perf_counter() - start}
-                    history.append(row | {"learning_rate": rate} | _means(recent))
-                    bar.set_postfix({name: f"{history[-1][name]:.3f}" for name in ("itc", "itm", "mlm", "amc")})
-                    recent = []
-            if validate is not None:
-                history[-1]["pointing"] = 100 * validate(accelerator.unwrap_model(model))
-                bar.write(f"epoch {epoch + 1}: pointing on the validation split {history[-1]['pointing']:.1f} %")
-    return history
+                )
+                _update(accelerator, step_module, optimizer, losses, training.max_grad_norm)
+            log.add(losses, batch, rate)
+        if validate is not None:
+            log.validated(epoch, 100 * validate(model))
+    log.bar.close()
+    return log.history
 
 
-def _train_step(
+class _Log:
+    """Counts updates, shows progress, and makes a history row of the means over all processes every few updates."""
+
+    def __init__(self, accelerator: Accelerator, stage: str, epochs: int, updates: int, every: int) -> None:
+        self.accelerator, self.updates, self.every = accelerator, updates, every
+        self.history: History = []
+        self.step = self.unreadable = 0
+        self.recent: list[Tensor] = []
+        self.start = time.perf_counter()
+        self.bar = tqdm(total=epochs * updates, desc=stage, unit="step", disable=not accelerator.is_main_process)
+
+    def add(self, losses: Losses, batch: Batch, rate: float) -> None:
+        self.recent.append(_values(losses))
+        self.unreadable += int(batch.unreadable)
+        if not self.accelerator.sync_gradients:
+            return
+        self.step += 1
+        self.bar.update()
+        if self.step % self.every and self.step % self.updates:
+            return
+        means = self.accelerator.reduce(torch.stack(self.recent).mean(0), "mean")
+        lost = self.accelerator.reduce(torch.tensor(self.unreadable, device=self.accelerator.device), "sum")
+        row = {"step": self.step, "epoch": self.step / self.updates, "seconds": time.perf_counter() - self.start}
+        self.history.append(row | {"learning_rate": rate} | _named(means) | {"unreadable": int(lost)})
+        self.bar.set_postfix({name: f"{self.history[-1][name]:.3g}" for name in SHOWN})
+        self.recent = []
+
+    def validated(self, epoch: int, pointing: float) -> None:
+        self.history[-1]["pointing"] = pointing
+        if self.accelerator.is_main_process:
+            self.bar.write(f"epoch {epoch + 1}: pointing on the validation split {pointing:.1f} %")
+
+
+def _accelerator(training: TrainingSettings) -> Accelerator:
+    """bf16 as the settings say; parameters that a step leaves out (before fusion) are allowed for."""
+    wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    return Accelerator(
+        mixed_precision="bf16" if training.precision == "bf16" else "no",
+        gradient_accumulation_steps=training.accumulation,
+        kwargs_handlers=[wrapping],
+    )
+
+
+def _update(
     accelerator: Accelerator,
-    model: ALBEF,
+    step_module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    settings: Settings,
-    training: TrainingSettings,
-    **step_options,
-) -> Losses:
-    with accelerator.autocast():
-        losses = training_losses(model, batch, settings.objective, settings.amc, **step_options)
-    if not torch.isfinite(losses.total):
-        raise DivergedError(f"the loss is no longer a finite number: {_means([losses])}")
-    optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(losses.total)
-    norm = accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm or math.inf)
-    if not torch.isfinite(norm):
-        raise DivergedError(f"the gradient is no longer a finite number, at losses {_means([losses])}")
+    losses: Losses,
+    max_grad_norm: float,
+) -> None:
+    """Gradients of the batch and, with the last batch of an update, the update."""
+    total = losses.total
+    if not torch.isfinite(total):
+        raise DivergedError(f"the loss is no longer a finite number: {_named(_values(losses))}")
+    accelerator.backward(total)
+    if accelerator.sync_gradients:
+        norm = accelerator.clip_grad_norm_(step_module.parameters(), max_grad_norm or math.inf)
+        if not torch.isfinite(norm):
+            raise DivergedError(f"the gradient is no longer a finite number, at losses {_named(_values(losses))}")
     optimizer.step()
-    return Losses(**{name: tensor.detach() for name, tensor in vars(losses).items()})
+    optimizer.zero_grad(set_to_none=True)
 
 
-def _means(losses: Sequence[Losses]) -> dict[str, float]:
-    names = ("mlm", "itc", "itm", "amc", "total")
-    return {name: float(torch.stack([getattr(row, name).detach() for row in losses]).mean()) for name in names}
+def _values(losses: Losses) -> Tensor:
+    return torch.stack([getattr(losses, name).detach().float() for name in NAMES])
+
+
+def _named(values: Sequence[float] | Tensor) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(NAMES, values, strict=True)}

@@ -1,0 +1,101 @@
+"""What a checkpoint answers to a split, kept on disk in parts.
+
+A split of photographs takes hours on few devices, so it is asked in parts of some images: each part is a file, written
+whole. A part that is there is not asked again, and several processes share the parts among themselves:
+
+    accelerate launch -m amc_lib.answers CHECKPOINT ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save
+from tqdm.auto import tqdm
+
+from amc_lib.checkpoints import Checkpoint
+from amc_lib.evaluation import Pointing, point_at
+from amc_lib.files import write_bytes
+from amc_lib.provenance import ROOT, plain
+from amc_lib.regions import Region
+from amc_lib.sources import open_checkpoint
+from amc_lib.tiers import Bank, evaluation_banks
+
+ANSWERS = ROOT / "runs" / "answers"
+IMAGES_A_PART = 100
+IMAGES_AT_ONCE = 4  # of photographs: about 50 phrases, whose keys and values take 0.5 GB at base size
+CODE = ("evaluation.py", "gradcam.py", "phrases.py", "model", "datasets/transforms.py")  # what answers depend on
+
+
+def ask(checkpoint: Checkpoint, bank: Bank, layer: int, progress: str | None = None) -> Pointing:
+    """The answers to a whole split, now and in memory."""
+    with bank.fit(checkpoint.model):
+        return point_at(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank.load, layer, progress=progress)
+
+
+def ask_in_parts(checkpoint: Checkpoint, bank: Bank, layer: int, folder: Path = ANSWERS) -> Pointing:
+    """The answers to a split, those parts that `folder` lacks asked now; each process asks its share and gets all."""
+    state = PartialState()
+    parts = _parts(bank.all_regions())
+    home = folder / f"{bank.title.replace(' ', '-')}-{_key(checkpoint, bank, layer)}"
+    files = [home / f"part-{number:05}-of-{len(parts):05}.safetensors" for number in range(len(parts))]
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    state.wait_for_everyone()  # all have looked before any has written
+    mine = missing[state.process_index :: state.num_processes]
+    model = checkpoint.model.to(state.device)
+    with bank.fit(model):
+        for number in tqdm(mine, desc=bank.title, unit="part", disable=not mine or not state.is_main_process):
+            part = point_at(model, checkpoint.tokenizer, parts[number], bank.load, layer, IMAGES_AT_ONCE)
+            write_bytes(files[number], save(_tensors(part)))
+    state.wait_for_everyone()
+    stored = [load_file(file) for file in files]
+    joined = {name: torch.cat([part[name] for part in stored]) for name in ("heatmaps", "points", "scores")}
+    regions = [region for part in parts for region in part]
+    return Pointing(regions, joined["heatmaps"], joined["points"].numpy(), joined["scores"].numpy())
+
+
+def _parts(regions: list[Region]) -> list[list[Region]]:
+    """Regions of whole images, up to `IMAGES_A_PART` images each, in the order in which images first appear."""
+    order = {image_id: n for n, image_id in enumerate(dict.fromkeys(region.image_id for region in regions))}
+    ranked = sorted(regions, key=lambda region: order[region.image_id])
+    return [list(part) for _, part in groupby(ranked, key=lambda region: order[region.image_id] // IMAGES_A_PART)]
+
+
+def _tensors(pointing: Pointing) -> dict[str, torch.Tensor]:
+    return {
+        "heatmaps": pointing.heatmaps.contiguous(),
+        "points": torch.from_numpy(pointing.points),
+        "scores": torch.from_numpy(pointing.scores),
+    }
+
+
+def _key(checkpoint: Checkpoint, bank: Bank, layer: int) -> str:
+    """Hash of what the answers depend on: weights, phrases and boxes, input size, layer, and the code that answers."""
+    asked = [(region.id, region.image_id, region.phrase, region.boxes) for region in bank.all_regions()]
+    content = [checkpoint.sha256, layer, getattr(bank, "image_size", None), getattr(bank, "resize", None), plain(asked)]
+    digest = hashlib.sha256(json.dumps(content).encode())
+    here = Path(__file__).parent
+    for path in sorted(path for name in CODE for path in [here / name, *(here / name).glob("*.py")] if path.is_file()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m amc_lib.answers", description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoints", nargs="+", help="folders of runs, or official .pth files")
+    for source in parser.parse_args().checkpoints:
+        checkpoint = open_checkpoint(source)
+        for bank in evaluation_banks(checkpoint.settings).values():
+            pointing = ask_in_parts(checkpoint, bank, checkpoint.settings.amc.layer)
+            if PartialState().is_main_process:
+                print(f"{source}, {bank.title}: {100 * pointing.hits.mean():.2f} % of {len(pointing.hits)} phrases")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""A checkpoint from wherever it comes: a run's folder, a shipped one by name, or one of the authors' own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from amc_lib.checkpoints import Checkpoint, description, load_checkpoint
+from amc_lib.config import Settings, preset
+from amc_lib.files import sha256_of
+from amc_lib.model import build
+from amc_lib.official import bert_vocabulary, load_official
+from amc_lib.photos import data_root
+from amc_lib.phrases import Tokenizer
+
+OFFICIAL = (".pth", ".pt")
+ALBEF = "checkpoints/ALBEF.pth"  # below the data root: where finetuning of the paper tier starts
+VOCABULARY = "bert-base-uncased/vocab.txt"
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Load a checkpoint; an official file becomes a model of the paper tier's settings.
+
+    Raises CheckpointError with one sentence if it is missing, damaged, or does not fit; `about["imported"]` of an
+    official file says what it held.
+    """
+    if not is_official(source):
+        return load_checkpoint(source)
+    settings = preset("paper")
+    tokenizer = paper_tokenizer(settings)
+    model = build(settings.model)
+    report = load_official(source, model)
+    return Checkpoint(model, tokenizer, settings, {"imported": report}, report.sha256)
+
+
+def weights_hash(source: str | Path) -> str:
+    """The sha256 that `open_checkpoint` would give, without loading."""
+    return sha256_of(Path(source)) if is_official(source) else description(source)["sha256"]
+
+
+def is_official(source: str | Path) -> bool:
+    return Path(source).suffix in OFFICIAL
+
+
+def official_albef() -> Path:
+    return data_root() / ALBEF
+
+
+def paper_tokenizer(settings: Settings) -> Tokenizer:
+    """BERT's WordPiece tokens (uncased), of the downloaded vocabulary."""
+    text = settings.model.text
+    return Tokenizer(bert_vocabulary(data_root() / VOCABULARY, text.vocab_size), text.max_tokens)

@@ -1,0 +1,121 @@
+"""The two tiers by the same names: what training visits, what validates it, and what evaluation asks."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import pandas as pd
+from PIL import Image
+from torch import Tensor
+
+from amc_lib import photos
+from amc_lib.config import Settings
+from amc_lib.datasets import scenes
+from amc_lib.datasets.scene_bank import open_bank
+from amc_lib.datasets.scenes import SPLITS
+from amc_lib.model import ALBEF
+from amc_lib.pairs import FixedPairs, PairDataset
+from amc_lib.regions import Region
+
+EVALUATED_SCENES = ("phrases", "referring_a", "referring_b")
+
+
+class Bank(Protocol):
+    """A split that is asked of models: scenes (`SceneBank`) or photographs (`PhotoBank`)."""
+
+    title: str
+
+    def all_regions(self) -> list[Region]: ...
+
+    def load(self, region: Region) -> tuple[Tensor, tuple[int, int]]:
+        """The model's input and the picture's (height, width)."""
+        ...
+
+    def size(self, region: Region) -> tuple[int, int]:
+        """(height, width) of the picture."""
+        ...
+
+    def fit(self, model: ALBEF) -> AbstractContextManager:
+        """The model as these inputs need it, inside the block."""
+        ...
+
+
+@dataclass(frozen=True)
+class SheetImage:
+    """A picture with the regions that it holds."""
+
+    image: Image.Image
+    regions: list[Region]
+
+
+def training_pairs(settings: Settings, stage: str) -> PairDataset:
+    """Captions alone for pretraining (scenes), region phrases with boxes for finetuning."""
+    if settings.tier == "paper":
+        return photos.training_pairs(settings)
+    training = getattr(settings, stage)
+    bank = open_bank(settings.scenes, settings.model.vision, "pretrain" if stage == "pretraining" else "train")
+    phrases = bank.caption_phrases() if stage == "pretraining" else bank.region_phrases()
+    return FixedPairs(bank.features, phrases, training.seed, training.phrases_per_image)
+
+
+def validation_bank(settings: Settings) -> Bank:
+    """The split on which settings are chosen: never one that the table reports."""
+    if settings.tier == "paper":
+        return photos.validation_bank(settings)
+    return open_bank(settings.scenes, settings.model.vision, "val")
+
+
+def evaluation_banks(settings: Settings) -> dict[str, Bank]:
+    """The splits of table 1 by name."""
+    if settings.tier == "paper":
+        return photos.evaluation_banks(settings)
+    return {split: open_bank(settings.scenes, settings.model.vision, split) for split in EVALUATED_SCENES}
+
+
+def shown_banks(settings: Settings) -> dict[str, Bank]:
+    """The splits that 01 shows: all but those for training on photographs, whose millions stay on disk."""
+    if settings.tier == "paper":
+        return {"validation": validation_bank(settings)} | evaluation_banks(settings)
+    shown = [split for split in SPLITS if split != "pretrain"]
+    return {split: open_bank(settings.scenes, settings.model.vision, split) for split in shown}
+
+
+def split_sizes(banks: Mapping[str, Bank]) -> pd.DataFrame:
+    """What each split holds: images, phrases, phrases by kind, those of concepts never boxed."""
+    rows = []
+    for name, bank in banks.items():
+        regions = bank.all_regions()
+        kinds = Counter(region.kind for region in regions)
+        rows.append(
+            {
+                "split": name,
+                "images": len({region.image_id for region in regions}),
+                "phrases": len(regions),
+                "objects": kinds["object"],
+                "groups": kinds["group"],
+                "parts": kinds["part"],
+                "unboxed": sum(not region.annotated for region in regions),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def sheet_images(banks: Mapping[str, Bank], of_each: int = 2) -> list[SheetImage]:
+    """The first images of every split with their regions, for `figures.scene_sheet`."""
+    shown = []
+    for bank in banks.values():
+        of_image: dict[str, list[Region]] = defaultdict(list)
+        for region in bank.all_regions():
+            of_image[region.image_id].append(region)
+        shown += [SheetImage(regions[0].image.open(), regions) for regions in islice(of_image.values(), of_each)]
+    return shown
+
+
+def attribution(settings: Settings) -> str:
+    """What stands below pictures of a tier."""
+    return photos.ATTRIBUTION if settings.tier == "paper" else scenes.ATTRIBUTION

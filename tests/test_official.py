@@ -1,0 +1,451 @@
+"""The authors' checkpoints: what a file holds is what the model has, and each difference is reported or refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from reference_cases import TINY_LAYER, Case, case_params, load_case, reference_folder, tiny_model
+from safetensors.torch import save_file
+from torch import Tensor
+
+from amc_lib import files, gradcam
+from amc_lib.checkpoints import TIED, CheckpointError
+from amc_lib.config import preset
+from amc_lib.evaluation import ground_phrases
+from amc_lib.model import ALBEF, build
+from amc_lib.official import bert_vocabulary, export_official, load_official, read_official
+from amc_lib.parameters import replace
+from amc_lib.phrases import SPECIAL, Tokenizer
+from amc_lib.provenance import plain
+
+State = dict[str, Tensor]
+MOMENTUM = ("visual_encoder_m.", "vision_proj_m.", "text_encoder_m.", "text_proj_m.")
+QUEUES = ("image_queue", "text_queue", "queue_ptr")
+BERT = "text_encoder.bert.encoder.layer.0.output.dense.weight"
+
+
+def model_with_a_past(seed: int) -> ALBEF:
+    """A tiny model whose momentum differs from the online model and whose queues have moved on."""
+    model = tiny_model(torch.float32, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(MOMENTUM):
+                parameter += torch.randn(parameter.shape, generator=generator)
+    model.enqueue(torch.randn(3, 8, generator=generator), torch.randn(3, 8, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    return export_official(tmp_path_factory.mktemp("official") / "exported.pth", model_with_a_past(seed=1))
+
+
+@pytest.fixture
+def state(exported) -> State:
+    """What an official file of a tiny model holds; each test changes it as some file differs."""
+    return read_official(exported)
+
+
+def write(path: Path, state: State) -> Path:
+    torch.save({"model": state, "epoch": 29}, path)
+    return path
+
+
+def snapshot(model: ALBEF) -> State:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_holds(model: ALBEF, state: State, *, but: tuple[str, ...] = ()) -> None:
+    for name, tensor in model.state_dict().items():
+        assert name.startswith(but) or tensor.equal(state[name]), name
+
+
+def without(state: State, *beginnings: str) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(beginnings)}
+
+
+# --------------------------------------------------------------------------------------------------------- round trip
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_exported_model_comes_back_whole(tmp_path, state, suffix):
+    path = tmp_path / f"official{suffix}"
+    if suffix == ".pth":
+        write(path, state)
+    else:
+        save_file({name: tensor.clone() for name, tensor in state.items()}, path)
+    model = tiny_model(torch.float32)
+    report = load_official(path, model)
+    assert_holds(model, state)
+    assert model.queue_ptr_img.item() == model.queue_ptr_txt.item() == 3
+    assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert report.loaded == len(model.state_dict()) == len(state) - 2
+    assert report.left_out == tuple(f"text_encoder{m}.bert.embeddings.position_ids (1, 24)" for m in ("", "_m"))
+    assert report.renamed == report.resized == report.started_fresh == ()
+
+
+def test_tied_tensors_stay_tied(tmp_path, state):
+    model = tiny_model(torch.float32)
+    load_official(write(tmp_path / "a.pth", without(state, "text_encoder.cls.predictions.decoder.")), model)
+    for bert in (model.text_encoder, model.text_encoder_m):
+        assert bert.cls.predictions.decoder.weight is bert.bert.embeddings.word_embeddings.weight
+        assert bert.cls.predictions.decoder.bias is bert.cls.predictions.bias
+    assert_holds(model, state)
+
+
+def test_double_model_takes_the_same_values(tmp_path, state):
+    model = tiny_model(torch.float64)
+    load_official(write(tmp_path / "a.pth", state), model)
+    assert model.itm_head.weight.dtype == torch.float64
+    assert model.itm_head.weight.equal(state["itm_head.weight"].double())
+
+
+def test_report_reads_well_and_fits_json(tmp_path, state):
+    report = load_official(write(tmp_path / "a.pth", without(state, *MOMENTUM)), tiny_model(torch.float32))
+    lines = str(report).splitlines()
+    assert lines[0] == f"{tmp_path / 'a.pth'}: {report.loaded} tensors loaded (sha256 {report.sha256[:12]})"
+    assert lines[1:] == [
+        "  left out: text_encoder.bert.embeddings.position_ids (1, 24)",
+        f"  started fresh: {report.started_fresh[0]}",
+    ]
+    content = json.loads(json.dumps(plain(report)))
+    assert content["source"] == "a.pth" and content["left_out"] == list(report.left_out)
+
+
+# --------------------------------------------------------------------------------------------------- stored reference
+
+
+def evaluation(case: Case, model: ALBEF) -> State:
+    """Heatmaps and logits of the evaluation phrases, under their stored names."""
+    ids, mask = case.tensors["in/eval/input_ids"], case.tensors["in/eval/attention_mask"]
+    memory = model.text_encoder.remember(model.encode_image(case.tensors["in/image"]))
+    memory = memory.rows(case.tensors["in/eval/image_index"])
+    with gradcam.watch_attention(model.text_encoder, case.amc_settings().layer, twice=False) as watch:
+        logits = model.match(model.text_encoder.fuse(model.encode_text(ids, mask), mask, memory))
+    return {
+        "eval/gradcam": gradcam.heatmap(watch, logits, mask, create_graph=False),
+        "eval/itm_logits": logits.detach(),
+    }
+
+
+@pytest.mark.parametrize("folder", case_params())
+def test_reference_weights_give_the_authors_heatmaps(folder):
+    case = load_case(folder)
+    model = build(case.model_settings())
+    report = load_official(folder / "weights.safetensors", model)
+    assert report.renamed == report.resized == report.started_fresh == ()
+    usual = evaluation(case, case.model(torch.float32))
+    for name, output in evaluation(case, model).items():
+        assert output.equal(usual[name]) and output.std() > 0
+        stored = case.outputs[name]
+        torch.testing.assert_close(output, stored, rtol=0, atol=1e-5 + 1e-5 * stored.abs().max().item())
+
+
+# -------------------------------------------------------------------------------------------------------------- names
+
+
+def test_names_of_other_files_are_understood(tmp_path, state):
+    """DataParallel's prefix, the text encoder without `bert.`, one queue pointer, the queue of image numbers."""
+    other = {re.sub(r"^(text_encoder(_m)?)\.bert\.", r"\1.", name): t for name, t in state.items()}
+    del other["queue_ptr_txt"]
+    other |= {"queue_ptr": other.pop("queue_ptr_img"), "idx_queue": torch.full((1, 10), -100)}
+    model = tiny_model(torch.float32)
+    report = load_official(write(tmp_path / "a.pth", {f"module.{name}": t for name, t in other.items()}), model)
+    assert_holds(model, state)
+    assert report.loaded == len(model.state_dict())
+    assert f"module.* -> * ({len(other)})" in report.renamed
+    assert "text_encoder.embeddings.* -> text_encoder.bert.embeddings.* (6)" in report.renamed
+    assert "queue_ptr -> queue_ptr_img, queue_ptr_txt (1)" in report.renamed
+    assert "idx_queue (1, 10)" in report.left_out and len(report.left_out) == 3
+
+
+def test_name_that_is_there_twice_is_refused(tmp_path, state):
+    state["text_encoder.encoder.layer.0.output.dense.weight"] = state[BERT]
+    with pytest.raises(CheckpointError, match=re.escape(f"holds {BERT} twice")):
+        load_official(write(tmp_path / "a.pth", state), tiny_model(torch.float32))
+
+
+# ------------------------------------------------------------------------------------------------- what may be absent
+
+
+def test_momentum_starts_as_a_copy_where_it_is_absent(tmp_path, state):
+    model = model_with_a_past(seed=0)
+    report = load_official(write(tmp_path / "a.pth", without(state, *MOMENTUM)), model)
+    assert_holds(model, state, but=MOMENTUM)
+    for name, tensor in model.state_dict().items():
+        if name.startswith(MOMENTUM):
+            assert tensor.equal(state[name.replace("_m.", ".", 1)]), name
+    assert len(report.started_fresh) == 1 and "momentum model, now a copy" in report.started_fresh[0]
+
+
+@pytest.mark.parametrize(
+    ("beginnings", "line"),
+    [
+        (("text_encoder.cls.", "text_encoder_m.cls."), "MLM head"),
+        (("vision_proj", "text_proj", "temp"), "contrastive space"),
+        (QUEUES, "queues"),
+    ],
+    ids=["head", "contrast", "queues"],
+)
+def test_group_that_is_absent_stays_as_it_was(tmp_path, state, beginnings, line):
+    model = model_with_a_past(seed=0)
+    before = snapshot(model)
+    report = load_official(write(tmp_path / "a.pth", without(state, *beginnings)), model)
+    kept = [name for name in before if name.startswith(beginnings) and not name.endswith(TIED[0])]
+    assert len(kept) >= 4 and report.started_fresh[0].startswith(line) and len(report.started_fresh) == 1
+    for name in kept:
+        online = name.replace("_m.", ".", 1)
+        assert model.state_dict()[name].equal(before[online]), name
+    assert_holds(model, state, but=beginnings)
+
+
+def test_evaluation_model_is_enough_for_grounding(tmp_path, state):
+    """Image tower, text encoder without `bert.` and matching head: the heatmaps are those of the whole file."""
+    least = without(state, *MOMENTUM, *QUEUES, "text_encoder.cls.", "vision_proj", "text_proj", "temp")
+    least = {name.replace("text_encoder.bert.", "text_encoder."): tensor for name, tensor in least.items()}
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    tokenizer = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
+    outputs, reports = [], []
+    for name, content in {"whole.pth": state, "least.pth": least}.items():
+        model = tiny_model(torch.float32)
+        reports.append(load_official(write(tmp_path / name, content), model))
+        outputs.append(ground_phrases(model, tokenizer, images, ["w1 w2", "w3"], [0, 1], TINY_LAYER))
+    for whole, least_output in zip(*outputs, strict=True):
+        assert whole.equal(least_output) and whole.std() > 0
+    assert len(reports[1].started_fresh) == 4
+
+
+def test_queues_of_another_length_stay_out(tmp_path, state):
+    for name in ("image_queue", "text_queue"):
+        state[name] = torch.zeros(8, 16)
+    model = model_with_a_past(seed=0)
+    before = snapshot(model)
+    report = load_official(write(tmp_path / "a.pth", state), model)
+    assert_holds(model, state, but=QUEUES)
+    for name in ("image_queue", "text_queue"):
+        assert model.state_dict()[name].equal(before[name])
+        assert f"{name} (8, 16), of which the model's has 10 columns" in report.left_out
+    assert before["queue_ptr_img"] == 3 and model.queue_ptr_img == model.queue_ptr_txt == 0
+    assert report.loaded == len(before) - 4
+
+
+# ------------------------------------------------------------------------------------------------ position embeddings
+
+
+def naive_resize(positions: Tensor, size: int) -> Tensor:
+    """[1, 1 + n*n, D] -> [1, 1 + size*size, D], channel by channel."""
+    n, width = round((positions.shape[1] - 1) ** 0.5), positions.shape[2]
+    resized = torch.empty(1, 1 + size * size, width)
+    resized[:, 0] = positions[:, 0]
+    for channel in range(width):
+        grid = positions[0, 1:, channel].reshape(1, 1, n, n)
+        grid = torch.nn.functional.interpolate(grid, size=(size, size), mode="bicubic", align_corners=False)
+        resized[0, 1:, channel] = grid.flatten()
+    return resized
+
+
+@pytest.mark.parametrize("old", [1, 3, 6])
+def test_position_embeddings_are_resized_to_the_model(tmp_path, state, old):
+    names = [f"visual_encoder{m}.pos_embed" for m in ("", "_m")]
+    for name in names:
+        state[name] = torch.randn(1, 1 + old * old, 24, generator=torch.Generator().manual_seed(len(name)))
+    model = tiny_model(torch.float32)
+    report = load_official(write(tmp_path / "a.pth", state), model)
+    for name in names:
+        torch.testing.assert_close(model.state_dict()[name], naive_resize(state[name], 4), rtol=1e-5, atol=1e-6)
+    assert report.resized == tuple(f"{name} {old}x{old} -> 4x4" for name in names)
+    assert_holds(model, state, but=tuple(names))
+
+
+# ------------------------------------------------------------------------------------------------------------ refused
+
+
+def reshaped(name: str, *shape: int) -> Callable[[State], object]:
+    return lambda state: state.update({name: torch.zeros(shape)})
+
+
+def lacking(*beginnings: str) -> Callable[[State], object]:
+    return lambda state: [state.pop(name) for name in list(state) if name.startswith(beginnings)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lacking("itm_head."), "missing itm_head.weight (2, 24); missing itm_head.bias (2,)"),
+        (lacking("visual_encoder.norm.bias"), "missing visual_encoder.norm.bias (24,)"),
+        (lacking("text_encoder."), "missing text_encoder.bert.embeddings"),
+        (lacking("visual_encoder_m."), "missing visual_encoder_m.cls_token"),
+        (lacking("text_encoder_m.cls."), "missing text_encoder_m.cls.predictions.bias"),
+        (lacking("text_encoder.cls.predictions.bias"), "missing text_encoder.cls.predictions.bias"),
+        (lacking("vision_proj."), "missing vision_proj.weight"),
+        (lacking("image_queue"), "missing image_queue (8, 10)"),
+        (lacking("queue_ptr_txt"), "missing queue_ptr_txt (1,)"),
+        (reshaped("query.weight", 2, 3), "unexpected query.weight (2, 3)"),
+        (reshaped("queue_ptr", 1), "unexpected queue_ptr (1,)"),
+        (reshaped("text_encoder.bert.pooler.dense.bias", 24), "unexpected text_encoder.bert.pooler.dense.bias (24,)"),
+        (reshaped("itm_head.weight", 3, 24), "itm_head.weight is (3, 24), the model has (2, 24)"),
+        (reshaped("visual_encoder.pos_embed", 1, 16, 24), "visual_encoder.pos_embed is (1, 16, 24)"),
+        (reshaped("visual_encoder.pos_embed", 1, 10, 23), "visual_encoder.pos_embed is (1, 10, 23)"),
+        (reshaped("visual_encoder.pos_embed", 1, 1, 24), "visual_encoder.pos_embed is (1, 1, 24)"),
+        (reshaped("visual_encoder.pos_embed"), "visual_encoder.pos_embed is ()"),
+        (reshaped("image_queue", 9, 10), "image_queue is (9, 10), the model has (8, 10)"),
+        (reshaped("image_queue"), "image_queue is (), the model has (8, 10)"),
+        (reshaped("queue_ptr_img", 1), "queue_ptr_img is torch.float32, the model has torch.int64"),
+        (lambda s: s.update({"temp": torch.tensor(1)}), "temp is torch.int64, the model has torch.float32"),
+        (
+            reshaped("text_encoder.cls.predictions.decoder.weight", 40, 24),
+            "text_encoder.cls.predictions.decoder.weight differs from text_encoder.bert.embeddings.word_embeddings",
+        ),
+        (
+            reshaped("text_encoder_m.cls.predictions.decoder.bias", 40),
+            "text_encoder_m.cls.predictions.decoder.bias differs from text_encoder_m.cls.predictions.bias",
+        ),
+        (lambda s: s.update({BERT: s[BERT] / 0}), f"has values that are no finite numbers: {BERT}"),
+    ],
+    ids=range(24),
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path, state, change, message):
+    change(state)
+    model = model_with_a_past(seed=0)
+    before = snapshot(model)
+    with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
+        load_official(write(tmp_path / "a.pth", state), model)
+    assert str(caught.value).startswith(str(tmp_path / "a.pth"))
+    assert_holds(model, before)
+
+
+def test_long_lists_of_problems_are_cut(tmp_path, state):
+    with pytest.raises(CheckpointError, match=r"; and \d+ more$") as caught:
+        load_official(write(tmp_path / "a.pth", without(state, "text_encoder.bert.")), tiny_model(torch.float32))
+    assert len(str(caught.value)) < 800
+
+
+def test_model_on_a_trunk_is_no_model_of_the_authors(tmp_path, state):
+    model = tiny_model(torch.float32, trunk="lite0")
+    with pytest.raises(CheckpointError, match=r"does not fit the model: missing trunk\."):
+        load_official(write(tmp_path / "a.pth", state), model)
+    with pytest.raises(CheckpointError, match="no frozen trunk"):
+        export_official(tmp_path / "b.pth", model)
+    assert not (tmp_path / "b.pth").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- export
+
+
+def test_export_is_read_by_plain_pytorch(tmp_path):
+    model = model_with_a_past(seed=1)
+    path = export_official(tmp_path / "new" / "a.pth", model)
+    assert path == tmp_path / "new" / "a.pth"
+    content = torch.load(path, weights_only=True)
+    assert list(content) == ["model"]
+    state = content["model"]
+    for tower in ("text_encoder", "text_encoder_m"):
+        assert state.pop(f"{tower}.bert.embeddings.position_ids").equal(torch.arange(24)[None])
+        words = state[f"{tower}.bert.embeddings.word_embeddings.weight"]
+        assert state[f"{tower}.cls.predictions.decoder.weight"].data_ptr() == words.data_ptr()
+    assert state.keys() == model.state_dict().keys()
+    assert_holds(model, state)
+
+
+def test_export_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = export_official(tmp_path / "a.pth", tiny_model(torch.float32))
+    before = path.read_bytes()
+
+    def full(source, target):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        export_official(path, tiny_model(torch.float32, seed=1))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.pth"]
+
+
+# --------------------------------------------------------------------------------------------------------- vocabulary
+
+
+def test_vocabulary_keeps_its_order(tmp_path):
+    tokens = [*SPECIAL, "the", "##s", "\u2028", "é", "…"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    assert bert_vocabulary(tmp_path / "vocab.txt", size=10) == tokens
+    (tmp_path / "vocab.txt").write_text("\r\n".join(tokens), encoding="utf-8", newline="")
+    assert bert_vocabulary(tmp_path / "vocab.txt", size=10) == tokens
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("\n".join((*SPECIAL, "a")).encode(), "has 6 tokens, the model's vocabulary 7"),
+        ("\n".join((*SPECIAL, "a", "b", "c")).encode(), "has 8 tokens, the model's vocabulary 7"),
+        ("\n".join((*SPECIAL, "a", "a")).encode(), "has a token twice: 'a'"),
+        ("\n".join((*SPECIAL[1:], "a", "b", "c")).encode(), "lacks [PAD]"),
+        (b"\xff\xfe", "cannot be read as a vocabulary"),
+        (None, "cannot be read as a vocabulary"),
+    ],
+    ids=range(6),
+)
+def test_wrong_vocabulary_is_named(tmp_path, data, message):
+    path = tmp_path / "vocab.txt"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=re.escape(str(path)) + ".*" + re.escape(message)):
+        bert_vocabulary(path, size=7)
+
+
+def test_vocabulary_is_that_of_bert_by_default(tmp_path):
+    tokens = [*SPECIAL, *(f"w{i}" for i in range(30522 - 5))]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+    assert len(bert_vocabulary(tmp_path / "vocab.txt")) == preset("paper").model.text.vocab_size
+
+
+# ---------------------------------------------------------------------------------------------------------- full size
+
+KEYS = (reference_folder() or Path()) / "albef_base_keys.json"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not KEYS.is_file(), reason="the names and shapes of the authors' tensors are not here")
+def test_full_size_file_is_loaded_exported_and_resized(tmp_path):
+    """About 1.8 GB in memory for the model, and two files of that size."""
+    shapes = {name: tuple(shape) for name, shape in json.loads(KEYS.read_text()).items()}
+    write(tmp_path / "official.pth", full_size_state(shapes))
+    settings = preset("paper").model
+    model = build(settings)
+    report = load_official(tmp_path / "official.pth", model)
+    state = read_official(tmp_path / "official.pth")
+    assert_holds(model, state)
+    assert report.loaded == len(model.state_dict()) == len(shapes) - 2
+    assert report.renamed == report.resized == report.started_fresh == ()
+    exported = read_official(export_official(tmp_path / "exported.pth", model))
+    assert {name: tuple(tensor.shape) for name, tensor in exported.items()} == shapes
+    assert all(tensor.dtype == state[name].dtype and tensor.equal(state[name]) for name, tensor in exported.items())
+    del model, exported
+
+    larger = build(replace(settings, vision=replace(settings.vision, image_size=384)))
+    report = load_official(tmp_path / "official.pth", larger)
+    names = tuple(f"visual_encoder{m}.pos_embed" for m in ("", "_m"))
+    for name in names:
+        assert larger.state_dict()[name].shape == (1, 577, 768)
+        torch.testing.assert_close(larger.state_dict()[name], naive_resize(state[name], 24), rtol=1e-5, atol=1e-6)
+    assert report.resized == tuple(f"{name} 16x16 -> 24x24" for name in names)
+    assert_holds(larger, state, but=names)
+
+
+def full_size_state(shapes: dict[str, tuple[int, ...]]) -> State:
+    """Random values under the official names, tied where the authors tie, with the buffers as they save them."""
+    generator = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    for tower in ("text_encoder", "text_encoder_m"):
+        predictions, embeddings = f"{tower}.cls.predictions", f"{tower}.bert.embeddings"
+        state[f"{predictions}.decoder.weight"] = state[f"{embeddings}.word_embeddings.weight"]
+        state[f"{predictions}.decoder.bias"] = state[f"{predictions}.bias"]
+        state[f"{embeddings}.position_ids"] = torch.arange(512)[None]
+    pointers = ("queue_ptr_img", "queue_ptr_txt")
+    return state | {pointer: torch.tensor([4096]) for pointer in pointers}
