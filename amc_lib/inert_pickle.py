@@ -171,7 +171,8 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, Places]:
     content, keys = unpickler.load(), _Unpickler(file).load()
     places = {}
     for key in keys:
-        size = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
+        (numel,) = struct.unpack("<q", file.read(8))
+        size = numel * unpickler.storages[key].dtype.itemsize
         places[key] = (file.tell(), size)
         file.seek(size, io.SEEK_CUR)
     if file.tell() > file.seek(0, io.SEEK_END):

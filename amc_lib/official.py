@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from amc_lib.checkpoints import TIED, CheckpointError, first_few
@@ -24,6 +23,7 @@ from amc_lib.files import atomic_file
 from amc_lib.inert_pickle import PickledFile, StoredTensor
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
+from amc_lib.model.vision import resize_positions
 from amc_lib.phrases import SPECIAL
 
 TEXT_TOWERS = ("text_encoder", "text_encoder_m")
@@ -204,7 +204,7 @@ def _resize_positions(tensors: dict[str, Tensor], model: ALBEF) -> list[str]:
         shape = tuple(tensors[name].shape) if name in tensors else ()
         old = math.isqrt(shape[1] - 1) if len(shape) == 3 and shape[1] > 1 else new
         if old != new and shape == (1, 1 + old * old, width):
-            tensors[name] = resample_abs_pos_embed(tensors[name], [new, new], antialias=False)
+            tensors[name] = resize_positions(tensors[name], new)
             resized.append(f"{name} {old}x{old} -> {new}x{new}")
     return resized
 
