@@ -1,6 +1,6 @@
 # Each target sets up what it needs: a virtual environment in .venv, made once and renewed when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help study test lab format clean
+.PHONY: help study paper test lab format clean
 
 PYTHON ?= python3
 SEEDS ?= 1
@@ -12,6 +12,9 @@ help: ## list the targets
 
 study: $(INSTALLED) ## run the study and redraw figures/ (SEEDS=3: over three seeds)
 	$(VENV_PYTHON) -m amc_lib.study --seeds $(SEEDS)
+
+paper: $(INSTALLED) ## the same on photographs (data/README.md first; GPUs)
+	$(VENV_PYTHON) -m amc_lib.study --tier paper --seeds $(SEEDS)
 
 test: $(INSTALLED) ## check the style of code and notebooks, then run the tests
 	$(VENV_PYTHON) -m ruff check .

@@ -16,7 +16,7 @@ from amc_lib.config import preset
 from amc_lib.evaluation import Pointing, point_hits
 from amc_lib.provenance import plain
 from amc_lib.regions import Box, Region
-from amc_lib.runs import long_history, open_run, pretrained
+from amc_lib.runs import RUNS, long_history, open_run, pretrained
 from amc_lib.sources import open_checkpoint, weights_hash
 from amc_lib.statistics import accuracy_interval
 from amc_lib.tiers import Bank
@@ -37,14 +37,15 @@ class Answers:
 def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, list[str | Path]]:
     """For each system its checkpoints: the one pretrained ALBEF, and of the finetuned systems one a seed.
 
-    Those lie under `runs`/seed-N. Where `runs` is None they are the shipped ones, which the paper tier has not.
+    Those lie under `runs`/seed-N. Where `runs` is None they are the shipped ones or, in the paper tier, those that
+    `make paper` leaves.
     """
     folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier))]}
     for system, name in FINETUNED.items():
         if runs is None and tier == "scenes":
             folders[system] = [SHIPPED[system]]
-        elif runs is not None:
-            folders[system] = [Path(runs) / f"seed-{seed}" / name for seed in range(seeds)]
+        else:
+            folders[system] = [Path(runs or RUNS / "paper") / f"seed-{seed}" / name for seed in range(seeds)]
     return folders
 
 
@@ -57,7 +58,9 @@ def answer(source: str | Path, banks: Mapping[str, Bank], validation: Bank | Non
     checkpoint = open_checkpoint(source)
     if validation is None:
         layer = checkpoint.settings.amc.layer
-        return Answers(layer, {}, {name: ask_in_parts(checkpoint, bank, layer) for name, bank in banks.items()})
+        return Answers(
+            layer, {layer: float("nan")}, {name: ask_in_parts(checkpoint, bank, layer) for name, bank in banks.items()}
+        )
     layers = layer_accuracies(checkpoint, validation)
     layer = max(layers, key=layers.__getitem__)
     shown = plain(Path(source))

@@ -11,7 +11,6 @@ import transformers
 import amc_lib
 from amc_lib.config import preset
 from amc_lib.parameters import notebook_parameters
-from amc_lib.runs import require_scenes
 
 
 def start(namespace: Mapping[str, Any], known: str) -> dict[str, Any]:
@@ -20,9 +19,15 @@ def start(namespace: Mapping[str, Any], known: str) -> dict[str, Any]:
     Raises ValueError with one sentence for a name that is not known or a tier that is not there.
     """
     parameters = notebook_parameters(namespace, known.split())
-    require_scenes(preset(parameters["tier"]))
+    preset(parameters["tier"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     print(
         f"amc_lib {amc_lib.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, {device}"
     )
     return parameters
+
+
+def launch_hint(parameters: Mapping[str, Any]) -> str:
+    """How to start what 03 does on several devices: the same code with the same parameters, without the notebook."""
+    given = " ".join(f"--{name} {value}" for name, value in parameters.items() if value is not None)
+    return f"On several GPUs or machines: accelerate launch -m amc_lib.training {given}"

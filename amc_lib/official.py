@@ -6,7 +6,6 @@ PROTOCOL (Model) lists how. What a file may lack is `MAY_BE_ABSENT` and nothing 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from amc_lib.checkpoints import TIED, CheckpointError, first_few
 from amc_lib.config import TextSettings
-from amc_lib.files import atomic_file
+from amc_lib.files import atomic_file, sha256_of
 from amc_lib.inert_pickle import PickledFile, StoredTensor
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
@@ -90,7 +89,7 @@ def load_official(path: str | Path, model: ALBEF) -> ImportReport:
                 state[name].zero_()
     return ImportReport(
         source=path,
-        sha256=_sha256(path),
+        sha256=sha256_of(path),
         loaded=len(tensors),
         renamed=tuple(renamed),
         resized=tuple(resized),
@@ -239,8 +238,3 @@ def _untied(tensors: dict[str, Tensor]) -> Iterator[str]:
         for twin, name in ((f"{tower}.{twin}", f"{tower}.{name}") for twin, name in TWINS.items()):
             if twin in tensors and name in tensors and not tensors[twin].equal(tensors[name]):
                 yield f"{twin} differs from {name}, to which the model ties it"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,7 @@ from torch import Tensor
 from amc_lib import photo_table
 from amc_lib.config import Settings
 from amc_lib.datasets import flickr30k, refer, visual_genome
-from amc_lib.datasets.image_files import ImageFile
+from amc_lib.datasets.image_files import ImageFile, UnreadableImageError
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment, Resize, to_input
 from amc_lib.model import ALBEF
@@ -66,10 +66,10 @@ class PhotoPairs(PairDataset):
         while len(failed) < min(MOST_UNREADABLE, len(self)):
             try:
                 return replace(self.pairs((index + len(failed)) % len(self)), unreadable=len(failed))
-            except ValueError as error:
+            except UnreadableImageError as error:
                 failed.append(str(error))
                 warnings.warn(f"left out in this epoch: {error}", stacklevel=2)
-        raise ValueError(f"{len(failed)} pictures in a row cannot be read; the first: {failed[0]}")
+        raise UnreadableImageError(f"{len(failed)} pictures in a row cannot be read; the first: {failed[0]}")
 
     def choices(self, row: int) -> list[Phrase]:
         return self.table.phrases(row)
@@ -143,6 +143,10 @@ class PhotoBank:
     resize: Resize
     detections: dict[str, tuple[Box, ...]] | None = None  # image id -> boxes xyxy, for the ranking of boxes
 
+    @property
+    def skipped(self) -> list[str]:
+        return self.regions.skipped
+
     def all_regions(self) -> list[Region]:
         return list(self.regions)
 
@@ -188,14 +192,14 @@ def validation_bank(settings: Settings) -> PhotoBank:
 
 
 def _flickr_bank(settings: Settings, split: str) -> PhotoBank:
-    regions = flickr30k.read(data_root() / "flickr30k", split)
+    regions = flickr30k.read(data_root() / "flickr30k", split, strict=False)
     cut = _cut(regions, settings.photos.max_words)
     return PhotoBank(f"Flickr30k {split}", cut, settings.model.vision.image_size, "bilinear")
 
 
 def _refer_bank(settings: Settings, dataset: str, split: str, title: str) -> PhotoBank:
     root, photos = data_root() / "refer", settings.photos
-    regions = _cut(refer.read(root, dataset, "unc", split), photos.refer_max_words)
+    regions = _cut(refer.read(root, dataset, "unc", split, strict=False), photos.refer_max_words)
     dets = root / dataset / "dets.json"
     detections = refer.read_detections(dets) if dets.is_file() else None
     return PhotoBank(title, regions, photos.refer_image_size, "bicubic", detections)

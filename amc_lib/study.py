@@ -1,8 +1,9 @@
 """`make study`: every notebook in order, through papermill, from drawn scenes to table 1 and the figures.
 
-A step is one notebook with its parameters. It is done again only if its notebook, its parameters, the library or a
-step before it changed; training runs that exist with the same settings are opened, not repeated. Steps that do not
-need each other run side by side, sharing the cores.
+`make paper` does the same with photographs; what needs all devices (training, asking the splits) is launched by
+accelerate before the notebook that shows it. A step is one notebook, or one launch, with its parameters. It is done
+again only if its notebook, its parameters, the library or a step before it changed; training runs that exist with the
+same settings are opened, not repeated. Steps that do not need each other run side by side, sharing the cores.
 """
 
 from __future__ import annotations
@@ -22,28 +23,51 @@ from typing import Any
 from amc_lib.comparison import FINETUNED
 from amc_lib.files import write_json
 from amc_lib.provenance import ROOT
+from amc_lib.sources import official_albef
 
-STUDY = ROOT / "runs" / "study"
+STUDY, PAPER = ROOT / "runs" / "study", ROOT / "runs" / "paper"
 NOTEBOOKS = ROOT / "notebooks"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One execution of a notebook. `after` names the steps whose results it reads."""
+    """One execution of a notebook, or of `launch` (a module and its arguments) on all devices.
+
+    `after` names the steps whose results it reads.
+    """
 
     name: str
-    notebook: str
+    notebook: str | None
     parameters: dict[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
+    launch: tuple[str, ...] = ()
+    home: Path | None = None  # where the executed notebook is kept; by default STUDY
 
     def key(self, keys: dict[str, str]) -> str:
         """Hash of all that the step's result depends on; `keys` are those of the steps before it."""
-        digest = hashlib.sha256(json.dumps([self.parameters, [keys[name] for name in self.after]]).encode())
-        cells = json.loads((NOTEBOOKS / self.notebook).read_text(encoding="utf-8"))["cells"]
-        digest.update(json.dumps([cell["source"] for cell in cells]).encode())
+        before = [keys[name] for name in self.after]
+        digest = hashlib.sha256(json.dumps([self.parameters, self.launch, before]).encode())
+        if self.notebook:
+            cells = json.loads((NOTEBOOKS / self.notebook).read_text(encoding="utf-8"))["cells"]
+            digest.update(json.dumps([cell["source"] for cell in cells]).encode())
         for path in sorted((ROOT / "amc_lib").rglob("*.py")):
             digest.update(path.read_bytes())
         return digest.hexdigest()
+
+    def command(self) -> list[str]:
+        if self.launch:
+            return [sys.executable, "-m", "accelerate.commands.launch", "-m", *self.launch]
+        command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
+        command += [str(NOTEBOOKS / self.notebook), str(self.executed), "--cwd", str(ROOT)]
+        return command + [part for name, value in self.parameters.items() for part in ("-p", name, str(value))]
+
+    @property
+    def executed(self) -> Path:
+        return (self.home or STUDY) / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def stamp(self) -> Path:
+        return (self.home or STUDY) / "steps" / f"{self.name}.json"
 
 
 def plan(seeds: int) -> list[list[Step]]:
@@ -64,24 +88,50 @@ def plan(seeds: int) -> list[list[Step]]:
     return [*first, finetuning, [evaluation], [explore]]
 
 
-def run_study(seeds: int, force: bool = False) -> None:
+def paper_plan(seeds: int) -> list[list[Step]]:
+    """The same on photographs, one step at a time, each launch on all devices."""
+    paper = {"tier": "paper"}
+    steps = [
+        Step("data", "01_data.ipynb", paper, home=PAPER),
+        Step("pretrain", "02_pretrain.ipynb", paper, ("data",), home=PAPER),
+    ]
+    outputs = []
+    for seed in range(seeds):
+        for system, name in FINETUNED.items():
+            output = str(PAPER / f"seed-{seed}" / name)
+            without = {} if system == "AMC" else {"lambda1": 0.0, "lambda2": 0.0}
+            parameters = paper | {"seed": seed} | without | {"output": output}
+            options = [part for option, value in parameters.items() for part in (f"--{option}", str(value))]
+            train = Step(f"train-{name}-{seed}", None, {}, ("pretrain",), ("amc_lib.training", *options), PAPER)
+            steps += [train, Step(f"show-{name}-{seed}", "03_train.ipynb", parameters, (train.name,), home=PAPER)]
+            outputs.append(output)
+    shown = tuple(step.name for step in steps if step.notebook == "03_train.ipynb")
+    asked = Step("answers", None, {}, shown, ("amc_lib.answers", str(official_albef()), *outputs), PAPER)
+    table = Step(
+        "evaluate", "04_evaluate.ipynb", paper | {"runs": str(PAPER), "seeds": seeds}, ("answers",), home=PAPER
+    )
+    return [[step] for step in (*steps, asked, table)]
+
+
+def run_study(seeds: int, force: bool = False, tier: str = "scenes") -> None:
     """Execute what is not up to date. Raises RuntimeError naming the notebook that failed and where it stands."""
     begin = time.perf_counter()
+    home, steps_of = {"scenes": (STUDY, plan), "paper": (PAPER, paper_plan)}[tier]
     if force:
-        shutil.rmtree(STUDY, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
     keys: dict[str, str] = {}
-    for steps in plan(seeds):
+    for steps in steps_of(seeds):
         waiting = []
         for step in steps:
             keys[step.name] = step.key(keys)
-            if _stamp(step) == keys[step.name]:
+            if _stamped(step) == keys[step.name]:
                 print(f"{step.name}: up to date", flush=True)
             else:
                 waiting.append(step)
         _execute(waiting, keys)
     minutes = (time.perf_counter() - begin) / 60
-    print(f"The study is complete ({minutes:.1f} min): see figures/ and {STUDY.relative_to(ROOT)}.")
-    print("To repeat it from the start: python -m amc_lib.study --force")
+    print(f"The study is complete ({minutes:.1f} min): see figures/ and {home.relative_to(ROOT)}.")
+    print(f"To repeat it from the start: python -m amc_lib.study --tier {tier} --force")
 
 
 def _execute(steps: list[Step], keys: dict[str, str]) -> None:
@@ -94,33 +144,27 @@ def _execute(steps: list[Step], keys: dict[str, str]) -> None:
         failed = []
         for step, begin, process in running:
             if process.wait() == 0:
-                write_json(STUDY / "steps" / f"{step.name}.json", {"key": keys[step.name]})
+                write_json(step.stamp, {"key": keys[step.name]})
             else:
                 failed.append(step)
             print(f"{step.name}: {time.perf_counter() - begin:.0f} s", flush=True)
         if failed:
-            where = ", ".join(f"{step.notebook} (see {_executed(step)})" for step in failed)
+            where = ", ".join(
+                f"{step.notebook} (see {step.executed})" if step.notebook else step.name for step in failed
+            )
             raise RuntimeError(f"failed: {where}")
 
 
 def _start(step: Step, threads: str) -> subprocess.Popen:
-    print(f"{step.name}: running {step.notebook} {step.parameters or ''}", flush=True)
-    _executed(step).parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
-    command += [str(NOTEBOOKS / step.notebook), str(_executed(step)), "--cwd", str(ROOT)]
-    for name, value in step.parameters.items():
-        command += ["-p", name, str(value)]
+    print(f"{step.name}: running {step.notebook or ' '.join(step.launch)} {step.parameters or ''}", flush=True)
+    step.executed.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": threads, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment)
+    return subprocess.Popen(step.command(), cwd=ROOT, env=environment)
 
 
-def _executed(step: Step) -> Path:
-    return STUDY / "notebooks" / f"{step.name}.ipynb"
-
-
-def _stamp(step: Step) -> str | None:
+def _stamped(step: Step) -> str | None:
     try:
-        return json.loads((STUDY / "steps" / f"{step.name}.json").read_text(encoding="utf-8"))["key"]
+        return json.loads(step.stamp.read_text(encoding="utf-8"))["key"]
     except (OSError, ValueError, KeyError):
         return None
 
@@ -128,12 +172,13 @@ def _stamp(step: Step) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m amc_lib.study", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=1, help="train and evaluate this many seeds (default 1)")
+    parser.add_argument("--tier", choices=("scenes", "paper"), default="scenes", help="drawn scenes or photographs")
     parser.add_argument("--force", action="store_true", help="delete the study's runs and start over")
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         parser.error("--seeds must be at least 1")
     try:
-        run_study(arguments.seeds, arguments.force)
+        run_study(arguments.seeds, arguments.force, arguments.tier)
     except RuntimeError as error:
         sys.exit(str(error))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from amc_lib import photos
 from amc_lib.config import Settings
 from amc_lib.datasets import scenes
+from amc_lib.datasets.check import check
 from amc_lib.datasets.scene_bank import open_bank
 from amc_lib.datasets.scenes import SPLITS
 from amc_lib.model import ALBEF
@@ -29,6 +30,7 @@ class Bank(Protocol):
     """A split that is asked of models: scenes (`SceneBank`) or photographs (`PhotoBank`)."""
 
     title: str
+    skipped: list[str]  # a sentence for each record that was left out as malformed
 
     def all_regions(self) -> list[Region]: ...
 
@@ -77,6 +79,11 @@ def evaluation_banks(settings: Settings) -> dict[str, Bank]:
     return {split: open_bank(settings.scenes, settings.model.vision, split) for split in EVALUATED_SCENES}
 
 
+def check_data(settings: Settings) -> pd.DataFrame | str:
+    """What is there, missing or broken of the data sets that people download."""
+    return check(photos.data_root()) if settings.tier == "paper" else "Scenes are drawn: there is nothing to download."
+
+
 def shown_banks(settings: Settings) -> dict[str, Bank]:
     """The splits that 01 shows: all but those for training on photographs, whose millions stay on disk."""
     if settings.tier == "paper":
@@ -86,7 +93,7 @@ def shown_banks(settings: Settings) -> dict[str, Bank]:
 
 
 def split_sizes(banks: Mapping[str, Bank]) -> pd.DataFrame:
-    """What each split holds: images, phrases, phrases by kind, those of concepts never boxed."""
+    """What each split holds: images, phrases, phrases by kind, those of concepts never boxed, records left out."""
     rows = []
     for name, bank in banks.items():
         regions = bank.all_regions()
@@ -100,6 +107,7 @@ def split_sizes(banks: Mapping[str, Bank]) -> pd.DataFrame:
                 "groups": kinds["group"],
                 "parts": kinds["part"],
                 "unboxed": sum(not region.annotated for region in regions),
+                "left_out": len(bank.skipped),
             }
         )
     return pd.DataFrame(rows)

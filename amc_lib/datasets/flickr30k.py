@@ -109,6 +109,4 @@ def _box(corners: ElementTree.Element, size: tuple[float, float] | None, where: 
             raise ValueError
     except ValueError as error:
         raise ValueError(f"{where}: a box needs the numbers xmin, ymin, xmax and ymax") from error
-    if not (0 <= x1 < x2 and 0 <= y1 < y2):
-        raise ValueError(f"{where}: box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has no area or begins outside the picture")
     return checked((x1, y1, x2, y2), where, size)

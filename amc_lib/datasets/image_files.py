@@ -10,6 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 
+class UnreadableImageError(ValueError):
+    """A picture that is missing or damaged."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFile:
     """A picture on disk. Boxes of the data sets count stored pixels, so an EXIF rotation is not applied."""
@@ -17,14 +21,14 @@ class ImageFile:
     path: Path
 
     def open(self) -> Image.Image:
-        """RGB at its stored size. ValueError naming the file if it is missing or damaged, truncated for one."""
+        """RGB at its stored size. UnreadableImageError naming the file if it is missing or damaged."""
         try:
             with Image.open(self.path) as file:
                 return file.convert("RGB")
         except FileNotFoundError as error:
-            raise ValueError(f"{self.path}: no such image") from error
+            raise UnreadableImageError(f"{self.path}: no such image") from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{self.path}: cannot be read as an image: {error}") from error
+            raise UnreadableImageError(f"{self.path}: cannot be read as an image: {error}") from error
 
 
 class ImageFolder:

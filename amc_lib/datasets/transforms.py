@@ -54,9 +54,9 @@ class Augment:
         self, picture: Image.Image, phrases: Sequence[Phrase], rng: np.random.Generator
     ) -> tuple[Tensor, list[Phrase]]:
         chosen = [self._one_box(phrase, rng) for phrase in phrases]
-        boxes = [box for phrase in chosen for box in phrase.boxes]
-        corners = BoundingBoxes(boxes or torch.zeros(0, 4), format="XYXY", canvas_size=(picture.height, picture.width))
-        image, corners = _squared(functional.pil_to_tensor(picture), self.side), _squared(corners.float(), self.side)
+        edges = torch.tensor([box for phrase in chosen for box in phrase.boxes]).reshape(-1, 4)
+        corners = BoundingBoxes(edges, format="XYXY", canvas_size=(picture.height, picture.width))
+        image, corners = _squared(functional.pil_to_tensor(picture), self.side), _squared(corners, self.side)
         if rng.random() < self.settings.flip:
             image, corners = functional.horizontal_flip(image), functional.horizontal_flip(corners)
             chosen = [replace(phrase, text=swap_sides(phrase.text)) for phrase in chosen]

@@ -4,13 +4,14 @@ from amc_lib.figures.method import method_figure
 from amc_lib.figures.qualitative import Example, qualitative_figure
 from amc_lib.figures.results import accuracy_figure, learning_curves, table_markdown
 from amc_lib.figures.scene_sheet import scene_sheet
-from amc_lib.figures.style import COLOURS, FOLDER, heat_overlay, save, to_image
+from amc_lib.figures.style import COLOURS, FOLDER, folder_of, heat_overlay, save, to_image
 
 __all__ = [
     "COLOURS",
     "FOLDER",
     "Example",
     "accuracy_figure",
+    "folder_of",
     "heat_overlay",
     "learning_curves",
     "method_figure",

@@ -19,6 +19,12 @@ from amc_lib.provenance import ROOT
 
 FOLDER = ROOT / "figures"  # where the study's figures and tables stand
 
+
+def folder_of(tier: str) -> Path:
+    """Where a tier's figures and tables stand: those of the paper tier in a folder of their own."""
+    return FOLDER if tier == "scenes" else FOLDER / tier
+
+
 COLOURS = {
     "ALBEF": "#0072B2",
     "ALBEF finetuned": "#56B4E9",
