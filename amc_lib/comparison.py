@@ -12,8 +12,8 @@ import pandas as pd
 
 from amc_lib.answers import ask, ask_in_parts
 from amc_lib.checkpoints import Checkpoint, find
-from amc_lib.config import preset
 from amc_lib.evaluation import Pointing, point_hits
+from amc_lib.presets import preset
 from amc_lib.provenance import plain
 from amc_lib.regions import Box, Region
 from amc_lib.runs import RUNS, long_history, open_run, pretrained

@@ -9,8 +9,8 @@ import torch
 import transformers
 
 import amc_lib
-from amc_lib.config import preset
 from amc_lib.parameters import notebook_parameters
+from amc_lib.presets import preset
 
 
 def start(namespace: Mapping[str, Any], known: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from amc_lib.config import AmcSettings, ObjectiveSettings, Settings, TrainingSettings, preset
+from amc_lib.config import AmcSettings, ObjectiveSettings, Settings, TrainingSettings
+from amc_lib.presets import preset
 
 FINETUNING_PARAMETERS = tuple(
     [

@@ -19,7 +19,7 @@ import pandas as pd
 from accelerate import PartialState
 
 from amc_lib.checkpoints import DESCRIPTION, Checkpoint, description, find, load_checkpoint, save_checkpoint, shipped
-from amc_lib.config import Settings, preset
+from amc_lib.config import Settings
 from amc_lib.datasets import scene_language
 from amc_lib.evaluation import point_at
 from amc_lib.files import write_csv, write_json
@@ -27,6 +27,7 @@ from amc_lib.model import ALBEF, build
 from amc_lib.pairs import Collator
 from amc_lib.parameters import from_mapping
 from amc_lib.phrases import Tokenizer, word_vocabulary
+from amc_lib.presets import preset
 from amc_lib.provenance import ROOT, plain, provenance, settings_hash
 from amc_lib.sources import is_official, official_albef, open_checkpoint, weights_hash
 from amc_lib.tiers import Bank, training_pairs, validation_bank

@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from paper_data import write_paper_data
 
-from amc_lib import answers, config, photos, runs
-from amc_lib.config import ModelSettings, Settings, TextSettings, TrainingSettings, VisionSettings, preset
+from amc_lib import answers, photos, presets, runs
+from amc_lib.config import ModelSettings, Settings, TextSettings, TrainingSettings, VisionSettings
 from amc_lib.figures import style
 from amc_lib.model import build
 from amc_lib.official import export_official
+from amc_lib.presets import preset
 
 PAPER = preset("paper")
 LAYER = 2  # of the tiny text encoder: the first fusion layer
@@ -52,7 +53,7 @@ def settings(root: Path) -> Settings:
 def install(root: Path, put=setattr) -> None:
     """`put(target, name, value)` sets an attribute; pytest's `monkeypatch.setattr` undoes it later."""
     os.environ["AMC_DATA"] = str(root)
-    put(config, "_PRESETS", config._PRESETS | {"paper": lambda: settings(root)})
+    put(presets, "_PRESETS", presets._PRESETS | {"paper": lambda: settings(root)})
     put(photos, "CACHE", root / "cache")
     put(answers, "ANSWERS", root / "answers")
     put(runs, "RUNS", root / "runs")

@@ -16,8 +16,8 @@ from amc_lib.config import (
     TextSettings,
     TrainingSettings,
     VisionSettings,
-    preset,
 )
+from amc_lib.presets import preset
 
 TIERS = pytest.mark.parametrize("tier", ["scenes", "paper"])
 PARTS = (

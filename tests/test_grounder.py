@@ -16,12 +16,13 @@ from traitlets.utils.bunch import Bunch
 
 from amc_lib import Grounder, gradcam
 from amc_lib.checkpoints import save_checkpoint
-from amc_lib.config import SceneSettings, Settings, TrainingSettings, preset
+from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.datasets.scene_bank import pixels
 from amc_lib.evaluation import ground_phrases, peak
 from amc_lib.explore import Explorer, draw_scene, png
 from amc_lib.grounder import Grounding, read_image
 from amc_lib.phrases import SPECIAL, Tokenizer
+from amc_lib.presets import preset
 
 WIDTH, HEIGHT = 60, 40
 PHRASES = ["w1 w2", "w3", "w4 w5 w6"]

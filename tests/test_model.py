@@ -18,7 +18,7 @@ from reference_cases import (
 )
 from torch import Tensor
 
-from amc_lib.config import AmcSettings, ObjectiveSettings, preset
+from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.model import ALBEF, build
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.model.objectives import (
@@ -28,6 +28,7 @@ from amc_lib.model.objectives import (
     masked_language_loss,
     matching_loss,
 )
+from amc_lib.presets import preset
 from amc_lib.step import Batch, Losses, training_losses
 
 TRUNKS = pytest.mark.parametrize("trunk", ["none", "lite0"])

@@ -33,8 +33,8 @@ CONTRACT += ["init", "output"]
 STARTUP = """
 import functools as _functools, pathlib as _pathlib, sys as _sys
 _sys.path.insert(0, {tests!r})
-import test_runs as _tiny, amc_lib.config as _config, amc_lib.tiers as _tiers
-_config._PRESETS["scenes"] = lambda: _tiny.TINY
+import test_runs as _tiny, amc_lib.presets as _presets, amc_lib.tiers as _tiers
+_presets._PRESETS["scenes"] = lambda: _tiny.TINY
 _tiers.open_bank = _functools.partial(_tiers.open_bank, cache=_pathlib.Path({cache!r}))
 """
 

@@ -15,9 +15,10 @@ import torch
 
 from amc_lib import runs, tiers
 from amc_lib.checkpoints import CheckpointError
-from amc_lib.config import SceneSettings, Settings, TrainingSettings, preset
+from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.datasets import scene_bank
 from amc_lib.datasets.scene_bank import SceneBank
+from amc_lib.presets import preset
 from amc_lib.runs import Run, finetune, long_history, open_run, pretrain
 from amc_lib.training import learning_rate
 
@@ -216,8 +217,9 @@ def test_start_that_is_not_there_is_refused(no_training):
         finetune(TINY, "nowhere")
 
 
-def test_tier_that_cannot_be_run_is_refused(no_training):
-    with refused("tier 'paper'"):
+def test_paper_tier_names_what_it_lacks(no_training, tmp_path, monkeypatch):
+    monkeypatch.setenv("AMC_DATA", str(tmp_path))
+    with refused(f"{tmp_path / 'bert-base-uncased' / 'vocab.txt'}: no such file"):
         pretrain(preset("paper"))
 
 

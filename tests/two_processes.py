@@ -11,7 +11,8 @@ import torch.distributed as dist
 from reference_cases import TINY_AMC, TINY_OBJECTIVE, tiny_batch, tiny_model
 from torch.nn.parallel import DistributedDataParallel
 
-from amc_lib.config import Settings, TrainingSettings, preset
+from amc_lib.config import Settings, TrainingSettings
+from amc_lib.presets import preset
 from amc_lib.step import Batch
 from amc_lib.training.loop import TrainingStep
 

@@ -5,7 +5,7 @@ from amc_lib.model.albef import ALBEF
 
 
 def build(settings: ModelSettings) -> ALBEF:
-    """An ALBEF for `amc_lib.config.preset(tier).model` or sizes of one's own."""
+    """An ALBEF for `amc_lib.presets.preset(tier).model` or sizes of one's own."""
     return ALBEF(settings)
 
 

@@ -1,0 +1,79 @@
+"""The settings of the two tiers: `preset("scenes")` and `preset("paper")`."""
+
+from __future__ import annotations
+
+from amc_lib.config import (
+    AmcSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    Settings,
+    TextSettings,
+    TrainingSettings,
+    VisionSettings,
+)
+
+
+def _scenes() -> Settings:
+    return Settings(
+        tier="scenes",
+        model=ModelSettings(
+            vision=VisionSettings(
+                image_size=160, trunk="lite0", patch_size=16, width=128, depth=2, heads=4, mlp_ratio=2.0
+            ),
+            text=TextSettings(
+                vocab_size=1024, width=128, layers=6, fusion_from=3, heads=4, ffn_width=512, positions=64, dropout=0.0
+            ),
+            embed_dim=64,
+            queue_size=0,  # a queue's older features differ from the batch's more than pictures differ from each other
+            momentum=0.9,
+            temperature_range=(0.07, 0.07),
+        ),
+        objective=ObjectiveSettings(alpha=0.0, mlm_probability=0.4),
+        amc=AmcSettings(layer=3, map_size=80),
+        pretraining=TrainingSettings(
+            epochs=6,
+            batch_size=32,
+            phrases_per_image=4,
+            learning_rate=4e-4,
+            min_learning_rate=1e-5,
+            warmup_learning_rate=1e-5,
+            cosine_by="step",
+            warmup_steps=100,
+            max_grad_norm=1.0,
+            short_captions_until=4,
+            fuse_from=3,
+            hard_negatives_from=5,
+        ),
+        finetuning=TrainingSettings(
+            epochs=3,
+            batch_size=32,
+            phrases_per_image=4,
+            learning_rate=4e-4,
+            min_learning_rate=1e-5,
+            warmup_learning_rate=1e-5,
+            cosine_by="step",
+            warmup_steps=50,
+            max_grad_norm=1.0,
+        ),
+    )
+
+
+def _paper() -> Settings:
+    return Settings(
+        tier="paper",
+        model=ModelSettings(),
+        objective=ObjectiveSettings(),
+        amc=AmcSettings(),
+        pretraining=TrainingSettings(learning_rate=1e-4, min_learning_rate=1e-5, warmup_learning_rate=1e-5),
+        finetuning=TrainingSettings(workers=8),
+    )
+
+
+_PRESETS = {"scenes": _scenes, "paper": _paper}
+
+
+def preset(tier: str) -> Settings:
+    """The settings of a tier. Raises ValueError for an unknown tier."""
+    if tier not in _PRESETS:
+        raise ValueError(f"unknown tier {tier!r}; known: {', '.join(_PRESETS)}")
+    return _PRESETS[tier]()
