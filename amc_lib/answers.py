@@ -15,11 +15,11 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
 from amc_lib.checkpoints import Checkpoint
+from amc_lib.distributed import process_state
 from amc_lib.evaluation import Pointing, point_at
 from amc_lib.files import write_bytes
 from amc_lib.provenance import ROOT, plain
@@ -41,7 +41,7 @@ def ask(checkpoint: Checkpoint, bank: Bank, layer: int, progress: str | None = N
 
 def ask_in_parts(checkpoint: Checkpoint, bank: Bank, layer: int, folder: Path = ANSWERS) -> Pointing:
     """The answers to a split, those parts that `folder` lacks asked now; each process asks its share and gets all."""
-    state = PartialState()
+    state = process_state()
     parts = _parts(bank.all_regions())
     home = folder / f"{bank.title.replace(' ', '-')}-{_key(checkpoint, bank, layer)}"
     files = [home / f"part-{number:05}-of-{len(parts):05}.safetensors" for number in range(len(parts))]
@@ -93,7 +93,7 @@ def main() -> None:
         checkpoint = open_checkpoint(source)
         for bank in evaluation_banks(checkpoint.settings).values():
             pointing = ask_in_parts(checkpoint, bank, checkpoint.settings.amc.layer)
-            if PartialState().is_main_process:
+            if process_state().is_main_process:
                 print(f"{source}, {bank.title}: {100 * pointing.hits.mean():.2f} % of {len(pointing.hits)} phrases")
 
 

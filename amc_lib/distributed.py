@@ -9,7 +9,17 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor
+
+
+def process_state() -> PartialState:
+    """This process among those that accelerate launched; without GPUs they talk through gloo."""
+    return PartialState(cpu=without_accelerator())
+
+
+def without_accelerator() -> bool:
+    return not torch.accelerator.is_available()
 
 
 def world_size() -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from amc_lib import gradcam
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import VisionSettings
+from amc_lib.datasets.image_files import reading
 from amc_lib.datasets.scene_bank import pixels
 from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluation import ground_phrases, peak
@@ -93,17 +94,13 @@ def model_input(picture: Image.Image, vision: VisionSettings) -> Tensor:
 
 def read_image(image: Image.Image | str | Path | BinaryIO) -> Image.Image:
     """A PIL image, a path or an open file as RGB, upright as its EXIF says. ValueError if it is missing or damaged."""
-    try:
+    if not isinstance(image, Image.Image | str | Path) and not hasattr(image, "read"):
+        raise ValueError(f"an image must be a PIL image or a path, got {type(image).__name__}")
+    with reading(image):
         if isinstance(image, Image.Image):
             return _upright_rgb(image)
         with Image.open(image) as file:
             return _upright_rgb(file)
-    except FileNotFoundError as error:
-        raise ValueError(f"{image}: no such image") from error
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"an image must be a PIL image or a path, got {type(image).__name__}") from error
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{image}: cannot be read as an image: {error}") from error
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -13,12 +13,12 @@ from amc_lib.parameters import notebook_parameters
 from amc_lib.presets import preset
 
 
-def start(namespace: Mapping[str, Any], known: str) -> dict[str, Any]:
+def start(namespace: Mapping[str, Any], *known: str) -> dict[str, Any]:
     """The parameters that a notebook's first cell set (`namespace` is its `globals()`), `known` their names.
 
     Raises ValueError with one sentence for a name that is not known or a tier that is not there.
     """
-    parameters = notebook_parameters(namespace, known.split())
+    parameters = notebook_parameters(namespace, " ".join(known).split())
     preset(parameters["tier"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     print(

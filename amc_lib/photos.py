@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from amc_lib.datasets import flickr30k, refer, visual_genome
 from amc_lib.datasets.image_files import ImageFile, UnreadableImageError
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment, Resize, to_input
+from amc_lib.distributed import process_state
 from amc_lib.model import ALBEF
 from amc_lib.model.vision import input_side
 from amc_lib.pairs import PairDataset, Pairs, Phrase
@@ -85,7 +85,7 @@ def training_pairs(settings: Settings) -> PhotoPairs:
     """
     root = data_root() / "visual_genome"
     folder = CACHE / f"visual-genome-{_fingerprint(root)}"
-    with PartialState().main_process_first():
+    with process_state().main_process_first():
         table = open_table(folder, lambda: _read_training(root))
     training = settings.finetuning
     augment = Augment(settings.photos, settings.model.vision.image_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -28,16 +29,18 @@ SHOWN = ("data", "pretrain", "amc-0", "evaluate", "explore")  # the step whose o
 def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook with the outputs of its execution, but for progress (stderr) and widgets, which need a kernel.
 
-    The cell that papermill injects is not part of the notebook. Raises ValueError if the sources differ.
+    The cell that papermill injects is not part of the notebook, so code cells are numbered anew from 1. Raises
+    ValueError if the sources differ.
     """
     cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     if [cell.source for cell in cells] != [cell.source for cell in notebook.cells]:
         raise ValueError("the executed notebook is not this notebook: run the study again")
-    for cell, done in zip(notebook.cells, cells, strict=True):
-        if cell.cell_type == "code":
-            kept = [o for o in done.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
-            cell.outputs = [_lighter(output) for output in kept]
-            cell.execution_count = done.execution_count
+    code = [(cell, done) for cell, done in zip(notebook.cells, cells, strict=True) if cell.cell_type == "code"]
+    for number, (cell, done) in enumerate(code, 1):
+        kept = [o for o in done.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
+        cell.outputs = [_lighter(output) for output in kept]
+        for numbered in (cell, *(o for o in cell.outputs if o.output_type == "execute_result")):
+            numbered.execution_count = number
     return notebook
 
 
@@ -56,7 +59,7 @@ def _lighter(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def publish_notebooks(study: Path = STUDY, notebooks: Path = NOTEBOOKS) -> None:
     for step in (step for steps in plan(1) for step in steps if step.name in SHOWN):
         path = notebooks / step.notebook
-        executed = nbformat.read(study / "notebooks" / f"{step.name}.ipynb", as_version=4)
+        executed = nbformat.read(replace(step, home=study).executed, as_version=4)
         filled = with_outputs(nbformat.read(path, as_version=4), executed)
         write_bytes(path, f"{nbformat.writes(filled)}\n".encode())
 

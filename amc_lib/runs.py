@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from accelerate import PartialState
 
 from amc_lib.checkpoints import DESCRIPTION, Checkpoint, description, find, load_checkpoint, save_checkpoint, shipped
 from amc_lib.config import Settings
 from amc_lib.datasets import scene_language
+from amc_lib.distributed import process_state
 from amc_lib.evaluation import point_at
 from amc_lib.files import write_csv, write_json
 from amc_lib.model import ALBEF, build
@@ -163,7 +163,7 @@ def _run(
     output: str | Path | None,
 ) -> Run:
     """Open the run of this identity, or train it now: on every process that takes part, written by the first."""
-    state = PartialState()
+    state = process_state()
     training = getattr(settings, stage)
     identity = _identity(stage, settings, init_sha256)
     folder = Path(output) if output else RUNS / f"{stage}-seed{training.seed}-{settings_hash(identity)}"

@@ -126,11 +126,10 @@ def _momentum_pass(
     model: ALBEF, image: Tensor, rows: Tensor, input_ids: Tensor, masks: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The teacher's image_feat_m, text_feat_m [B, E] and fused embeddings of the corrupted texts [B, L, D], if any."""
-    B = len(rows)
+    B, encoder = len(rows), model.text_encoder_m
     image_embeds = model.visual_encoder_m(image)  # [I, N, D]
-    text_embeds, *corrupted = model.text_encoder_m.encode(input_ids, masks).split(B)
-    memory = model.text_encoder_m.remember(image_embeds).rows(rows) if corrupted else None
-    fused = model.text_encoder_m.fuse(corrupted[0], masks[B:], memory) if corrupted else None
+    text_embeds, *corrupted = encoder.encode(input_ids, masks).split(B)
+    fused = encoder.fuse(corrupted[0], masks[B:], encoder.remember(image_embeds).rows(rows)) if corrupted else None
     image_feat = torch.nn.functional.normalize(model.vision_proj_m(image_embeds[:, 0]), dim=-1)
     text_feat = torch.nn.functional.normalize(model.text_proj_m(text_embeds[:, 0]), dim=-1)
     return image_feat[rows], text_feat, fused

@@ -145,8 +145,7 @@ def test_any_mode_is_read_as_rgb(grounder, picture, mode):
 
 
 def test_path_text_and_picture_are_the_same_question(grounder, picture, tmp_path):
-    path = tmp_path / "picture.png"
-    picture.save(path)
+    picture.save(path := tmp_path / "picture.png")
     answers = [grounder.ground(source, "w1 w2") for source in (picture, path, str(path))]
     assert equal(answers[0], answers[1]) and equal(answers[0], answers[2])
 
@@ -166,19 +165,20 @@ def test_picture_is_turned_upright_as_its_exif_says(picture, tmp_path):
 def test_missing_picture_is_named(grounder, tmp_path):
     with refused(f"{tmp_path / 'none.png'}: no such image"):
         grounder.ground(tmp_path / "none.png", "w1")
+    with refused("an image must be a PIL image or a path, got int"):
+        grounder.ground(7, "w1")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 def test_truncated_picture_is_named(grounder, picture, tmp_path, kind):
-    buffer = io.BytesIO()
-    picture.resize((600, 400)).save(buffer, format=kind)
+    picture.resize((600, 400)).save(buffer := io.BytesIO(), format=kind)
     path = tmp_path / f"half.{kind}"
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     with refused(f"{path}: cannot be read as an image"):
         grounder.ground(path, "w1")
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"P5 99999 99999 255\n"])
 def test_file_that_is_no_picture_is_named(grounder, tmp_path, data):
     path = tmp_path / "broken.png"
     path.write_bytes(data)

@@ -29,7 +29,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EACH = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 TRAIN = ROOT / "notebooks" / "03_train.ipynb"
 CONTRACT = ["tier", "lambda1", "lambda2", "delta1", "delta2", "seed", "epochs", "batch_size", "learning_rate"]
-CONTRACT += ["init", "output"]
+CONTRACT += ["init", "output", "precision", "accumulation", "checkpointing", "workers"]
 STARTUP = """
 import functools as _functools, pathlib as _pathlib, sys as _sys
 _sys.path.insert(0, {tests!r})
@@ -71,8 +71,7 @@ def test_first_code_cell_holds_the_parameters_and_the_second_checks_them(path):
     statements = ast.parse(cells[0].source).body
     assert all(isinstance(statement, ast.Assign) for statement in statements)
     names = [target.id for statement in statements for target in statement.targets]
-    known = re.search(r'start\(\s*globals\(\), "([\w ]+)"', cells[1].source)
-    assert known and known[1].split() == names
+    assert " ".join(re.findall(r'"([\w ]+)"', cells[1].source)).split() == names
 
 
 @pytest.mark.parametrize("path", [pytest.param(p, id=p.stem) for p in NOTEBOOKS])

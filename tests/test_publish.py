@@ -25,8 +25,9 @@ def executed(last: str = "1 + 1") -> nbformat.NotebookNode:
     done.cells[2].outputs = [
         new_output("stream", name="stderr", text="50 %"),
         new_output("stream", name="stdout", text="2"),
+        new_output("execute_result", {"text/plain": "2"}, execution_count=3),
     ]
-    done.cells[2].execution_count = 3
+    done.cells[1].execution_count, done.cells[2].execution_count = 1, 3
     done.cells.insert(2, new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]}))
     return done
 
@@ -34,8 +35,13 @@ def executed(last: str = "1 + 1") -> nbformat.NotebookNode:
 def test_outputs_come_without_progress_and_injected_parameters():
     filled = publish.with_outputs(notebook(), executed())
     assert [cell.source for cell in filled.cells] == ["# Title", "seed = 0", "1 + 1"]
-    assert [output.text for output in filled.cells[2].outputs] == ["2"]
-    assert filled.cells[2].execution_count == 3
+    assert [output.output_type for output in filled.cells[2].outputs] == ["stream", "execute_result"]
+    assert filled.cells[2].outputs[0].text == "2"
+
+
+def test_code_cells_are_numbered_without_a_gap():
+    _, first, second = publish.with_outputs(notebook(), executed()).cells
+    assert (first.execution_count, second.execution_count, second.outputs[1].execution_count) == (1, 2, 2)
 
 
 def test_large_picture_becomes_a_small_one_and_widgets_go():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,17 @@ class UnreadableImageError(ValueError):
     """A picture that is missing or damaged."""
 
 
+@contextmanager
+def reading(image: object) -> Iterator[None]:
+    """Whatever a missing or damaged picture raises in the block becomes an UnreadableImageError that names `image`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UnreadableImageError(f"{image}: no such image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"{image}: cannot be read as an image: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFile:
     """A picture on disk. Boxes of the data sets count stored pixels, so an EXIF rotation is not applied."""
@@ -22,13 +34,8 @@ class ImageFile:
 
     def open(self) -> Image.Image:
         """RGB at its stored size. UnreadableImageError naming the file if it is missing or damaged."""
-        try:
-            with Image.open(self.path) as file:
-                return file.convert("RGB")
-        except FileNotFoundError as error:
-            raise UnreadableImageError(f"{self.path}: no such image") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(f"{self.path}: cannot be read as an image: {error}") from error
+        with reading(self.path), Image.open(self.path) as file:
+            return file.convert("RGB")
 
 
 class ImageFolder:

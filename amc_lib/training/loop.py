@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from amc_lib.config import Settings, TrainingSettings
+from amc_lib.distributed import without_accelerator
 from amc_lib.model import ALBEF
 from amc_lib.pairs import Collator, EpochBatches, PairDataset
 from amc_lib.step import Batch, Losses, training_losses
@@ -139,6 +140,7 @@ def _accelerator(training: TrainingSettings) -> Accelerator:
     """bf16 as the settings say; parameters that a step leaves out (before fusion) are allowed for."""
     wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(
+        cpu=without_accelerator(),
         mixed_precision="bf16" if training.precision == "bf16" else "no",
         gradient_accumulation_steps=training.accumulation,
         kwargs_handlers=[wrapping],
