@@ -1,0 +1,236 @@
+"""Pictures as the model reads them: resizing against a form written out; picture, boxes and words changed together."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from amc_lib.config import PhotoSettings
+from amc_lib.datasets.image_files import ImageFile
+from amc_lib.datasets.transforms import Augment, swap_sides, to_input
+from amc_lib.pairs import Phrase, box_mask
+
+SIDE = 20
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # PROTOCOL, Finetuning
+PLAIN = PhotoSettings(flip=0, gray=0, jitter=0, jitter_probability=0)
+BOXES = ((0.0, 0.0, 10.0, 10.0), (20.0, 5.0, 30.0, 35.0), (45.0, 30.0, 60.0, 40.0))  # in the noise of 60 x 40
+
+
+def noise(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def levels(image: Tensor) -> np.ndarray:
+    """What stood before normalisation, [S, S, 3] in 0 to 255."""
+    return (image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).permute(1, 2, 0).numpy() * 255
+
+
+# ----------------------------------------------------------------------------------------------------------- resizing
+
+
+def naive_bilinear(picture: np.ndarray, side: int) -> np.ndarray:
+    """Pixel by pixel with half-pixel centres; beyond the border the border is repeated."""
+    height, width = picture.shape[:2]
+    result = np.zeros((side, side, 3))
+    for row, column in itertools.product(range(side), repeat=2):
+        y = min(max((row + 0.5) * height / side - 0.5, 0), height - 1)
+        x = min(max((column + 0.5) * width / side - 0.5, 0), width - 1)
+        for j, i in itertools.product((int(y), int(y) + 1), (int(x), int(x) + 1)):
+            share = (1 - abs(y - j)) * (1 - abs(x - i))
+            result[row, column] += share * picture[min(j, height - 1), min(i, width - 1)]
+    return result
+
+
+@pytest.mark.parametrize("size", [(60, 40), (133, 71), (7, 5), (20, 20), (1, 50)])
+def test_bilinear_is_the_naive_one_within_one_level(size):
+    picture = noise(*size)
+    found = levels(to_input(picture, SIDE, "bilinear"))
+    assert np.abs(found - naive_bilinear(np.asarray(picture, dtype=float), SIDE)).max() <= 1
+
+
+def test_bilinear_does_not_smooth_what_it_shrinks():
+    picture = noise(200, 200)
+    found = levels(to_input(picture, SIDE, "bilinear"))
+    smoothed = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=float)
+    assert found.std() > 2 * smoothed.std() and np.abs(found - smoothed).mean() > 20
+
+
+@pytest.mark.parametrize("size", [(60, 40), (7, 5), (300, 2)])
+def test_bicubic_is_that_of_pillow(size):
+    picture = noise(*size)
+    expected = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(levels(to_input(picture, SIDE, "bicubic")).round(), expected)
+
+
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
+def test_colours_are_normalised_as_clip_does(resize):
+    colour = (255, 0, 102)
+    image = to_input(Image.new("RGB", (9, 4), colour), SIDE, resize)
+    expected = [(c / 255 - mean) / std for c, mean, std in zip(colour, MEAN, STD, strict=True)]
+    torch.testing.assert_close(image, torch.tensor(expected)[:, None, None].expand(3, SIDE, SIDE))
+
+
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (333, 7), (64, 64)])
+def test_any_shape_becomes_a_square(resize, size):
+    image = to_input(noise(*size), 16, resize)
+    assert image.shape == (3, 16, 16) and image.dtype == torch.float32 and image.isfinite().all()
+
+
+def test_grey_picture_in_a_file_has_three_equal_channels(tmp_path):
+    noise(30, 20).convert("L").save(tmp_path / "grey.png")
+    picture = ImageFile(tmp_path / "grey.png").open()
+    for image in (to_input(picture, SIDE, "bilinear"), Augment(PhotoSettings(), SIDE)(picture, [], generator())[0]):
+        grey = levels(image)
+        assert np.abs(grey - grey[..., :1]).max() < 1e-3 < grey.std()
+
+
+# -------------------------------------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("man on the left", "man on the right"),
+        ("leftmost cup", "rightmost cup"),
+        ("Left-hand side", "right-hand side"),
+        ("righthand drawer, leftward arrow", "lefthand drawer, rightward arrow"),
+        ("rightside of the left shoe", "leftside of the right shoe"),
+        ("RIGHT, or left?", "left, or right?"),
+        ("top-left/bottom right", "top-right/bottom left"),
+        *[(word, word) for word in ("copyright", "bright", "leftover", "upright cleft", "rights", "the middle")],
+    ],
+)
+def test_sides_change_places_and_no_other_word_does(text, mirrored):
+    assert swap_sides(text) == mirrored
+
+
+SIDED = st.sampled_from(["left", "right", "leftmost", "right-hand", "leftover", "bright", "cup", ""])
+
+
+@given(st.lists(st.tuples(SIDED, st.sampled_from([" ", "-", ", ", ""])) | st.tuples(st.text(max_size=4)), max_size=8))
+def test_swapping_sides_twice_changes_nothing(parts):
+    text = "".join("".join(part) for part in parts).lower()
+    assert swap_sides(swap_sides(text)) == text
+
+
+# ------------------------------------------------------------------------------------------------------- augmentation
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def augmented(picture: Image.Image, *phrases: Phrase, seed: int = 0, **changed: object) -> tuple[Tensor, list[Phrase]]:
+    return Augment(replace(PLAIN, **changed), SIDE)(picture, phrases, generator(seed))
+
+
+def global_states() -> list[str]:
+    return [repr(random.getstate()), str(np.random.get_state()), str(torch.get_rng_state().tolist())]
+
+
+def test_result_depends_on_the_generator_alone():
+    augment, phrases = Augment(PhotoSettings(), SIDE), [Phrase("cup on the left", BOXES)]
+
+    def results() -> list:
+        return [
+            (image.tolist(), moved) for image, moved in (augment(noise(), phrases, generator(s)) for s in range(30))
+        ]
+
+    first = results()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    states = global_states()
+    assert results() == first
+    assert global_states() == states
+    assert len({str(image) for image, _ in first}) > 9
+    assert len({str(moved) for _, moved in first}) == 6  # flipped or not, one box of three
+
+
+def test_without_chances_the_picture_is_the_one_that_evaluation_sees():
+    image, (phrase,) = augmented(noise(), Phrase("cup on the left", BOXES[1:2], things=3))
+    assert image.equal(to_input(noise(), SIDE, "bilinear"))
+    assert (phrase.text, phrase.things) == ("cup on the left", 3)
+    np.testing.assert_allclose(phrase.boxes, [(20 / 60, 5 / 40, 30 / 60, 35 / 40)], rtol=1e-6)
+
+
+def test_flip_moves_picture_boxes_and_words_together():
+    image, (phrase, other) = augmented(noise(), Phrase("Left-hand cup", BOXES[1:2]), Phrase("bright cup"), flip=1)
+    assert image.equal(to_input(noise(), SIDE, "bilinear").flip(-1))
+    assert (phrase.text, other.text) == ("right-hand cup", "bright cup")
+    np.testing.assert_allclose(phrase.boxes, [(30 / 60, 5 / 40, 40 / 60, 35 / 40)], rtol=1e-6)
+
+
+def test_flip_comes_as_often_as_the_settings_say():
+    flips = [augmented(noise(4, 4), Phrase("left"), seed=seed, flip=0.25)[1][0].text for seed in range(200)]
+    assert flips.count("right") == pytest.approx(50, abs=20)
+
+
+@given(st.data(), st.integers(1, 90), st.integers(1, 90), st.sampled_from([0, 1]))
+def test_boxes_in_pixels_become_shares_of_the_sides(data, width, height, flip):
+    pairs = st.tuples(*[st.floats(0, 1, width=32)] * 4)
+    shares = [(min(a, b), min(c, d), max(a, b), max(c, d)) for a, b, c, d in data.draw(st.lists(pairs, max_size=3))]
+    pixels = tuple((x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in shares)
+    picture = Image.new("RGB", (width, height))
+    _, (phrase,) = augmented(picture, Phrase("cup", pixels), flip=flip, one_box=False)
+    expected = [(1 - x2, y1, 1 - x1, y2) if flip else (x1, y1, x2, y2) for x1, y1, x2, y2 in shares]
+    np.testing.assert_allclose(np.reshape(phrase.boxes, (-1, 4)), np.reshape(expected, (-1, 4)), atol=1e-6)
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+def test_boxes_stay_on_what_they_surround(flip):
+    box = (12, 10, 30, 24)
+    picture = Image.new("RGB", (60, 40))
+    picture.paste((255, 255, 255), box)
+    image, (phrase,) = augmented(picture, Phrase("square", (tuple(map(float, box)),)), flip=flip)
+    mask = box_mask(phrase.boxes, SIDE)
+    assert mask.equal(torch.from_numpy(levels(image)[..., 0] > 127).float())
+    left, right = mask.split(SIDE // 2, dim=1)
+    assert [left.any(), right.any()] == ([False, True] if flip else [True, False])
+    assert mask.sum() == 6 * 7  # a third of 18 times a half of 14
+
+
+def test_one_box_of_several_is_drawn_for_each_phrase():
+    phrases = [Phrase("cup", BOXES), Phrase("plate", BOXES[:2]), Phrase("fork", BOXES[2:])]
+    drawn = [augmented(noise(), *phrases, seed=seed)[1] for seed in range(120)]
+    _, every = augmented(noise(), *phrases, one_box=False)
+    assert [len(phrase.boxes) for phrase in every] == [3, 2, 1]
+    for n, phrase in enumerate(every):
+        assert all(len(moved[n].boxes) == 1 for moved in drawn)
+        turns = [sum(moved[n].boxes == (box,) for moved in drawn) for box in phrase.boxes]
+        assert turns == [pytest.approx(120 / len(phrase.boxes), abs=20)] * len(phrase.boxes)
+
+
+def test_phrases_without_boxes_have_none_afterwards():
+    phrases = [Phrase("sky"), Phrase("cup", BOXES[:1]), Phrase("sea")]
+    _, moved = augmented(noise(), *phrases, flip=1)
+    assert [len(phrase.boxes) for phrase in moved] == [0, 1, 0]
+    assert augmented(noise(), Phrase("sky"))[1] == [Phrase("sky")] and augmented(noise())[1] == []
+
+
+def test_grey_has_three_equal_channels_before_normalisation():
+    grey, coloured = (levels(augmented(noise(), gray=share)[0]) for share in (1, 0))
+    assert np.abs(grey - grey[..., :1]).max() < 1e-3 and grey.std() > 10
+    assert np.abs(coloured - coloured[..., :1]).max() > 100
+
+
+def test_jitter_changes_brightness_by_its_share_at_most():
+    picture = Image.new("RGB", (8, 8), (100, 100, 100))
+    shown = [levels(augmented(picture, seed=s, jitter=0.4, jitter_probability=1)[0]).mean() for s in range(60)]
+    assert 59 <= min(shown) < 70 and 130 < max(shown) <= 141
+
+
+def test_jitter_without_probability_leaves_colours():
+    plain = to_input(noise(), SIDE, "bilinear")
+    assert all(augmented(noise(), seed=seed, jitter=0.4)[0].equal(plain) for seed in range(9))
+    assert not any(augmented(noise(), seed=s, jitter=0.4, jitter_probability=1)[0].equal(plain) for s in range(9))
