@@ -93,15 +93,14 @@ def training_pairs(settings: Settings) -> PhotoPairs:
 
 
 def _read_training(root: Path) -> PhotoTable:
+    held_out = visual_genome.held_out_images(data_root() / "flickr30k", data_root() / "refer")
     records = sorted((root / "records").glob("*.json"))
     if records:
         parts = [visual_genome.read_records(path, root, strict=False) for path in records]
-        regions = Regions(
-            [replace(region, id=f"{n}:{region.id}") for n, part in enumerate(parts) for region in part],
-            [sentence for part in parts for sentence in part.skipped],
-        )
+        held = visual_genome.ids_held_out(root, held_out) & {r.image.path.stem for part in parts for r in part}
+        kept = [region for part in parts for region in part if region.image.path.stem not in held]
+        regions = Regions(kept, [sentence for part in parts for sentence in part.skipped], len(held))
     else:
-        held_out = visual_genome.held_out_images(data_root() / "flickr30k", data_root() / "refer")
         regions = visual_genome.read(root, "train", SOURCES, held_out, strict=False)
     return photo_table.build(regions, root, reading(regions))
 

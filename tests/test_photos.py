@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import shutil
 import warnings
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,17 +14,14 @@ import mini_paper
 import numpy as np
 import pytest
 import torch
-from paper_data import coco_id, flickr_id
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from amc_lib import photos
 from amc_lib.config import Settings
 from amc_lib.datasets.image_files import UnreadableImageError
-from amc_lib.datasets.transforms import Augment, to_input
+from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluation import ground_phrases
 from amc_lib.pairs import Collator, EpochBatches
-from amc_lib.photo_table import build
 from amc_lib.photos import MOST_UNREADABLE, PhotoPairs, evaluation_banks, training_pairs, validation_bank
 from amc_lib.presets import preset
 from amc_lib.runs import finetune
@@ -84,8 +79,6 @@ def test_finetuning_does_not_visit_the_images_of_evaluation(root, settings):
     assert known - visited == set(FIRST_IDS)
     assert (pairs.about["images"], pairs.about["held_out_images"]) == (10, 2)
     assert pairs.about["regions"] == len(pairs) and pairs.about["skipped_records"] == 0
-    held = {record["coco_id"] for record in read_json(root / "visual_genome" / "image_data.json")}
-    assert coco_id(0) in held and flickr_id(0) not in held
 
 
 def test_rows_are_the_descriptions_and_the_attributes(root, settings):
@@ -116,15 +109,216 @@ def test_pair_is_the_augmented_picture_of_its_row(root, settings):
     assert any(np.allclose(box, expected, atol=1e-6) for expected in (shares, mirrored))
 
 
-def test_one_phrase_of_a_record_or_several_are_visited(root, settings):
+def test_files_of_the_authors_are_read_instead(root, settings):
     captions = ["cup on the table", "the cup", "cup"]
     record = {"image": "VG_100K/2315355.jpg", "caption": captions, "bbox": [[1, 2, 30, 40], [5, 6, 70, 80]]}
-    write_json(root / "visual_genome" / "records" / "own.json", [record] * 4)
+    write_json(root / "visual_genome" / "records" / "a.json", [record, record | {"image": "VG_100K/nowhere.jpg"}])
+    write_json(root / "visual_genome" / "records" / "b.json", [record | {"caption": "plate"}])
     several = replace(settings, finetuning=replace(settings.finetuning, phrases_per_image=2))
     for asked, number in ((settings, 1), (several, 2)):
         pairs = training_pairs(asked)
-        assert len(pairs) == 4 and pairs[0].key == (0, 0, 0)
-        for row in range(4):
-            phrases = pairs[row].phrases
-            assert len({phrase.text for phrase in phrases}) == number == len(phrases)
-            assert all(phrase.text in captions and len(phrase.boxes) == 1 for phrase in phrases)
+        assert [len(pairs.choices(row)) for row in range(len(pairs))] == [3, 1]
+        texts = {phrase.text for phrase in pairs[0].phrases}
+        assert len(texts) == number and texts < set(captions) and pairs[1].phrases[0].text == "plate"
+        assert all(len(phrase.boxes) == 1 for phrase in pairs[0].phrases)  # one of two
+        assert pairs.about["skipped_records"] == 1 and "nowhere.jpg" in pairs.about["first_skipped"][0]
+
+
+def test_finetuning_is_refused_where_it_is_not_known_what_to_hold_out(root, settings):
+    (root / "flickr30k" / "val.txt").unlink()
+    with refused("val.txt: no such file"):
+        training_pairs(settings)
+
+
+# ----------------------------------------------------------------------------------------------------- the kept table
+
+
+def test_table_is_read_once_and_again_after_a_change(root, settings, monkeypatch):
+    made, read = [], photos._read_training
+    monkeypatch.setattr(photos, "_read_training", lambda folder: made.append(folder) or read(folder))
+
+    def images_after(change) -> int:
+        change()
+        found = training_pairs(settings).about["images"]
+        assert training_pairs(settings).about["images"] == found  # not made again
+        return found
+
+    def rewrite(name: str) -> None:
+        path = root / "visual_genome" / name
+        write_json(path, read_json(path)[:-1])
+
+    moved = root / "visual_genome" / "VG_100K" / "2315355.jpg"
+    assert images_after(lambda: None) == 10 and len(made) == 1
+    assert images_after(lambda: rewrite("attributes.json")) == 10 and len(made) == 2
+    assert images_after(lambda: rewrite("region_descriptions.json")) == 9 and len(made) == 3
+    assert images_after(lambda: moved.rename(root / "later.jpg")) == 8 and len(made) == 4
+    assert images_after(lambda: (root / "later.jpg").rename(moved)) == 9 and len(made) == 5
+    assert images_after((root / "flickr30k" / "val.txt").touch) == 9 and len(made) == 6
+
+
+# ------------------------------------------------------------------------------------------------- unreadable pictures
+
+
+def rows_of(pairs: PhotoPairs, name: str) -> list[int]:
+    return [row for row in range(len(pairs)) if Path(pairs.table.image(row)).name == name]
+
+
+def test_next_picture_stands_in_for_one_that_cannot_be_read(root, settings):
+    pairs = training_pairs(settings)
+    path = root / "visual_genome" / pairs.table.image(4)
+    bad = rows_of(pairs, path.name)
+    after = next(row for row in range(bad[0], len(pairs)) if row not in bad)
+    expected = pairs[after]
+    truncate(path)
+    with pytest.warns(UserWarning, match=f"left out in this epoch: {path}: cannot be read") as warned:
+        found = pairs[bad[0]]
+    assert len(warned) == 1
+    assert found.unreadable == 1 and found.key == expected.key and found.image.equal(expected.image)
+    with pytest.warns(UserWarning, match=path.name):
+        batch = collator(settings)([pairs[row] for row in (bad[0], after, bad[1])])
+    assert batch.unreadable == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pairs[after].unreadable == 0
+
+
+def test_one_picture_with_many_phrases_does_not_stop_training(root, settings):
+    names = ["VG_100K/2315355.jpg"] * (2 * MOST_UNREADABLE) + ["VG_100K_2/2315356.jpg"]
+    records = [{"image": name, "caption": "cup", "bbox": [[1, 2, 30, 40]]} for name in names]
+    write_json(root / "visual_genome" / "records" / "own.json", records)
+    truncate(root / "visual_genome" / names[0])
+    pairs = training_pairs(settings)
+    with pytest.warns(UserWarning, match="2315355.jpg"):
+        assert pairs[3].key == (0, 0, len(names) - 1) and pairs[3].unreadable == 1
+
+
+@pytest.mark.parametrize(("most", "named"), [(3, 3), (MOST_UNREADABLE, 10)])
+def test_too_many_unreadable_pictures_stop_with_one_sentence(root, settings, monkeypatch, most, named):
+    monkeypatch.setattr(photos, "MOST_UNREADABLE", most)
+    pairs = training_pairs(settings)
+    paths = sorted((root / "visual_genome").glob("VG_*/*.jpg"))
+    for path in paths:
+        truncate(path)
+    with pytest.warns(UserWarning), pytest.raises(UnreadableImageError) as raised:
+        pairs[30]
+    first = root / "visual_genome" / pairs.table.image(30)
+    assert re.fullmatch(rf"{named} pictures in a row cannot be read; the first: {first}: .*", str(raised.value))
+
+
+def test_history_says_how_many_pictures_could_not_be_read(root, settings):
+    settings = replace(settings, finetuning=replace(settings.finetuning, epochs=1))
+    pairs = training_pairs(settings)
+    name = Path(pairs.table.image(0)).name
+    visited = [row for batch in EpochBatches(len(pairs), 4, seed=0) for row in batch]
+    truncate(root / "visual_genome" / pairs.table.image(0))
+    with pytest.warns(UserWarning, match=name):
+        run = finetune(settings)
+    assert run.history["unreadable"].iloc[-1] == len(set(rows_of(pairs, name)) & set(visited)) > 0
+    assert run.metrics["data"] == pairs.about
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def collator(settings: Settings) -> Collator:
+    return Collator(paper_tokenizer(settings), 0.15, 32)
+
+
+def batches(settings: Settings, workers: int = 0, size: int = 4, **part: int) -> list[Batch]:
+    """Those of two epochs."""
+    pairs = training_pairs(settings)
+    sampler = EpochBatches(len(pairs), size, 0, **part)
+    loader = DataLoader(pairs, batch_sampler=sampler, collate_fn=collator(settings), num_workers=workers)
+    found = []
+    for epoch in range(2):
+        sampler.epoch = pairs.epoch = epoch
+        found += list(loader)
+    return found
+
+
+def test_processes_that_read_images_change_nothing(settings):
+    alone, with_two = batches(settings), batches(settings, workers=2)
+    assert len(alone) == len(with_two) == 2 * 10
+    for one, other in zip(alone, with_two, strict=True):
+        assert all(tensor.equal(getattr(other, name)) for name, tensor in vars(one).items())
+    assert not alone[0].image.equal(alone[10].image)
+
+
+def test_parts_of_two_processes_make_up_the_batches_of_one(settings):
+    whole = batches(settings)
+    parts = [batches(settings, size=2, rank=rank, world=2) for rank in range(2)]
+    for one, *of_ranks in zip(whole, *parts, strict=True):
+        for name in ("image", "box_mask"):
+            assert torch.cat([getattr(part, name) for part in of_ranks]).equal(getattr(one, name))
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+def test_banks_are_the_splits_of_the_table_at_the_sizes_of_the_authors(settings):
+    banks = evaluation_banks(settings)
+    found = {name: (b.title, len(b.all_regions()), b.image_size, b.resize) for name, b in banks.items()}
+    assert found == {
+        "flickr30k": ("Flickr30k test", 4 * 5, 32, "bilinear"),
+        "refcoco+ A": ("RefCOCO+ testA", 3 * 3, 48, "bicubic"),
+        "refcoco+ B": ("RefCOCO+ testB", 3 * 3, 48, "bicubic"),
+        "refclef": ("RefCLEF test", 2 * 3, 48, "bicubic"),
+    }
+    assert [name for name, bank in banks.items() if bank.detections] == ["refcoco+ A", "refcoco+ B"]
+    for bank in banks.values():
+        region = bank.all_regions()[-1]
+        image, size = bank.load(region)
+        assert size == bank.size(region) == (96, 96)
+        assert image.equal(to_input(region.image.open(), bank.image_size, bank.resize))
+
+
+def test_validation_shares_no_image_with_what_is_reported(settings):
+    validation, banks = validation_bank(settings), evaluation_banks(settings)
+    assert validation.title == "Flickr30k val" and len(validation.all_regions()) == 20
+    images = {region.image_id for bank in banks.values() for region in bank.all_regions()}
+    assert not images & {region.image_id for region in validation.all_regions()}
+
+
+def test_phrases_are_cut_to_words(root, settings):
+    words = [f"w{n}" for n in range(60)]
+    image_id = (root / "flickr30k" / "test.txt").read_text().split()[0]
+    sentence = f"[/EN#1/other {' '.join(words)}] stands .\n"
+    (root / "flickr30k" / "Sentences" / f"{image_id}.txt").write_text(sentence, encoding="utf-8")
+    path = root / "refer" / "refcoco+" / "refs(unc).p"
+    refs = pickle.loads(path.read_bytes())
+    refs[0]["sentences"][0]["sent"] = " ".join(words)
+    path.write_bytes(pickle.dumps(refs, protocol=2))
+    banks = evaluation_banks(settings)
+    longest = {n: max((r.phrase.split() for r in banks[n].all_regions()), key=len) for n in ("flickr30k", "refcoco+ A")}
+    assert longest == {"flickr30k": words[:50], "refcoco+ A": words[:30]}
+
+
+def test_phrases_are_not_cut_to_the_tokens_of_training(settings):
+    checkpoint, bank = open_checkpoint(official_albef()), validation_bank(settings)
+    image, _ = bank.load(bank.all_regions()[0])
+    phrases = ["a " * 29 + last for last in ("b", "c")]
+    ids, _ = checkpoint.tokenizer(phrases)
+    assert ids[0].equal(ids[1]) and ids.shape[1] == 25
+    _, scores = ground_phrases(checkpoint.model, checkpoint.tokenizer, image[None], phrases, [0, 0], 2)
+    assert scores[0] != scores[1]
+
+
+def test_set_that_is_missing_is_left_out_aloud(root, settings, capsys):
+    shutil.rmtree(root / "refer" / "refclef")
+    assert list(evaluation_banks(settings)) == ["flickr30k", "refcoco+ A", "refcoco+ B"]
+    assert capsys.readouterr().out == f"refclef: left out, there is no {root / 'refer' / 'refclef'}\n"
+
+
+def test_without_any_set_there_is_nothing_to_evaluate(root, settings):
+    for folder in ("flickr30k", "refer"):
+        shutil.rmtree(root / folder)
+    with refused(f"{root}: holds none of the evaluation sets; data/README.md says what goes where"):
+        evaluation_banks(settings)
+
+
+def test_picture_that_cannot_be_asked_is_named_with_its_region(settings):
+    bank = evaluation_banks(settings)["refclef"]
+    region = bank.all_regions()[0]
+    truncate(region.image.path)
+    with refused(f"RefCLEF test, region {region.id}: {region.image.path}: cannot be read as an image"):
+        bank.load(region)

@@ -66,6 +66,18 @@ def held_out_images(flickr30k_root: str | Path, refer_root: str | Path) -> HeldO
     return HeldOut(frozenset(coco), frozenset(flickr))
 
 
+def ids_held_out(root: str | Path, held_out: HeldOut) -> set[str]:
+    """Visual Genome's own ids of the images held out, by image_data.json."""
+    path = Path(root, "image_data.json")
+    coco, flickr = {str(image_id) for image_id in held_out.coco}, {str(image_id) for image_id in held_out.flickr}
+    return {
+        str(_image_id(record, f"{path}, image {number}")[0])
+        for number, record in enumerate(read_list(path))
+        if isinstance(record, Mapping)
+        and (str(record.get("coco_id")) in coco or str(record.get("flickr_id")) in flickr)
+    }
+
+
 class _Picture(NamedTuple):
     image: ImageFile
     image_id: str
@@ -100,20 +112,17 @@ def read(
 def _pictures(root: Path, held_out: HeldOut, skips: Skips) -> tuple[dict[int | str, _Picture | None], int]:
     """The pictures by image id, None for those left out, and how many of these are held out."""
     path, folder = root / "image_data.json", ImageFolder(root, IMAGE_FOLDERS)
-    coco, flickr = {str(image_id) for image_id in held_out.coco}, {str(image_id) for image_id in held_out.flickr}
+    held = ids_held_out(root, held_out)
     pictures: dict[int | str, _Picture | None] = {}
-    held = 0
     for number, record in enumerate(read_list(path)):
         with skips.record():
             image_id, where = _image_id(record, f"{path}, image {number}")
             pictures[image_id] = None
-            if str(record.get("coco_id")) in coco or str(record.get("flickr_id")) in flickr:
-                held += 1
-            else:
+            if str(image_id) not in held:
                 sides = [0, 0, entry(record, "width", where), entry(record, "height", where)]
                 size = four_numbers(sides, "width and height", where)[2:]
                 pictures[image_id] = _Picture(folder.find(f"{image_id}.jpg", where), str(image_id), size)
-    return pictures, held
+    return pictures, len(held)
 
 
 def _image_id(record: Any, where: str) -> tuple[int | str, str]:
