@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,8 @@ def data_root() -> Path:
 class PhotoPairs(PairDataset):
     """Rows of a table, each visit with its picture read and augmented anew.
 
-    A picture that cannot be read is named in a warning, counted in `Pairs.unreadable`, and the next row stands in.
+    A picture that cannot be read is named in a warning, counted in `Pairs.unreadable`, and the next row of another
+    picture stands in.
     """
 
     def __init__(self, table: PhotoTable, root: Path, augment: Augment, seed: int, per_image: int = 1) -> None:
@@ -62,14 +64,19 @@ class PhotoPairs(PairDataset):
         return len(self.table)
 
     def __getitem__(self, index: int) -> Pairs:
-        failed: list[str] = []
-        while len(failed) < min(MOST_UNREADABLE, len(self)):
+        failed: dict[str, str] = {}  # why, by picture: a picture has many rows, one after the other
+        for row in chain(range(index, len(self)), range(index)):
+            if (picture := self.table.image(row)) in failed:
+                continue
             try:
-                return replace(self.pairs((index + len(failed)) % len(self)), unreadable=len(failed))
+                return replace(self.pairs(row), unreadable=len(failed))
             except UnreadableImageError as error:
-                failed.append(str(error))
+                failed[picture] = str(error)
                 warnings.warn(f"left out in this epoch: {error}", stacklevel=2)
-        raise UnreadableImageError(f"{len(failed)} pictures in a row cannot be read; the first: {failed[0]}")
+            if len(failed) == MOST_UNREADABLE:
+                break
+        first = next(iter(failed.values()))
+        raise UnreadableImageError(f"{len(failed)} pictures in a row cannot be read; the first: {first}")
 
     def choices(self, row: int) -> list[Phrase]:
         return self.table.phrases(row)
@@ -117,12 +124,13 @@ def reading(regions: Regions) -> dict[str, object]:
 
 
 def _fingerprint(root: Path) -> str:
-    """Hash of the names, sizes and times of the annotation files, of the held-out lists, and of the readers' code."""
+    """Hash of names, sizes and times of annotation files, picture folders and held-out lists, and of the code."""
     data = data_root()
     sources = [*sorted(root.glob("*.json")), *sorted((root / "records").glob("*.json"))]
     sources += [data / "flickr30k" / f"{split}.txt" for split in ("val", "test")]
     sources += [data / "refer" / "refcoco+" / "refs(unc).p"]
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources if path.is_file()]
+    sources += [root / name for name in visual_genome.IMAGE_FOLDERS]  # their times change with what is put there
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources if path.exists()]
     digest = hashlib.sha256(json.dumps([stats, SOURCES]).encode())
     for module in (visual_genome, flickr30k, refer, photo_table):
         digest.update(Path(module.__file__).read_bytes())

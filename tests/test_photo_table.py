@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amc_lib import photo_table
@@ -91,6 +91,7 @@ NAMES = st.text(string.ascii_letters + string.digits + "_ äλ", min_size=1, max
 RECORDS = st.lists(st.tuples(NAMES, st.lists(PHRASES, min_size=1, max_size=3)), max_size=5)
 
 
+@settings(deadline=None, max_examples=40)  # every example writes files
 @given(RECORDS)
 def test_what_is_read_back_is_what_was_written(tmp_path_factory, records):
     regions = [
