@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from amc_lib import study
-from amc_lib.study import Step, plan, run_study
+from amc_lib.study import Step, paper_plan, plan, run_study
 
 TRAINING = "03_train.ipynb"
 
@@ -98,6 +98,32 @@ def test_control_differs_from_amc_in_its_lambdas_alone():
     assert (control.pop("lambda1"), control.pop("lambda2")) == (0, 0)
     assert control.pop("output") != amc.pop("output")
     assert control == amc
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_paper_plan_launches_what_its_notebooks_show(seeds, root):
+    steps = [step for steps in paper_plan(seeds) for step in steps]
+    for number, step in enumerate(steps):
+        assert set(step.after) <= {before.name for before in steps[:number]}, step.name
+    launched = {step.name: step.launch for step in steps if step.launch}
+    shown = [step for step in steps if step.notebook == TRAINING]
+    assert len(launched) == len(shown) + 1 == 2 * seeds + 1  # two trainings a seed, and the answers
+    for step in shown:
+        (trained,) = step.after
+        module, *options = launched[trained]
+        given = dict(zip([option.removeprefix("--") for option in options[::2]], options[1::2], strict=True))
+        assert module == "amc_lib.training" and given == {name: str(value) for name, value in step.parameters.items()}
+    asked, table = steps[-2:]
+    assert asked.launch[0] == "amc_lib.answers"
+    assert set(asked.launch[2:]) == {step.parameters["output"] for step in shown}
+    assert table.parameters == {"tier": "paper", "runs": str(study.PAPER), "seeds": seeds}
+    assert all(step.home == study.PAPER and step.parameters.get("tier", "paper") == "paper" for step in steps)
+
+
+def test_commands_are_those_of_papermill_and_accelerate(root):
+    notebook, launch = Step("a", TRAINING, {"seed": 1}), Step("b", None, launch=("amc_lib.answers", "x.pth"))
+    assert notebook.command()[1:3] == ["-m", "papermill"] and notebook.command()[-3:] == ["-p", "seed", "1"]
+    assert launch.command()[1:] == ["-m", "accelerate.commands.launch", "-m", "amc_lib.answers", "x.pth"]
 
 
 # --------------------------------------------------------------------------------------------------------------- keys

@@ -53,7 +53,8 @@ def scene_sheet(scenes: Sequence[SheetScene], attribution: str = "Pictograms: Op
         axes = figure.add_axes((left, bottom, 0.94 / columns, CELL_INCHES / height))
         legend = figure.add_axes((left, bottom - LINE_INCHES * MOST_PHRASES / height, 0.94 / columns, 0))
         _draw_scene(axes, legend, scene, LINE_INCHES * MOST_PHRASES / height)
-    note = f"dashed: a concept that has no box in finetuning.  {attribution}"
+    dashed = not all(region.annotated for scene in scenes for region in scene.regions)
+    note = f"dashed: a concept that has no box in finetuning.  {attribution}" if dashed else attribution
     figure.text(0.03 / columns, 0.17 / height, note, ha="left", va="center", color=MUTED, fontsize=8)
     return figure
 
