@@ -49,6 +49,10 @@ def settings(root) -> Settings:
     return preset("paper")
 
 
+def with_training(settings: Settings, **values: int) -> Settings:
+    return replace(settings, finetuning=replace(settings.finetuning, **values))
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:300])
 
@@ -109,16 +113,17 @@ def test_pair_is_the_augmented_picture_of_its_row(root, settings):
 def test_files_of_the_authors_are_read_instead(root, settings):
     captions = ["cup on the table", "the cup", "cup"]
     record = {"image": "VG_100K/2315355.jpg", "caption": captions, "bbox": [[1, 2, 30, 40], [5, 6, 70, 80]]}
-    write_json(root / "visual_genome" / "records" / "a.json", [record, record | {"image": "VG_100K/nowhere.jpg"}])
+    others = [record | {"image": f"VG_100K/{name}.jpg"} for name in ("nowhere", FIRST_IDS[0])]
+    write_json(root / "visual_genome" / "records" / "a.json", [record, *others])
     write_json(root / "visual_genome" / "records" / "b.json", [record | {"caption": "plate"}])
-    several = replace(settings, finetuning=replace(settings.finetuning, phrases_per_image=2))
-    for asked, number in ((settings, 1), (several, 2)):
-        pairs = training_pairs(asked)
+    for number in (1, 2):
+        pairs = training_pairs(with_training(settings, phrases_per_image=number))
         assert [len(pairs.choices(row)) for row in range(len(pairs))] == [3, 1]
         texts = {phrase.text for phrase in pairs[0].phrases}
         assert len(texts) == number and texts < set(captions) and pairs[1].phrases[0].text == "plate"
         assert all(len(phrase.boxes) == 1 for phrase in pairs[0].phrases)  # one of two
-        assert pairs.about["skipped_records"] == 1 and "nowhere.jpg" in pairs.about["first_skipped"][0]
+        assert pairs.about["held_out_images"] == pairs.about["skipped_records"] == 1
+        assert "nowhere.jpg" in pairs.about["first_skipped"][0]
 
 
 def test_finetuning_is_refused_where_it_is_not_known_what_to_hold_out(root, settings):
@@ -193,8 +198,7 @@ def test_one_picture_with_many_phrases_does_not_stop_training(root, settings):
 def test_too_many_unreadable_pictures_stop_with_one_sentence(root, settings, monkeypatch, most, named):
     monkeypatch.setattr(photos, "MOST_UNREADABLE", most)
     pairs = training_pairs(settings)
-    paths = sorted((root / "visual_genome").glob("VG_*/*.jpg"))
-    for path in paths:
+    for path in (root / "visual_genome").glob("VG_*/*.jpg"):
         truncate(path)
     with pytest.warns(UserWarning), pytest.raises(UnreadableImageError) as raised:
         pairs[30]
@@ -203,7 +207,7 @@ def test_too_many_unreadable_pictures_stop_with_one_sentence(root, settings, mon
 
 
 def test_history_says_how_many_pictures_could_not_be_read(root, settings):
-    settings = replace(settings, finetuning=replace(settings.finetuning, epochs=1))
+    settings = with_training(settings, epochs=1)
     pairs = training_pairs(settings)
     name = Path(pairs.table.image(0)).name
     visited = [row for batch in EpochBatches(len(pairs), 4, seed=0) for row in batch]
