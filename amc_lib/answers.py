@@ -22,12 +22,13 @@ from amc_lib.checkpoints import Checkpoint
 from amc_lib.distributed import process_state
 from amc_lib.evaluation import Pointing, point_at
 from amc_lib.files import write_bytes
-from amc_lib.provenance import ROOT, plain
+from amc_lib.provenance import plain
 from amc_lib.regions import Region
+from amc_lib.runs import RUNS
 from amc_lib.sources import open_checkpoint
 from amc_lib.tiers import Bank, evaluation_banks
 
-ANSWERS = ROOT / "runs" / "answers"
+ANSWERS = RUNS / "answers"
 IMAGES_A_PART = 100
 IMAGES_AT_ONCE = 4  # of photographs: about 50 phrases, whose keys and values take 0.5 GB at base size
 CODE = ("evaluation.py", "gradcam.py", "phrases.py", "model", "datasets/transforms.py")  # what answers depend on
@@ -39,11 +40,11 @@ def ask(checkpoint: Checkpoint, bank: Bank, layer: int, progress: str | None = N
         return point_at(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank.load, layer, progress=progress)
 
 
-def ask_in_parts(checkpoint: Checkpoint, bank: Bank, layer: int, folder: Path = ANSWERS) -> Pointing:
-    """The answers to a split, those parts that `folder` lacks asked now; each process asks its share and gets all."""
+def ask_in_parts(checkpoint: Checkpoint, bank: Bank, layer: int) -> Pointing:
+    """The answers to a split, those parts that `ANSWERS` lacks asked now; each process asks its share and gets all."""
     state = process_state()
     parts = _parts(bank.all_regions())
-    home = folder / f"{bank.title.replace(' ', '-')}-{_key(checkpoint, bank, layer)}"
+    home = ANSWERS / f"{bank.title.replace(' ', '-')}-{_key(checkpoint, bank, layer)}"
     files = [home / f"part-{number:05}-of-{len(parts):05}.safetensors" for number in range(len(parts))]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     state.wait_for_everyone()  # all have looked before any has written

@@ -22,10 +22,11 @@ from typing import Any
 
 from amc_lib.comparison import FINETUNED
 from amc_lib.files import write_json
-from amc_lib.provenance import ROOT
+from amc_lib.provenance import ROOT, plain
+from amc_lib.runs import RUNS
 from amc_lib.sources import official_albef
 
-STUDY, PAPER = ROOT / "runs" / "study", ROOT / "runs" / "paper"
+STUDY, PAPER = RUNS / "study", RUNS / "paper"
 NOTEBOOKS = ROOT / "notebooks"
 
 
@@ -130,7 +131,7 @@ def run_study(seeds: int, force: bool = False, tier: str = "scenes") -> None:
                 waiting.append(step)
         _execute(waiting, keys)
     minutes = (time.perf_counter() - begin) / 60
-    print(f"The study is complete ({minutes:.1f} min): see figures/ and {home.relative_to(ROOT)}.")
+    print(f"The study is complete ({minutes:.1f} min): see figures/ and {plain(home)}.")
     print(f"To repeat it from the start: python -m amc_lib.study --tier {tier} --force")
 
 

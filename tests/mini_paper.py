@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from paper_data import write_paper_data
 
-from amc_lib import answers, photos, presets, runs
+from amc_lib import answers, photos, presets, runs, study
 from amc_lib.config import ModelSettings, Settings, TextSettings, TrainingSettings, VisionSettings
 from amc_lib.figures import style
 from amc_lib.model import build
@@ -55,17 +54,7 @@ def install(root: Path, put=setattr) -> None:
     os.environ["AMC_DATA"] = str(root)
     put(presets, "_PRESETS", presets._PRESETS | {"paper": lambda: settings(root)})
     put(photos, "CACHE", root / "cache")
-    put(answers, "ANSWERS", root / "answers")
+    put(answers, "ANSWERS", root / "runs" / "answers")
     put(runs, "RUNS", root / "runs")
+    put(study, "PAPER", root / "runs" / "paper")
     put(style, "FOLDER", root / "figures")
-
-
-if __name__ == "__main__":  # python mini_paper.py ROOT MODULE ARGUMENTS: a module's entry in the tiny tier
-    install(Path(sys.argv[1]))
-    module, *sys.argv[1:] = sys.argv[2:]
-    if module == "amc_lib.answers":
-        answers.main()
-    else:
-        from amc_lib.training.__main__ import main
-
-        main()

@@ -18,16 +18,15 @@ import pandas as pd
 import papermill
 import pytest
 
+from amc_lib import study
 from amc_lib.checkpoints import load_checkpoint
 from amc_lib.runs import open_run
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = """
-import sys as _sys, pathlib as _pathlib
-_sys.path.insert(0, {tests!r})
-import mini_paper as _mini_paper
-_mini_paper.install(_pathlib.Path({root!r}))
-"""
+import pathlib, mini_paper
+mini_paper.install(pathlib.Path({root!r}))
+"""  # read by every Python process that these tests start
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -36,17 +35,15 @@ def root(tmp_path_factory) -> Path:
     """A data root; beside the data the folders that runs, answers and figures of these tests go to."""
     root = tmp_path_factory.mktemp("paper")
     mini_paper.write(root)
-    startup = root / "ipython" / "profile_default" / "startup" / "00-mini.py"
-    startup.parent.mkdir(parents=True)
-    startup.write_text(STARTUP.format(tests=str(ROOT / "tests"), root=str(root)))
+    (root / "site").mkdir()
+    (root / "site" / "sitecustomize.py").write_text(STARTUP.format(root=str(root)))
     return root
 
 
 @pytest.fixture(scope="module")
 def environment(root) -> dict[str, str]:
-    paths = f"{ROOT}:{ROOT / 'tests'}"
-    settings = {"IPYTHONDIR": str(root / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    return os.environ | settings | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join(map(str, (root / "site", ROOT, ROOT / "tests")))
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def execute(notebook: str, root: Path, environment: dict[str, str], **parameters: object) -> str:
@@ -61,10 +58,11 @@ def execute(notebook: str, root: Path, environment: dict[str, str], **parameters
     return "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
 
 
-def launch(module: str, root: Path, environment: dict[str, str], *arguments: str) -> str:
+def launch(module: str, environment: dict[str, str], *arguments: str) -> str:
     """What a module prints, run on two processes in the tiny tier."""
-    command = [*LAUNCH, str(ROOT / "tests" / "mini_paper.py"), str(root), module, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*LAUNCH, "-m", module, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -72,14 +70,12 @@ def launch(module: str, root: Path, environment: dict[str, str], *arguments: str
 @pytest.fixture(scope="module")
 def trained(root, environment) -> Path:
     """The runs of one seed, AMC's on two processes with half the batch each."""
-    runs = root / "runs" / "paper"
+    runs = root / "runs" / "launched"
     options = ("--tier", "paper", "--seed", "3", "--epochs", "1")
-    printed = launch(
-        "amc_lib.training", root, environment, *options, "--batch_size", "2", "--output", f"{runs}/seed-0/amc"
-    )
+    printed = launch("amc_lib.training", environment, *options, "--batch_size", "2", "--output", f"{runs}/seed-0/amc")
     assert "finetuning: seed 3" in printed
     control = ("--lambda1", "0", "--lambda2", "0.0", "--output", f"{runs}/seed-0/albef-finetuned")
-    launch("amc_lib.training", root, environment, *options, *control)
+    launch("amc_lib.training", environment, *options, *control)
     return runs
 
 
@@ -118,10 +114,13 @@ def test_03_opens_what_was_launched_and_says_how(root, environment, trained):
 
 def test_04_asks_all_splits_and_writes_the_table(root, environment, trained):
     sources = [str(root / "checkpoints" / "ALBEF.pth"), *(f"{trained}/seed-0/{n}" for n in ("albef-finetuned", "amc"))]
-    printed = launch("amc_lib.answers", root, environment, *sources)
-    stored = sorted(path.name for path in (root / "answers").rglob("*.safetensors"))
+    printed = launch("amc_lib.answers", environment, *sources)
+    stored = sorted(path.name for path in (root / "runs" / "answers").rglob("*.safetensors"))
+    assert len(stored) == 3 * 4  # one part of each split for each checkpoint
     execute("04_evaluate.ipynb", root, environment, runs=str(trained))
-    assert sorted(path.name for path in (root / "answers").rglob("*.safetensors")) == stored  # nothing asked again
+    assert (
+        sorted(path.name for path in (root / "runs" / "answers").rglob("*.safetensors")) == stored
+    )  # nothing asked again
     figures = root / "figures" / "paper"
     table = pd.read_csv(figures / "table1.csv").set_index(["system", "split"])
     assert set(table.index.get_level_values("split")) == {
@@ -135,3 +134,16 @@ def test_04_asks_all_splits_and_writes_the_table(root, environment, trained):
     assert set(ranking["split"]) == {"RefCOCO+ testA", "RefCOCO+ testB"} and ranking["accuracy"].between(0, 100).all()
     provenance = json.loads((figures / "accuracy.json").read_text(encoding="utf-8"))
     assert provenance["settings"]["tier"] == "paper" and provenance["left_out"] == {}
+
+
+@pytest.mark.slow
+def test_make_paper_does_all_of_it(root, environment):
+    command = [sys.executable, "-m", "amc_lib.study", "--tier", "paper"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "The study is complete" in done.stdout
+    home = root / "runs" / "paper"
+    assert {path.stem for path in (home / "steps").iterdir()} == {step.name for (step,) in study.paper_plan(1)}
+    assert open_run(home / "seed-0" / "amc").metrics["final"]["amc"] > 0
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert again.stdout.count("up to date") == len(study.paper_plan(1))

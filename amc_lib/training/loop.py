@@ -112,7 +112,8 @@ class _Log:
         self.step = self.unreadable = 0
         self.recent: list[Tensor] = []
         self.start = time.perf_counter()
-        self.bar = tqdm(total=epochs * updates, desc=stage, unit="step", disable=not accelerator.is_main_process)
+        shown = {} if accelerator.is_main_process else {"disable": True}
+        self.bar = tqdm(total=epochs * updates, desc=stage, unit="step", **shown)
 
     def add(self, losses: Losses, batch: Batch, rate: float) -> None:
         self.recent.append(_values(losses))
