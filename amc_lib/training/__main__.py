@@ -17,7 +17,8 @@ from amc_lib.runs import finetune
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m amc_lib.training", description=__doc__.split("\n")[0])
     for name in FINETUNING_PARAMETERS:
-        parser.add_argument(f"--{name}", type=_value, help="as in 03_train.ipynb")
+        kind = str if name in ("init", "output", "tier") else _value
+        parser.add_argument(f"--{name}", type=kind, help="as in 03_train.ipynb")
     given = vars(parser.parse_args(arguments))
     init, output, tier = (given.pop(name) for name in ("init", "output", "tier"))
     try:

@@ -33,12 +33,13 @@ class DivergedError(RuntimeError):
 class TrainingStep(nn.Module):
     """The model with its losses as one forward pass, which is what accelerate wraps for several devices."""
 
-    def __init__(self, model: ALBEF, settings: Settings) -> None:
+    def __init__(self, model: ALBEF, settings: Settings, precision: str = "float32") -> None:
         super().__init__()
-        self.model, self.settings = model, settings
+        self.model, self.settings, self.precision = model, settings, precision
 
     def forward(self, batch: Batch, **options) -> Losses:
-        return training_losses(self.model, batch, self.settings.objective, self.settings.amc, **options)
+        with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return training_losses(self.model, batch, self.settings.objective, self.settings.amc, **options)
 
 
 def set_seed(seed: int) -> None:
@@ -74,7 +75,7 @@ def train(
         torch.manual_seed(torch.initial_seed() + rank)  # dropout of its own
     model.checkpoint_layers(training.checkpointing)
     optimizer = torch.optim.AdamW(parameter_groups(model, training.weight_decay), lr=training.learning_rate, fused=True)
-    step_module, optimizer = accelerator.prepare(TrainingStep(model, settings).train(), optimizer)
+    step_module, optimizer = accelerator.prepare(TrainingStep(model, settings, training.precision).train(), optimizer)
     generator = torch.Generator(accelerator.device).manual_seed(training.seed + rank)
     updates = len(batches) // training.accumulation
     log = _Log(accelerator, stage, training.epochs, updates, log_every)
@@ -138,11 +139,14 @@ class _Log:
 
 
 def _accelerator(training: TrainingSettings) -> Accelerator:
-    """bf16 as the settings say; parameters that a step leaves out (before fusion) are allowed for."""
+    """Accumulation as the settings say; parameters that a step leaves out (before fusion) are allowed for.
+
+    bf16 is the step's own matter: accelerate allows but one precision in the life of a process.
+    """
     wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(
         cpu=without_accelerator(),
-        mixed_precision="bf16" if training.precision == "bf16" else "no",
+        mixed_precision="no",
         gradient_accumulation_steps=training.accumulation,
         kwargs_handlers=[wrapping],
     )
