@@ -115,8 +115,17 @@ def mean_gradients(model: ALBEF, settings: Settings) -> dict[str, Tensor]:
     return {name: torch.stack(parts).mean(0) for name, *parts in zip(names, *of_batches, strict=True)}
 
 
+def with_lagging_momentum() -> ALBEF:
+    """A tiny model whose momentum model is not its copy, so that moving it shows."""
+    model = tiny_model()
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if not p.requires_grad):
+            parameter.mul_(0.5)
+    return model
+
+
 def test_accumulated_batches_make_one_update_on_their_mean_gradient():
-    settings, model, by_hand = with_training(accumulation=BATCHES), tiny_model(), tiny_model()
+    settings, model, by_hand = with_training(accumulation=BATCHES), with_lagging_momentum(), with_lagging_momentum()
     expected, updates = mean_gradients(by_hand, settings), []
 
     def keep(optimizer: torch.optim.Optimizer, *_) -> None:
