@@ -31,7 +31,14 @@ from amc_lib.tiers import Bank, evaluation_banks
 ANSWERS = RUNS / "answers"
 IMAGES_A_PART = 100
 IMAGES_AT_ONCE = 4  # of photographs: about 50 phrases, whose keys and values take 0.5 GB at base size
-CODE = ("evaluation.py", "gradcam.py", "phrases.py", "model", "datasets/transforms.py")  # what answers depend on
+CODE = (  # what answers depend on
+    "evaluation.py",
+    "gradcam.py",
+    "phrases.py",
+    "model",
+    "datasets/transforms.py",
+    "datasets/image_files.py",
+)
 
 
 def ask(checkpoint: Checkpoint, bank: Bank, layer: int, progress: str | None = None) -> Pointing:
@@ -77,9 +84,10 @@ def _tensors(pointing: Pointing) -> dict[str, torch.Tensor]:
 
 
 def _key(checkpoint: Checkpoint, bank: Bank, layer: int) -> str:
-    """Hash of what the answers depend on: weights, phrases and boxes, input size, layer, and the code that answers."""
+    """Hash of what answers depend on: weights, words, phrases and boxes, input, layer, and the code that answers."""
     asked = [(region.id, region.image_id, region.phrase, region.boxes) for region in bank.all_regions()]
-    content = [checkpoint.sha256, layer, getattr(bank, "image_size", None), getattr(bank, "resize", None), plain(asked)]
+    seen = [getattr(bank, name, None) for name in ("image_size", "resize")]
+    content = [checkpoint.sha256, checkpoint.tokenizer.vocabulary, layer, seen, IMAGES_A_PART, plain(asked)]
     digest = hashlib.sha256(json.dumps(content).encode())
     here = Path(__file__).parent
     for path in sorted(path for name in CODE for path in [here / name, *(here / name).glob("*.py")] if path.is_file()):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from amc_lib import photo_table
 from amc_lib.config import Settings
-from amc_lib.datasets import flickr30k, refer, visual_genome
+from amc_lib.datasets import flickr30k, records, refer, visual_genome
 from amc_lib.datasets.image_files import ImageFile, UnreadableImageError
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment, Resize, to_input
@@ -31,7 +31,7 @@ from amc_lib.model import ALBEF
 from amc_lib.model.vision import input_side
 from amc_lib.pairs import PairDataset, Pairs, Phrase
 from amc_lib.photo_table import PhotoTable, open_table
-from amc_lib.phrases import clean
+from amc_lib.phrases import MAX_WORDS, clean
 from amc_lib.provenance import ROOT
 from amc_lib.regions import Box, Region
 
@@ -101,9 +101,9 @@ def training_pairs(settings: Settings) -> PhotoPairs:
 
 def _read_training(root: Path) -> PhotoTable:
     held_out = visual_genome.held_out_images(data_root() / "flickr30k", data_root() / "refer")
-    records = sorted((root / "records").glob("*.json"))
-    if records:
-        parts = [visual_genome.read_records(path, root, strict=False) for path in records]
+    files = sorted((root / "records").glob("*.json"))
+    if files:
+        parts = [visual_genome.read_records(path, root, strict=False) for path in files]
         held = visual_genome.ids_held_out(root, held_out) & {r.image.path.stem for part in parts for r in part}
         kept = [region for part in parts for region in part if region.image.path.stem not in held]
         regions = Regions(kept, [sentence for part in parts for sentence in part.skipped], len(held))
@@ -132,8 +132,9 @@ def _fingerprint(root: Path) -> str:
     sources += [root / name for name in visual_genome.IMAGE_FOLDERS]  # their times change with what is put there
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources if path.exists()]
     digest = hashlib.sha256(json.dumps([stats, SOURCES]).encode())
-    for module in (visual_genome, flickr30k, refer, photo_table):
+    for module in (visual_genome, flickr30k, refer, records, photo_table):
         digest.update(Path(module.__file__).read_bytes())
+    digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -200,7 +201,7 @@ def validation_bank(settings: Settings) -> PhotoBank:
 
 def _flickr_bank(settings: Settings, split: str) -> PhotoBank:
     regions = flickr30k.read(data_root() / "flickr30k", split, strict=False)
-    cut = _cut(regions, settings.photos.max_words)
+    cut = _cut(regions, MAX_WORDS)
     return PhotoBank(f"Flickr30k {split}", cut, settings.model.vision.image_size, "bilinear")
 
 
