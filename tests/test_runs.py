@@ -219,7 +219,7 @@ def test_start_that_is_not_there_is_refused(no_training):
 
 def test_paper_tier_names_what_it_lacks(no_training, tmp_path, monkeypatch):
     monkeypatch.setenv("AMC_DATA", str(tmp_path))
-    with refused(f"{tmp_path / 'bert-base-uncased' / 'vocab.txt'}: no such file"):
+    with refused(f"{tmp_path / 'bert-base-uncased' / 'vocab.txt'}: cannot be read"):
         pretrain(preset("paper"))
 
 
