@@ -23,7 +23,8 @@ class VisionSettings:
     """Image tower: a vision transformer over pixel patches, or over the features of a frozen trunk."""
 
     image_size: int = 256  # side of the square input, pixels (PROTOCOL, Model)
-    trunk: Literal["none", "lite0"] = "none"  # frozen network below the transformer
+    trunk: Literal["none", "lite0", "regions"] = "none"  # below the transformer: nothing, a frozen network, a detector
+    region_width: int = 0  # of a proposal's features, with the detector
     patch_size: int = 16  # pixels for one token side; with a trunk, its coarsest kept stride
     width: int = 768
     depth: int = 12
@@ -184,6 +185,34 @@ class SceneSettings:
 
 
 @dataclass(frozen=True)
+class DetectorSettings:
+    """The detector of the detector-based system on drawn scenes: Faster R-CNN above the frozen Lite0 trunk."""
+
+    image_size: int = 256  # side of the square input, pixels; a multiple of the coarsest stride, 32
+    channels: int = 64  # of the feature pyramid network
+    anchors: tuple[float, float, float] = (0.12, 0.19, 0.27)  # sides at strides 8, 16 and 32, shares of the input's
+    ratios: tuple[float, ...] = (0.6, 1.0, 1.7)  # of height to width, for every anchor
+    width: int = 256  # of the two layers above a pooled box
+    candidates: int = 200  # boxes a picture that the proposal network hands on
+    boxes: int = 30  # boxes a picture that are kept as proposals
+    overlap: float = 0.5  # largest intersection over union of two kept boxes, whatever their labels
+    steps: int = 1200
+    batch_size: int = 16  # pictures
+    learning_rate: float = 1e-3  # of AdamW, after a linear warm-up and before a cosine down to 0
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    flip: float = 0.5  # probability of mirroring a picture's features and boxes
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.image_size % 32 == 0, f"image_size {self.image_size} is no multiple of the coarsest stride, 32")
+        _require(0 < self.boxes <= self.candidates, f"boxes {self.boxes} must lie in 1 to candidates {self.candidates}")
+        _require(0 < self.overlap <= 1, f"overlap must lie in (0, 1], got {self.overlap}")
+        _require(0 <= self.flip <= 1, f"flip must lie in [0, 1], got {self.flip}")
+        _require(0 <= self.warmup_steps < self.steps, f"warmup_steps {self.warmup_steps} must be below {self.steps}")
+
+
+@dataclass(frozen=True)
 class PhotoSettings:
     """Photographs of the paper tier: how finetuning augments them and evaluation reads them (PROTOCOL)."""
 
@@ -192,8 +221,7 @@ class PhotoSettings:
     jitter: float = 0.4  # largest relative change of brightness, contrast and saturation; hue stays
     jitter_probability: float = 0.5
     one_box: bool = True  # one box, drawn at random, of a record with several; else all of them
-    max_words: int = 50  # of a phrase, in training and on Flickr30k
-    refer_max_words: int = 30
+    refer_max_words: int = 30  # of a phrase on RefCOCO+ and RefCLEF; elsewhere phrases.MAX_WORDS
     refer_image_size: int = 384  # side of the input on RefCOCO+ and RefCLEF, pixels; elsewhere the model's own
 
     def __post_init__(self) -> None:

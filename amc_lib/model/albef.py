@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc_lib.config import ModelSettings
+from amc_lib.model.region_tower import RegionTower
 from amc_lib.model.text import TextEncoder
 from amc_lib.model.trunk import Lite0Trunk
 from amc_lib.model.vision import ImageTower
@@ -27,12 +28,15 @@ class ALBEF(nn.Module):
         super().__init__()
         self.settings = settings
         self.trunk = Lite0Trunk() if settings.vision.trunk == "lite0" else None
-        self.visual_encoder = ImageTower(settings.vision)
+        with_regions = settings.vision.trunk == "regions"
+        self.visual_encoder = RegionTower(settings.vision) if with_regions else ImageTower(settings.vision)
         self.text_encoder = TextEncoder(settings.text)
         self.vision_proj = nn.Linear(settings.vision.width, settings.embed_dim)
         self.text_proj = nn.Linear(settings.text.width, settings.embed_dim)
         self.itm_head = nn.Linear(settings.text.width, 2)
         self.temp = nn.Parameter(torch.tensor(settings.temperature))
+        if with_regions:
+            self.region_head = nn.Linear(settings.text.width, settings.vision.region_width)
         for name in MOMENTUM_PAIRS:
             setattr(self, f"{name}_m", copy.deepcopy(getattr(self, name)).requires_grad_(False))
         self.register_buffer("image_queue", F.normalize(torch.randn(settings.embed_dim, settings.queue_size), dim=0))

@@ -74,6 +74,16 @@ class ImageMemory:
         """The memory of images `index` (int64 [R]), one row for each phrase that looks at an image."""
         return ImageMemory({i: (keys[index], values[index]) for i, (keys, values) in self._layers.items()})
 
+    def tokens(self, index: Tensor) -> ImageMemory:
+        """The memory of one token each: index int64 [R] picks the token of row r."""
+        row = torch.arange(len(index), device=index.device)
+        return ImageMemory(
+            {
+                i: (keys[row, :, index][:, :, None], values[row, :, index][:, :, None])  # [R, h, N, d] -> [R, h, 1, d]
+                for i, (keys, values) in self._layers.items()
+            }
+        )
+
 
 class TextEncoder(nn.Module):
     """BERT split at `fusion_from`, with its masked-language-modelling head (tied to the word embeddings)."""

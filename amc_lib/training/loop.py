@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,8 +23,6 @@ from amc_lib.step import Batch, Losses, training_losses
 from amc_lib.training.schedule import alpha_at, learning_rate, parameter_groups
 
 History = list[dict[str, float]]
-NAMES = ("mlm", "itc", "itm", "amc", "total")
-SHOWN = ("itc", "itm", "mlm", "amc", "unreadable")
 
 
 class DivergedError(RuntimeError):
@@ -33,13 +32,15 @@ class DivergedError(RuntimeError):
 class TrainingStep(nn.Module):
     """The model with its losses as one forward pass, which is what accelerate wraps for several devices."""
 
-    def __init__(self, model: ALBEF, settings: Settings, precision: str = "float32") -> None:
+    def __init__(
+        self, model: ALBEF, settings: Settings, precision: str = "float32", losses: Callable[..., Any] = training_losses
+    ) -> None:
         super().__init__()
-        self.model, self.settings, self.precision = model, settings, precision
+        self.model, self.settings, self.precision, self.losses = model, settings, precision, losses
 
     def forward(self, batch: Batch, **options) -> Losses:
         with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return training_losses(self.model, batch, self.settings.objective, self.settings.amc, **options)
+            return self.losses(self.model, batch, self.settings.objective, self.settings.amc, **options)
 
 
 def set_seed(seed: int) -> None:
@@ -56,8 +57,11 @@ def train(
     stage: str,
     validate: Callable[[ALBEF], float] | None = None,
     log_every: int = 25,
+    step_losses: Callable[..., Any] = training_losses,
 ) -> History:
     """Train `model` in place for `stage` ("pretraining" or "finetuning") and return its history.
+
+    `step_losses` gives a dataclass of scalars with their `total`; another system than ALBEF has others.
 
     A history row holds step (updates so far), epoch, seconds, learning_rate, the mean losses since the row before and
     how many images could not be read so far; at the end of an epoch also `pointing` (percent, from `validate`).
@@ -75,7 +79,8 @@ def train(
         torch.manual_seed(torch.initial_seed() + rank)  # dropout of its own
     model.checkpoint_layers(training.checkpointing)
     optimizer = torch.optim.AdamW(parameter_groups(model, training.weight_decay), lr=training.learning_rate, fused=True)
-    step_module, optimizer = accelerator.prepare(TrainingStep(model, settings, training.precision).train(), optimizer)
+    step_module = TrainingStep(model, settings, training.precision, step_losses).train()
+    step_module, optimizer = accelerator.prepare(step_module, optimizer)
     generator = torch.Generator(accelerator.device).manual_seed(training.seed + rank)
     updates = len(batches) // training.accumulation
     log = _Log(accelerator, stage, training.epochs, updates, log_every)
@@ -112,11 +117,13 @@ class _Log:
         self.history: History = []
         self.step = self.unreadable = 0
         self.recent: list[Tensor] = []
+        self.names: list[str] = []
         self.start = time.perf_counter()
         shown = {} if accelerator.is_main_process else {"disable": True}
         self.bar = tqdm(total=epochs * updates, desc=stage, unit="step", **shown)
 
     def add(self, losses: Losses, batch: Batch, rate: float) -> None:
+        self.names = _names(losses)
         self.recent.append(_values(losses))
         self.unreadable += int(batch.unreadable)
         if not self.accelerator.sync_gradients:
@@ -125,11 +132,11 @@ class _Log:
         self.bar.update()
         if self.step % self.every and self.step % self.updates:
             return
-        means = self.accelerator.reduce(torch.stack(self.recent).mean(0), "mean")
+        means = _named(self.names, self.accelerator.reduce(torch.stack(self.recent).mean(0), "mean"))
         lost = self.accelerator.reduce(torch.tensor(self.unreadable, device=self.accelerator.device), "sum")
         row = {"step": self.step, "epoch": self.step / self.updates, "seconds": time.perf_counter() - self.start}
-        self.history.append(row | {"learning_rate": rate} | _named(means) | {"unreadable": int(lost)})
-        self.bar.set_postfix({name: f"{self.history[-1][name]:.3g}" for name in SHOWN})
+        self.history.append(row | {"learning_rate": rate} | means | {"unreadable": int(lost)})
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
         self.recent = []
 
     def validated(self, epoch: int, pointing: float) -> None:
@@ -162,19 +169,24 @@ def _update(
     """Gradients of the batch and, with the last batch of an update, the update."""
     total = losses.total
     if not torch.isfinite(total):
-        raise DivergedError(f"the loss is no longer a finite number: {_named(_values(losses))}")
+        raise DivergedError(f"the loss is no longer a finite number: {_named(_names(losses), _values(losses))}")
     accelerator.backward(total)
     if accelerator.sync_gradients:
         norm = accelerator.clip_grad_norm_(step_module.parameters(), max_grad_norm or math.inf)
         if not torch.isfinite(norm):
-            raise DivergedError(f"the gradient is no longer a finite number, at losses {_named(_values(losses))}")
+            values = _named(_names(losses), _values(losses))
+            raise DivergedError(f"the gradient is no longer a finite number, at losses {values}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
+def _names(losses: Losses) -> list[str]:
+    return [*vars(losses), "total"]
+
+
 def _values(losses: Losses) -> Tensor:
-    return torch.stack([getattr(losses, name).detach().float() for name in NAMES])
+    return torch.stack([getattr(losses, name).detach().float() for name in _names(losses)])
 
 
-def _named(values: Sequence[float] | Tensor) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(NAMES, values, strict=True)}
+def _named(names: Sequence[str], values: Tensor) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
