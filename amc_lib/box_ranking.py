@@ -15,6 +15,7 @@ from torchvision.ops import box_iou
 
 from amc_lib import gradcam
 from amc_lib.evaluation import Pointing
+from amc_lib.region_answers import RegionAnswers
 from amc_lib.regions import Box
 from amc_lib.statistics import accuracy_interval
 from amc_lib.tiers import Bank
@@ -49,14 +50,23 @@ def ranked_box_hits(pointing: Pointing, bank: Bank) -> np.ndarray:
     return hits
 
 
-def ranking_table(pointing: Mapping[str, Sequence[Mapping[str, Pointing]]], banks: Mapping[str, Bank]) -> pd.DataFrame:
-    """Accuracy in percent with its interval, for every split with detections; `pointing[system][seed][split]`."""
+def _right_boxes(answers: Pointing | RegionAnswers, bank: Bank) -> np.ndarray:
+    return answers.right_boxes if isinstance(answers, RegionAnswers) else ranked_box_hits(answers, bank)
+
+
+def ranking_table(
+    pointing: Mapping[str, Sequence[Mapping[str, Pointing | RegionAnswers]]], banks: Mapping[str, Bank]
+) -> pd.DataFrame:
+    """Accuracy in percent with its interval, for every split with detections; `pointing[system][seed][split]`.
+
+    A system that chooses boxes itself (`RegionAnswers`) is taken at its word.
+    """
     rows = []
     for name, bank in banks.items():
         if not getattr(bank, "detections", None):
             continue
         for system, of_seed in pointing.items():
-            hits = np.array([ranked_box_hits(answers[name], bank) for answers in of_seed])  # [S, P]
+            hits = np.array([_right_boxes(answers[name], bank) for answers in of_seed])  # [S, P]
             interval = accuracy_interval(hits, [region.image_id for region in of_seed[0][name].regions])
             numbers = (round(value, 2) for value in (interval.value, interval.low, interval.high))
             rows.append((system, bank.title, *numbers, hits.shape[1], len(hits)))

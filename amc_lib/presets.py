@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from amc_lib.config import (
     AmcSettings,
     ModelSettings,
@@ -70,6 +72,15 @@ def _paper() -> Settings:
 
 
 _PRESETS = {"scenes": _scenes, "paper": _paper}
+
+
+REGION_WIDTH = 728  # of a proposal's features: 256 of the detector's box head, 472 of the trunk
+
+
+def detector_based(settings: Settings) -> Settings:
+    """The same model and schedules for the detector-based system: proposals in place of patches."""
+    vision = replace(settings.model.vision, trunk="regions", region_width=REGION_WIDTH)
+    return replace(settings, model=replace(settings.model, vision=vision))
 
 
 def preset(tier: str) -> Settings:

@@ -1,0 +1,171 @@
+"""The detector-based system: proposals as tokens, the pairs that it finds, and its four terms against naive forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from reference_cases import TINY_AMC, TINY_OBJECTIVE, tiny_settings
+
+from amc_lib.model import ALBEF, build
+from amc_lib.model.objectives import IGNORED
+from amc_lib.phrases import SPECIAL, Tokenizer
+from amc_lib.step import Batch, training_losses
+from amc_lib.training import parameter_groups
+from amc_lib.vmrm import PairLosses, is_proposal, pair_losses, region_features, score_regions, similarities
+
+WIDTH, PROPOSALS = 6, 5
+
+
+def region_model(seed: int = 0) -> ALBEF:
+    tiny = tiny_settings()
+    torch.manual_seed(seed)
+    vision = dataclasses.replace(tiny.vision, trunk="regions", region_width=WIDTH)
+    model = build(dataclasses.replace(tiny, vision=vision, queue_size=0))
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad and p.ndim > 1):
+            parameter.normal_(std=0.3)
+    return model.double().train()
+
+
+def some_regions(images: int, seed: int = 0) -> torch.Tensor:
+    """[I, K, F + 5]; the last proposal of image 0 is padding."""
+    generator = torch.Generator().manual_seed(seed)
+    regions = torch.rand(images, PROPOSALS, WIDTH + 5, generator=generator, dtype=torch.float64)
+    regions[0, -1] = 0
+    return regions
+
+
+def batch_of(rows: list[int], seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(5, 40, (len(rows), 5), generator=generator)
+    labels = torch.full_like(words, IGNORED)
+    labels[:, 2] = words[:, 2]
+    corrupted = words.clone()
+    corrupted[:, 2] = 4
+    return Batch(
+        image=some_regions(max(rows) + 1, seed),
+        image_rows=torch.tensor(rows),
+        input_ids=words,
+        attention_mask=torch.ones_like(words),
+        mlm_input_ids=corrupted,
+        mlm_labels=labels,
+        box_mask=torch.zeros(len(rows), 4, 4, dtype=torch.float64),
+        has_box=torch.zeros(len(rows), dtype=torch.bool),
+        unreadable=torch.tensor(0),
+    )
+
+
+def losses_of(model: ALBEF, batch: Batch) -> PairLosses:
+    return pair_losses(model, batch, TINY_OBJECTIVE, TINY_AMC, generator=torch.Generator().manual_seed(0))
+
+
+def test_order_of_proposals_does_not_matter_and_places_do():
+    model, regions = region_model().eval(), some_regions(2)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    embeds, shuffled = model.encode_image(regions), model.encode_image(regions[:, order])
+    torch.testing.assert_close(shuffled[:, 0], embeds[:, 0])
+    torch.testing.assert_close(shuffled[:, 1:], embeds[:, 1:][:, order])
+    moved = regions.clone()
+    moved[1, 0, -5:] += 0.1
+    assert not torch.allclose(model.encode_image(moved)[1], embeds[1], atol=1e-4)
+
+
+def test_pretraining_losses_take_proposals_as_they_take_patches():
+    model = region_model()
+    losses = training_losses(
+        model,
+        batch_of([0, 0, 1, 2]),
+        TINY_OBJECTIVE,
+        dataclasses.replace(TINY_AMC, lambda1=0.0, lambda2=0.0),
+        alpha=0.1,
+    )
+    losses.total.backward()
+    assert all(loss.item() > 0 for loss in (losses.mlm, losses.itc, losses.itm))
+    assert model.visual_encoder.feature[1].weight.grad.abs().sum() > 0
+
+
+def test_similarities_are_cosines_and_padding_is_never_matched():
+    model, batch = region_model(), batch_of([0, 1])
+    embeds = model.encode_image(batch.image)
+    text_feat = model.text_features(model.encode_text(batch.input_ids, batch.attention_mask))
+    region_feat = region_features(model, embeds)
+    found = similarities(text_feat, region_feat, batch.image)
+    assert found.shape == (2, 2, PROPOSALS)
+    for b in range(2):
+        for i in range(2):
+            for k in range(PROPOSALS):
+                padding = i == 0 and k == PROPOSALS - 1
+                expected = -1 if padding else float(text_feat[b] @ region_feat[i, k])
+                assert found[b, i, k].item() == pytest.approx(expected)
+    assert is_proposal(batch.image).tolist() == [[True] * 4 + [False], [True] * 5]
+
+
+def test_contrast_is_the_naive_one():
+    """Phrases 0 and 1 belong to image 0, phrase 2 to image 1; each image answers with its most similar region."""
+    model, batch = region_model(), batch_of([0, 0, 1])
+    embeds = model.encode_image(batch.image)
+    text_feat = model.text_features(model.encode_text(batch.input_ids, batch.attention_mask))
+    cosines = similarities(text_feat, region_features(model, embeds), batch.image)
+    temperature = model.temp.item()
+    best = [[max(cosines[b, i].tolist()) / temperature for i in range(2)] for b in range(3)]
+
+    def log_share(values: list[float], index: int) -> float:
+        return values[index] - math.log(sum(math.exp(v) for v in values))
+
+    of_text = -sum(log_share(best[b], [0, 0, 1][b]) for b in range(3)) / 3
+    columns = [[best[b][i] for b in range(3)] for i in range(2)]
+    of_image = -((log_share(columns[0], 0) + log_share(columns[0], 1)) / 2 + log_share(columns[1], 2)) / 2
+    assert losses_of(model, batch).itc.item() == pytest.approx((of_text + of_image) / 2)
+
+
+def test_matching_and_language_see_the_matched_region_alone():
+    """Features of regions that nobody matches reach the fusion layers through the tower alone; with no mixing
+    blocks in the tower they do not reach them at all."""
+    model, batch = region_model(), batch_of([0, 1])
+    model.visual_encoder.blocks = torch.nn.Sequential()
+    embeds = model.encode_image(batch.image)
+    text_feat = model.text_features(model.encode_text(batch.input_ids, batch.attention_mask))
+    matched = similarities(text_feat, region_features(model, embeds), batch.image).argmax(-1)  # [B, I]
+    loose = next(k for k in range(PROPOSALS) if k not in matched[:, 1].tolist())
+    before = losses_of(model, batch)
+    batch.image[1, loose, 2] += 1e-3  # too little to become the most similar
+    after = losses_of(model, batch)
+    assert after.itm.item() == before.itm.item() and after.mlm.item() == before.mlm.item()
+    assert after.mrm.item() != before.mrm.item()  # region modelling sees the whole image
+    batch.image[1, matched[1, 1], 2] += 1e-3
+    assert losses_of(model, batch).itm.item() != after.itm.item()
+
+
+def test_every_parameter_that_takes_part_learns():
+    model = region_model()
+    losses_of(model, batch_of([0, 0, 1, 2])).total.backward()
+    (decayed, spared) = parameter_groups(model, 0.1)
+    lost = {id(p) for group in (decayed, spared) for p in group["params"] if p.grad is None or not p.grad.any()}
+    names = [name for name, p in model.named_parameters() if id(p) in lost]
+    # one visible token takes all attention: queries and keys of cross-attention learn from region modelling alone
+    assert all(".key.bias" in name for name in names), names
+
+
+def test_one_image_alone_has_no_pairs_that_do_not_match():
+    losses = losses_of(region_model(), batch_of([0, 0]))
+    assert math.isfinite(losses.total.item()) and losses.itc.item() > 0
+
+
+def test_scores_have_three_ways_and_none_for_padding():
+    model = region_model().float().eval()
+    tokenizer = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
+    regions, rows = some_regions(2).float(), [0, 1, 1]
+    scores = score_regions(model, tokenizer, regions, ["w1 w2", "w3", "w4 w5 w6"], rows)
+    assert {name: tuple(score.shape) for name, score in scores.items()} == dict.fromkeys(
+        ("similarity", "matching", "both"), (3, PROPOSALS)
+    )
+    for score in scores.values():
+        assert score[0, -1] == -math.inf and score[0, :-1].isfinite().all() and score[1:].isfinite().all()
+    finite = scores["both"][1:]
+    torch.testing.assert_close(finite, (scores["similarity"] + scores["matching"])[1:])
+    alone = score_regions(model, tokenizer, regions[1:], ["w3"], [0])
+    for name, score in scores.items():
+        torch.testing.assert_close(alone[name][0], score[1], rtol=1e-4, atol=1e-4)
