@@ -90,8 +90,8 @@ def pair_losses(
     other, mask = rows[image_rows], batch.attention_mask
     of_own, of_other = matched[phrases, rows], matched[phrases[: len(other)], other]
     texts = torch.cat((text_embeds, text_embeds[: len(other)], corrupted))
-    memory = model.text_encoder.remember(image_embeds).rows(torch.cat((rows, other, rows)))
-    alone = memory.tokens(1 + torch.cat((of_own, of_other, of_own)))  # token 0 is the class token
+    memory = model.text_encoder.remember(image_embeds)
+    alone = memory.tokens(torch.cat((rows, other, rows)), 1 + torch.cat((of_own, of_other, of_own)))  # 0: class token
     fused = model.text_encoder.fuse(texts, torch.cat((mask, mask[: len(other)], mask)), alone)
     asked = len(rows) + len(other)
     return PairLosses(
@@ -143,8 +143,8 @@ def score_regions(
         image_embeds, text_embeds = model.visual_encoder(regions), model.encode_text(input_ids, mask)
         cosines = similarities(model.text_features(text_embeds), region_features(model, image_embeds), regions)
         similarity = cosines[torch.arange(len(rows)), rows] / model.temp  # [P, K]
-        memory = model.text_encoder.remember(image_embeds).rows(rows.repeat_interleave(K))
-        alone = memory.tokens(1 + torch.arange(K).repeat(len(rows)))
+        memory = model.text_encoder.remember(image_embeds)
+        alone = memory.tokens(rows.repeat_interleave(K), 1 + torch.arange(K).repeat(len(rows)))
         fused = model.text_encoder.fuse(text_embeds.repeat_interleave(K, 0), mask.repeat_interleave(K, 0), alone)
         logits = model.match(fused).unflatten(0, (len(rows), K))  # [P * K, 2] -> [P, K, 2]
     finally:

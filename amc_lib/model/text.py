@@ -74,12 +74,14 @@ class ImageMemory:
         """The memory of images `index` (int64 [R]), one row for each phrase that looks at an image."""
         return ImageMemory({i: (keys[index], values[index]) for i, (keys, values) in self._layers.items()})
 
-    def tokens(self, index: Tensor) -> ImageMemory:
-        """The memory of one token each: index int64 [R] picks the token of row r."""
-        row = torch.arange(len(index), device=index.device)
+    def tokens(self, image: Tensor, token: Tensor) -> ImageMemory:
+        """The memory of one token each: token `token[r]` of image `image[r]`, int64 [R] both."""
         return ImageMemory(
             {
-                i: (keys[row, :, index][:, :, None], values[row, :, index][:, :, None])  # [R, h, N, d] -> [R, h, 1, d]
+                i: (
+                    keys[image, :, token][:, :, None],
+                    values[image, :, token][:, :, None],
+                )  # [I, h, N, d] -> [R, h, 1, d]
                 for i, (keys, values) in self._layers.items()
             }
         )
