@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -98,12 +99,21 @@ def _key(checkpoint: Checkpoint, bank: Bank, layer: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m amc_lib.answers", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoints", nargs="+", help="folders of runs, or official .pth files")
-    for source in parser.parse_args().checkpoints:
-        checkpoint = open_checkpoint(source)
-        for bank in evaluation_banks(checkpoint.settings).values():
-            pointing = ask_in_parts(checkpoint, bank, checkpoint.settings.amc.layer)
-            if process_state().is_main_process:
-                print(f"{source}, {bank.title}: {100 * pointing.hits.mean():.2f} % of {len(pointing.hits)} phrases")
+    try:
+        for source in parser.parse_args().checkpoints:
+            _report(source)
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+def _report(source: str) -> None:
+    """Ask every split of a checkpoint's tier and print the accuracies."""
+    checkpoint = open_checkpoint(source)
+    for bank in evaluation_banks(checkpoint.settings).values():
+        pointing = ask_in_parts(checkpoint, bank, checkpoint.settings.amc.layer)
+        process_state().print(
+            f"{source}, {bank.title}: {100 * pointing.hits.mean():.2f} % of {len(pointing.hits)} phrases"
+        )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from amc_lib.checkpoints import Checkpoint, description, load_checkpoint
+from amc_lib.checkpoints import Checkpoint, CheckpointError, description, load_checkpoint
 from amc_lib.config import Settings
 from amc_lib.files import sha256_of
 from amc_lib.model import build
@@ -35,7 +35,12 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 
 def weights_hash(source: str | Path) -> str:
     """The sha256 that `open_checkpoint` would give, without loading."""
-    return sha256_of(Path(source)) if is_official(source) else description(source)["sha256"]
+    if not is_official(source):
+        return description(source)["sha256"]
+    try:
+        return sha256_of(source)
+    except OSError as error:
+        raise CheckpointError(f"{source}: cannot be read: {error.strerror}") from error
 
 
 def is_official(source: str | Path) -> bool:
