@@ -1,0 +1,154 @@
+"""Runs of the detector: trained once into a folder of its own, opened afterwards, loaded by name or folder.
+
+A run folder holds weights.safetensors (without the frozen trunk), detector.json (settings, what it can name, hash of
+the weights), history.csv (losses over steps) and metrics.json (numbers on the validation split, provenance).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors
+from safetensors.torch import load, save
+from torch import Tensor
+
+from amc_lib.checkpoints import SHIPPED, WEIGHTS, CheckpointError
+from amc_lib.config import DetectorSettings, SceneSettings
+from amc_lib.datasets.object_bank import open_objects
+from amc_lib.detector import Detector, SceneDetector, Vocabulary
+from amc_lib.detector_training import evaluate, scene_vocabulary, train
+from amc_lib.files import write_bytes, write_csv, write_json
+from amc_lib.parameters import from_mapping
+from amc_lib.provenance import ROOT, plain, provenance, settings_hash
+from amc_lib.training import set_seed
+
+RUNS = ROOT / "runs"
+DESCRIPTION = "detector.json"
+TRAINED = "detector-scenes"  # the run that the repository ships
+
+
+@dataclass(frozen=True)
+class DetectorRun:
+    folder: Path
+    history: pd.DataFrame  # columns step, seconds and the losses
+    metrics: dict[str, Any]  # "validation": the numbers of `detector_training.evaluate`
+
+    def detector(self) -> SceneDetector:
+        return load_detector(self.folder)
+
+
+def train_detector(
+    settings: DetectorSettings | None = None, output: str | Path | None = None, scenes: SceneSettings | None = None
+) -> DetectorRun:
+    """Train a detector on the `train` split of the scenes and measure it on `val`, or open the run that did.
+
+    Without an `output`, the run that the repository ships is opened if it is of these settings.
+    """
+    settings, scenes = settings or DetectorSettings(), scenes or SceneSettings()
+    identity = settings_hash({"detector": plain(settings), "scenes": plain(scenes)})
+    folder = Path(output) if output else RUNS / f"detector-seed{settings.seed}-{identity}"
+    if (
+        output is None
+        and is_finished(SHIPPED / TRAINED)
+        and open_detector_run(SHIPPED / TRAINED).metrics["identity"] == identity
+    ):
+        folder = SHIPPED / TRAINED
+    if is_finished(folder):
+        run = open_detector_run(folder)
+        if run.metrics["identity"] != identity:
+            raise ValueError(f"{folder}: holds a detector of other settings; name another output or delete it")
+        print(f"detector: up to date in {plain(folder)}")
+        return run
+    print(f"detector: seed {settings.seed}, into {plain(folder)}")
+    _train_into(folder, settings, scenes, identity)
+    return open_detector_run(folder)
+
+
+def load_detector(source: str | Path = TRAINED) -> SceneDetector:
+    """Load the detector of a run's folder, or one that the repository ships by its name.
+
+    Raises CheckpointError with one sentence if it is missing, damaged, or does not fit its own settings.
+    """
+    folder = _find(source)
+    try:
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        data = (folder / WEIGHTS).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != about["sha256"]:
+            raise ValueError(f"the hash of {WEIGHTS} is not the one in {DESCRIPTION}")
+        vocabulary = Vocabulary(**{name: tuple(words) for name, words in about["vocabulary"].items()})
+        detector = Detector(from_mapping(DetectorSettings, about["settings"]), vocabulary)
+        detector.load_state_dict(load(data))
+    except (
+        AttributeError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        safetensors.SafetensorError,
+    ) as error:
+        raise CheckpointError(f"{folder}: is damaged or no detector: {' '.join(str(error).split())}") from error
+    return SceneDetector(detector, digest)
+
+
+def save_detector(folder: str | Path, detector: Detector, about: Mapping[str, Any]) -> None:
+    """Write a detector to `folder`; both files are atomic, the description last."""
+    folder = Path(folder)
+    weights = save({name: _plain_tensor(tensor) for name, tensor in detector.state_dict().items()})
+    write_bytes(folder / WEIGHTS, weights)
+    content = {
+        "settings": plain(detector.settings),
+        "vocabulary": plain(detector.vocabulary),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "about": plain(about),
+    }
+    write_json(folder / DESCRIPTION, content)
+
+
+def open_detector_run(folder: str | Path) -> DetectorRun:
+    """A finished run. Raises ValueError if the folder holds none."""
+    folder = Path(folder)
+    if not is_finished(folder):
+        raise ValueError(f"{folder}: no finished run of a detector")
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return DetectorRun(folder, pd.read_csv(folder / "history.csv"), metrics)
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
+
+
+def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings, identity: str) -> None:
+    """Train, measure and write; metrics.json, whose presence says that the run is finished, comes last."""
+    bank, validation = (open_objects(scenes, settings.image_size, split) for split in ("train", "val"))
+    set_seed(settings.seed)
+    detector = Detector(settings, scene_vocabulary())
+    begin = time.perf_counter()
+    history = train(detector, bank)
+    seconds = time.perf_counter() - begin
+    numbers = evaluate(detector, validation)
+    record = provenance({"detector": settings, "scenes": scenes}, seed=settings.seed, seconds=seconds)
+    write_csv(folder / "history.csv", pd.DataFrame(history))
+    save_detector(folder, detector, record)
+    metrics = {"identity": identity, "validation": numbers, "final": history[-1], "provenance": record}
+    write_json(folder / "metrics.json", metrics)
+
+
+def _find(source: str | Path) -> Path:
+    for folder in (Path(source), SHIPPED / str(source)):
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))
+    raise CheckpointError(f"no detector at {str(source)!r}; shipped ones: {', '.join(shipped) or 'none'}")
+
+
+def _plain_tensor(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()

@@ -1,0 +1,155 @@
+"""Training of the detector on drawn scenes, and how well it then finds things."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from amc_lib.config import DetectorSettings
+from amc_lib.datasets.concepts import CONCEPTS, PATTERNS
+from amc_lib.datasets.object_bank import NamedObject, ObjectBank
+from amc_lib.datasets.scene_cast import PLAIN
+from amc_lib.detection import average_precisions, mean_average_precision, recalled
+from amc_lib.detector import UNKNOWN, Detector, Proposals, Target, Vocabulary
+from amc_lib.model.pyramid import Levels
+from amc_lib.training import DivergedError, parameter_groups
+
+COUNTS = (10, 30, 50, 100)  # proposals of a picture among which recall looks
+LOG_EVERY = 50  # steps
+MAX_GRAD_NORM = 5.0
+SCENES_AT_ONCE = 25
+LOSSES = ("objectness", "anchor_box", "label", "box", "attribute", "total")
+
+
+def scene_vocabulary() -> Vocabulary:
+    """The annotated concepts in their own order, and the colours and patterns that things of any concept have."""
+    classes = tuple(concept.name for concept in CONCEPTS if concept.annotated)
+    colours = tuple(sorted({colour for concept in CONCEPTS for colour in concept.colours}))
+    return Vocabulary(classes, colours, (PLAIN, *PATTERNS))
+
+
+def train(detector: Detector, bank: ObjectBank) -> list[dict[str, float]]:
+    """Minimise the detector's losses in place over `settings.steps` batches; the losses, averaged over LOG_EVERY steps.
+
+    Raises DivergedError at the first loss that is not finite.
+    """
+    settings = detector.settings
+    optimizer = torch.optim.AdamW(
+        parameter_groups(detector, settings.weight_decay), lr=settings.learning_rate, fused=True
+    )
+    history: list[dict[str, float]] = []
+    recent: list[Tensor] = []
+    begin = time.perf_counter()
+    detector.train()
+    with tqdm(total=settings.steps, desc="detector", unit="step") as bar:
+        for step, (levels, targets) in enumerate(_batches(settings, bank, detector.vocabulary), start=1):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, step)
+            losses = detector.losses(levels, targets)
+            if not torch.isfinite(losses.total):
+                raise DivergedError(f"the detector's loss is no longer a finite number at step {step}")
+            optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+            torch.nn.utils.clip_grad_norm_(detector.parameters(), MAX_GRAD_NORM)
+            optimizer.step()
+            recent.append(torch.stack([getattr(losses, name).detach() for name in LOSSES]))
+            bar.update()
+            if step % LOG_EVERY == 0 or step == settings.steps:
+                means = dict(zip(LOSSES, torch.stack(recent).mean(0).tolist(), strict=True))
+                history.append({"step": step, "seconds": time.perf_counter() - begin} | means)
+                bar.set_postfix(total=f"{means['total']:.3g}")
+                recent.clear()
+    return history
+
+
+def learning_rate(settings: DetectorSettings, step: int) -> float:
+    """Of step 1 to `settings.steps`: a linear warm-up, then a cosine down to 0."""
+    if step <= settings.warmup_steps:
+        return settings.learning_rate * step / settings.warmup_steps
+    done = (step - settings.warmup_steps) / (settings.steps - settings.warmup_steps)
+    return settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+@torch.inference_mode()
+def evaluate(detector: Detector, bank: ObjectBank) -> dict[str, float]:
+    """Numbers on a split, each in [0, 1].
+
+    map50: mean average precision of the annotated concepts, of at most 100 boxes a picture with one label each.
+    recallN, recallN_unboxed: share of the things found by the first N boxes, of concepts with and without boxes in
+    finetuning. label, colour, pattern: share named rightly, of the annotated things that the first 30 boxes find.
+    """
+    found = _propose_all(detector.eval(), bank)
+    index = {name: number for number, name in enumerate(detector.vocabulary.classes)}
+    true = [_boxes_and_labels([thing for thing in scene if thing.annotated], index) for scene in bank.objects]
+    numbers = {
+        "map50": mean_average_precision(average_precisions([(p.boxes, p.scores, p.labels) for p in found], true))
+    }
+    for suffix, annotated in (("", True), ("_unboxed", False)):
+        boxes = [_boxes([thing for thing in scene if thing.annotated == annotated]) for scene in bank.objects]
+        for count in COUNTS:
+            hits = [recalled(p.boxes, of_scene, count) for p, of_scene in zip(found, boxes, strict=True)]
+            numbers[f"recall{count}{suffix}"] = float(torch.cat(hits).float().mean())
+    return numbers
+
+
+def _propose_all(detector: Detector, bank: ObjectBank) -> list[Proposals]:
+    """The first 100 proposals of every scene, in its own pixels."""
+    size = (bank.settings.size, bank.settings.size)
+    found = []
+    for start in range(0, len(bank), SCENES_AT_ONCE):
+        levels = bank.levels(list(range(start, min(start + SCENES_AT_ONCE, len(bank)))))
+        found += [proposals.resized(size) for proposals in detector.propose_levels(levels, max(COUNTS))]
+    return found
+
+
+def _batches(
+    settings: DetectorSettings, bank: ObjectBank, vocabulary: Vocabulary
+) -> Iterator[tuple[Levels, list[Target]]]:
+    """`settings.steps` batches; every scene comes once before any comes again."""
+    rng = np.random.default_rng(settings.seed)
+    scale = bank.side / bank.settings.size
+    targets = [_target([thing for thing in scene if thing.annotated], vocabulary, scale) for scene in bank.objects]
+    waiting: list[int] = []
+    for _ in range(settings.steps):
+        while len(waiting) < settings.batch_size:
+            waiting += rng.permutation(len(bank)).tolist()
+        chosen, waiting = waiting[: settings.batch_size], waiting[settings.batch_size :]
+        levels, of_batch = bank.levels(chosen), [targets[index] for index in chosen]
+        for row in np.flatnonzero(rng.random(settings.batch_size) < settings.flip):
+            of_batch[row] = _mirrored(of_batch[row], bank.side)
+            for level in levels:
+                level[row] = level[row].flip(-1)
+        yield levels, of_batch
+
+
+def _mirrored(target: Target, side: int) -> Target:
+    x1, y1, x2, y2 = target.boxes.unbind(1)
+    return Target(torch.stack((side - x2, y1, side - x1, y2), dim=1), target.labels, target.colours, target.patterns)
+
+
+def _target(things: list[NamedObject], vocabulary: Vocabulary, scale: float) -> Target:
+    """scale: pixels of the input for one of the scene."""
+    colours = [_index(vocabulary.colours, thing.colour) for thing in things]
+    patterns = [_index(vocabulary.patterns, thing.pattern) for thing in things]
+    labels = [1 + vocabulary.classes.index(thing.concept) for thing in things]
+    return Target(
+        _boxes(things) * scale, *(torch.tensor(ids, dtype=torch.int64) for ids in (labels, colours, patterns))
+    )
+
+
+def _index(names: tuple[str, ...], name: str) -> int:
+    return names.index(name) if name else UNKNOWN
+
+
+def _boxes(things: list[NamedObject]) -> Tensor:
+    return torch.tensor([thing.box for thing in things], dtype=torch.float32).reshape(-1, 4)
+
+
+def _boxes_and_labels(things: list[NamedObject], index: dict[str, int]) -> tuple[Tensor, Tensor]:
+    return _boxes(things), torch.tensor([index[thing.concept] for thing in things], dtype=torch.int64)
