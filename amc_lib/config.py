@@ -191,24 +191,22 @@ class DetectorSettings:
     image_size: int = 256  # side of the square input, pixels; a multiple of the coarsest stride, 32
     channels: int = 64  # of the feature pyramid network
     anchors: tuple[float, float, float] = (0.12, 0.19, 0.27)  # sides at strides 8, 16 and 32, shares of the input's
-    ratios: tuple[float, ...] = (0.6, 1.0, 1.7)  # of height to width, for every anchor
-    width: int = 256  # of the two layers above a pooled box
+    ratios: tuple[float, float, float] = (0.6, 1.0, 1.7)  # of height to width, for every anchor
+    width: int = 256  # of what the box head makes of a box
     candidates: int = 200  # boxes a picture that the proposal network hands on
     boxes: int = 30  # boxes a picture that are kept as proposals
     overlap: float = 0.5  # largest intersection over union of two kept boxes, whatever their labels
-    steps: int = 1200
+    steps: int = 1500
     batch_size: int = 16  # pictures
-    learning_rate: float = 1e-3  # of AdamW, after a linear warm-up and before a cosine down to 0
+    learning_rate: float = 6e-3  # of AdamW, after a linear warm-up and before a cosine down to 0
     warmup_steps: int = 100
     weight_decay: float = 0.05
-    flip: float = 0.5  # probability of mirroring a picture's features and boxes
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.image_size % 32 == 0, f"image_size {self.image_size} is no multiple of the coarsest stride, 32")
         _require(0 < self.boxes <= self.candidates, f"boxes {self.boxes} must lie in 1 to candidates {self.candidates}")
         _require(0 < self.overlap <= 1, f"overlap must lie in (0, 1], got {self.overlap}")
-        _require(0 <= self.flip <= 1, f"flip must lie in [0, 1], got {self.flip}")
         _require(0 <= self.warmup_steps < self.steps, f"warmup_steps {self.warmup_steps} must be below {self.steps}")
 
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms, roi_align
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms
 
 from amc_lib.config import DetectorSettings
 from amc_lib.datasets.scene_bank import pixels
+from amc_lib.detector_parts import PLACING, box_heads, pool, proposal_network
 from amc_lib.model.pyramid import Levels, Lite0Pyramid
 from amc_lib.model.trunk import CHANNELS, STRIDES
 
-GRIDS = (5, 2)  # sides of the grids to which a box is pooled at strides 8 and 16
 LEVELS = ("fine", "middle", "coarse")
 AUXILIARY = 0.2  # weight of the box head's losses beside that of labels, which suffer from larger ones
+ROUNDS = 2  # a box is corrected and looked at again so often, by the same head
 UNKNOWN = -1  # an attribute that a thing does not have
 
 
@@ -98,8 +98,8 @@ class Detector(nn.Module):
         super().__init__()
         self.settings, self.vocabulary = settings, vocabulary
         self.fpn = FeaturePyramidNetwork(list(CHANNELS), settings.channels)
-        self.rpn = _proposal_network(settings)
-        self.heads = _box_heads(settings, len(vocabulary.classes))
+        self.rpn = proposal_network(settings)
+        self.heads = box_heads(settings, len(vocabulary.classes))
         self.colour = nn.Linear(settings.width, len(vocabulary.colours))
         self.pattern = nn.Linear(settings.width, len(vocabulary.patterns))
 
@@ -110,27 +110,34 @@ class Detector(nn.Module):
     def losses(self, levels: Levels, targets: Sequence[Target]) -> DetectorLosses:
         """levels: of B pictures; targets: one each. Anchors and boxes are sampled with torch's global generator."""
         boxed = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
-        maps, images = self._maps(levels), self._images(levels)
-        proposals, rpn_losses = self.rpn(images, maps, boxed)
-        proposals, matched, labels, goals = self.heads.select_training_samples(proposals, boxed)
-        hidden = self._hidden(levels, proposals)
-        label, box = fastrcnn_loss(*self.heads.box_predictor(hidden), labels, goals)
-        attribute = self._attribute_loss(hidden, torch.cat(labels) > 0, matched, targets)
-        return DetectorLosses(rpn_losses["loss_objectness"], rpn_losses["loss_rpn_box_reg"], label, AUXILIARY * box, AUXILIARY * attribute)
+        images = self._images(levels)
+        boxes, of_anchors = self.rpn(images, self._maps(levels), boxed)
+        parts = torch.zeros(3)
+        for _ in range(ROUNDS):
+            boxes, matched, labels, goals = self.heads.select_training_samples(boxes, boxed)
+            hidden = self._hidden(levels, boxes)
+            logits, deltas = self.heads.box_predictor(hidden)
+            attribute = self._attribute_loss(hidden, torch.cat(labels) > 0, matched, targets)
+            parts = parts + torch.stack((*fastrcnn_loss(logits, deltas, labels, goals), attribute)) / ROUNDS
+            boxes = self._corrected(boxes, deltas.detach(), images.image_sizes[0])
+        label, box, attribute = parts
+        objectness, anchor_box = of_anchors["loss_objectness"], of_anchors["loss_rpn_box_reg"]
+        return DetectorLosses(objectness, anchor_box, label, AUXILIARY * box, AUXILIARY * attribute)
 
     @torch.inference_mode()
     def propose_levels(self, levels: Levels, count: int | None = None) -> list[Proposals]:
         """The best boxes of each picture, in pixels of the input: at most `count`, by default the settings'."""
-        maps, images = self._maps(levels), self._images(levels)
-        candidates, _ = self.rpn(images, maps)
-        logits, deltas = self.heads.box_predictor(self._hidden(levels, candidates))
-        scores, labels = logits.softmax(1)[:, 1:].max(1)
-        boxes = self.heads.box_coder.decode(deltas, candidates)[torch.arange(len(labels)), labels + 1]
-        counts = [len(of_picture) for of_picture in candidates]
-        of_pictures = zip(*(part.split(counts) for part in (boxes, scores, labels)), strict=True)
+        images = self._images(levels)
         size, most = images.image_sizes[0], count or self.settings.boxes
-        best = [_best(*parts, size, self.settings.overlap, most) for parts in of_pictures]
-        features = self._features(levels, [boxes for boxes, *_ in best])
+        boxes, _ = self.rpn(images, self._maps(levels))
+        for _ in range(ROUNDS):
+            logits, deltas = self.heads.box_predictor(self._hidden(levels, boxes))
+            boxes = self._corrected(boxes, deltas, size)
+        scores, labels = logits.softmax(1)[:, 1:].max(1)
+        counts = [len(of_picture) for of_picture in boxes]
+        of_pictures = zip(boxes, scores.split(counts), labels.split(counts), strict=True)
+        best = [_best(*parts, self.settings.overlap, most) for parts in of_pictures]
+        features = self._features(levels, [kept for kept, *_ in best])
         return [Proposals(*parts, rows, size) for parts, rows in zip(best, features, strict=True)]
 
     def _maps(self, levels: Levels) -> dict[str, Tensor]:
@@ -146,6 +153,11 @@ class Detector(nn.Module):
         """What the box head makes of all pictures' boxes, one after another: [sum of boxes, width]."""
         return self.heads.box_head(self.heads.box_roi_pool(levels, boxes))
 
+    def _corrected(self, boxes: list[Tensor], deltas: Tensor, size: tuple[int, int]) -> list[Tensor]:
+        """Boxes of each picture moved as the box head says, inside pictures of `size` (height, width)."""
+        moved = clip_boxes_to_image(self.heads.box_coder.decode(deltas[:, :4], boxes)[:, 0], size)
+        return list(moved.split([len(of_picture) for of_picture in boxes]))
+
     def _attribute_loss(
         self, hidden: Tensor, labelled: Tensor, matched: list[Tensor], targets: Sequence[Target]
     ) -> Tensor:
@@ -155,101 +167,63 @@ class Detector(nn.Module):
             known = [_taken(getattr(target, name), index) for target, index in zip(targets, matched, strict=True)]
             values = torch.cat(known).where(labelled, UNKNOWN)
             if (values != UNKNOWN).any():
-                total = total + F.cross_entropy(head(hidden), values, ignore_index=UNKNOWN)
+                total = total + F.cross_entropy(head(hidden[:, :-PLACING]), values, ignore_index=UNKNOWN)
         return total
 
     def _features(self, levels: Levels, boxes: list[Tensor]) -> list[Tensor]:
         """[K, width + sum of CHANNELS] of each picture: the box head's, and the trunk's averaged over the box."""
-        average = [_pool(level, boxes, 1, stride) for level, stride in zip(levels, STRIDES, strict=True)]
-        return torch.cat((self._hidden(levels, boxes), *average), dim=1).split([len(rows) for rows in boxes])
+        average = [pool(level, boxes, 1, stride) for level, stride in zip(levels, STRIDES, strict=True)]
+        features = torch.cat((self._hidden(levels, boxes)[:, :-PLACING], *average), dim=1)
+        return list(features.split([len(of_picture) for of_picture in boxes]))
+
+    def _corrected(self, boxes: list[Tensor], deltas: Tensor, size: tuple[int, int]) -> list[Tensor]:
+        """Boxes of each picture moved as the box head says, inside pictures of `size` (height, width)."""
+        moved = clip_boxes_to_image(self.heads.box_coder.decode(deltas[:, :4], boxes)[:, 0], size)
+        return list(moved.split([len(of_picture) for of_picture in boxes]))
+
+    def _attribute_loss(
+        self, hidden: Tensor, labelled: Tensor, matched: list[Tensor], targets: Sequence[Target]
+    ) -> Tensor:
+        """Mean cross-entropy of colour and of pattern over the labelled boxes that have one."""
+        total = hidden.new_zeros(())
+        for head, name in ((self.colour, "colours"), (self.pattern, "patterns")):
+            known = [_taken(getattr(target, name), index) for target, index in zip(targets, matched, strict=True)]
+            values = torch.cat(known).where(labelled, UNKNOWN)
+            if (values != UNKNOWN).any():
+                total = total + F.cross_entropy(head(hidden[:, :-PLACING]), values, ignore_index=UNKNOWN)
+        return total
+
+    def _features(self, levels: Levels, boxes: list[Tensor]) -> list[Tensor]:
+        """[K, width + sum of CHANNELS] of each picture: the box head's, and the trunk's averaged over the box."""
+        average = [pool(level, boxes, 1, stride) for level, stride in zip(levels, STRIDES, strict=True)]
+        return torch.cat((self._hidden(levels, boxes)[:, :-PLACING], *average), dim=1).split(
+            [len(rows) for rows in boxes]
+        )
 
 
 class SceneDetector:
-    """A trained detector with its trunk: pictures -> proposals."""
+    """A trained detector with its trunk: pictures -> proposals.
 
-    def __init__(self, detector: Detector, sha256: str) -> None:
-        self.detector, self.sha256 = detector.eval(), sha256
+    `folder` is where its weights lie, `sha256` their hash.
+    """
+
+    def __init__(self, detector: Detector, folder: Path, sha256: str) -> None:
+        self.detector, self.folder, self.sha256 = detector.eval(), folder, sha256
+        self.settings, self.classes = detector.settings, detector.vocabulary.classes
+        self.feature_width, self.propose_levels = detector.feature_width, detector.propose_levels
         self.trunk = Lite0Pyramid()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.detector.vocabulary.classes
 
     def propose(self, images: Sequence[Image.Image]) -> list[Proposals]:
         """At most `settings.boxes` proposals for each picture, in its own pixels."""
-        side = self.detector.settings.image_size
-        found = self.detector.propose_levels(self.trunk(torch.stack([pixels(image, side) for image in images])))
+        levels = self.trunk(torch.stack([pixels(image, self.settings.image_size) for image in images]))
+        found = self.propose_levels(levels)
         return [of_image.resized(image.size[::-1]) for of_image, image in zip(found, images, strict=True)]
 
 
-def _proposal_network(settings: DetectorSettings) -> RegionProposalNetwork:
-    sizes = tuple((round(share * settings.image_size),) for share in settings.anchors)
-    anchors = AnchorGenerator(sizes, (settings.ratios,) * len(sizes))
-    kept = dict.fromkeys(("training", "testing"), settings.candidates)
-    return RegionProposalNetwork(
-        anchors,
-        RPNHead(settings.channels, len(settings.ratios)),
-        fg_iou_thresh=0.6,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=64,
-        positive_fraction=0.5,
-        pre_nms_top_n={name: 2 * number for name, number in kept.items()},
-        post_nms_top_n=kept,
-        nms_thresh=0.7,
-    )
-
-
-def _box_heads(settings: DetectorSettings, classes: int) -> RoIHeads:
-    """The box head reads the trunk itself, not the pyramid: a linear layer there names 96 % of true boxes rightly."""
-    pooled = sum(channels * grid**2 for channels, grid in zip(CHANNELS, GRIDS, strict=False))
-    return RoIHeads(
-        _pool_fine_and_middle,
-        nn.Sequential(nn.Linear(pooled, settings.width), nn.LayerNorm(settings.width), nn.ReLU()),
-        Predictor(settings.width, classes),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=32,
-        positive_fraction=0.75,
-        bbox_reg_weights=None,
-        score_thresh=0.0,
-        nms_thresh=settings.overlap,
-        detections_per_img=settings.boxes,
-    )
-
-
-def _pool_fine_and_middle(levels: Levels, boxes: list[Tensor]) -> Tensor:
-    """[sum of boxes, features] of boxes in pixels of the input."""
-    pooled = [_pool(level, boxes, grid, stride) for level, grid, stride in zip(levels, GRIDS, STRIDES, strict=False)]
-    return torch.cat(pooled, dim=1)
-
-
-def _pool(level: Tensor, boxes: list[Tensor], grid: int, stride: int) -> Tensor:
-    """[sum of boxes, C * grid * grid]: means over the cells of a grid in each box."""
-    return roi_align(level, boxes, grid, 1 / stride, sampling_ratio=4 if grid == 1 else 2, aligned=True).flatten(1)
-
-
-def _best(
-    boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int], overlap: float, most: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The best boxes of one picture of `size` (height, width) that overlap by at most `overlap`."""
-    boxes = clip_boxes_to_image(boxes, size)
+def _best(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best boxes of one picture that overlap by at most `overlap`."""
     kept = nms(boxes, scores, overlap)[:most]
     return boxes[kept], scores[kept], labels[kept]
-
-
-class Predictor(nn.Module):
-    """Features of boxes -> logits [n, 1 + classes] (background first) and one correction of the box for all classes.
-
-    The correction is repeated for every class, as torchvision's parts read it: [n, 4 * (1 + classes)].
-    """
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.label, self.box = nn.Linear(width, 1 + classes), nn.Linear(width, 4)
-
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.label(hidden)
-        return logits, self.box(hidden).repeat(1, logits.shape[1])
 
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:

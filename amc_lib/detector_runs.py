@@ -96,7 +96,7 @@ def load_detector(source: str | Path = TRAINED) -> SceneDetector:
         safetensors.SafetensorError,
     ) as error:
         raise CheckpointError(f"{folder}: is damaged or no detector: {' '.join(str(error).split())}") from error
-    return SceneDetector(detector, digest)
+    return SceneDetector(detector, folder, digest)
 
 
 def save_detector(folder: str | Path, detector: Detector, about: Mapping[str, Any]) -> None:

@@ -114,27 +114,18 @@ def _batches(
     """`settings.steps` batches; every scene comes once before any comes again."""
     rng = np.random.default_rng(settings.seed)
     scale = bank.side / bank.settings.size
-    targets = [_target([thing for thing in scene if thing.annotated], vocabulary, scale) for scene in bank.objects]
+    targets = [target_of(things, vocabulary, scale) for things in bank.objects]
     waiting: list[int] = []
     for _ in range(settings.steps):
         while len(waiting) < settings.batch_size:
             waiting += rng.permutation(len(bank)).tolist()
         chosen, waiting = waiting[: settings.batch_size], waiting[settings.batch_size :]
-        levels, of_batch = bank.levels(chosen), [targets[index] for index in chosen]
-        for row in np.flatnonzero(rng.random(settings.batch_size) < settings.flip):
-            of_batch[row] = _mirrored(of_batch[row], bank.side)
-            for level in levels:
-                level[row] = level[row].flip(-1)
-        yield levels, of_batch
+        yield bank.levels(chosen), [targets[index] for index in chosen]
 
 
-def _mirrored(target: Target, side: int) -> Target:
-    x1, y1, x2, y2 = target.boxes.unbind(1)
-    return Target(torch.stack((side - x2, y1, side - x1, y2), dim=1), target.labels, target.colours, target.patterns)
-
-
-def _target(things: list[NamedObject], vocabulary: Vocabulary, scale: float) -> Target:
-    """scale: pixels of the input for one of the scene."""
+def target_of(things: list[NamedObject], vocabulary: Vocabulary, scale: float) -> Target:
+    """What there is to learn in a scene: its annotated things. scale: pixels of the input for one of the scene."""
+    things = [thing for thing in things if thing.annotated]
     colours = [_index(vocabulary.colours, thing.colour) for thing in things]
     patterns = [_index(vocabulary.patterns, thing.pattern) for thing in things]
     labels = [1 + vocabulary.classes.index(thing.concept) for thing in things]
