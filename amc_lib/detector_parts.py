@@ -54,38 +54,36 @@ def box_heads(settings: DetectorSettings, classes: int) -> RoIHeads:
 
 
 def pool_fine_and_middle(levels: Levels, boxes: list[Tensor]) -> Tensor:
-    """[sum of boxes, features] of boxes in pixels of the input."""
-    pooled = [pool(level, boxes, grid, stride) for level, grid, stride in zip(levels, GRIDS, STRIDES, strict=False)]
+    """Boxes in pixels of the input -> [sum of boxes, features]: means over the cells of a grid in each box."""
+    pooled = [
+        roi_align(level, boxes, grid, 1 / stride, sampling_ratio=2, aligned=True).flatten(1)
+        for level, grid, stride in zip(levels, GRIDS, STRIDES, strict=False)
+    ]
     return torch.cat(pooled, dim=1)
 
 
-def pool(level: Tensor, boxes: list[Tensor], grid: int, stride: int) -> Tensor:
-    """[sum of boxes, C * grid * grid]: means over the cells of a grid in each box."""
-    return roi_align(level, boxes, grid, 1 / stride, sampling_ratio=4 if grid == 1 else 2, aligned=True).flatten(1)
-
-
 class BoxHead(nn.Module):
-    """A pooled box -> [n, width], which names things, followed by [n, PLACING], which moves the box."""
+    """Pooled boxes -> [n, width], from which things are named, and [n, PLACING], from which boxes are moved."""
 
     def __init__(self, pooled: int, width: int) -> None:
         super().__init__()
         self.naming = nn.Sequential(nn.Linear(pooled, width), nn.LayerNorm(width), nn.ReLU())
         self.placing = nn.Sequential(nn.Linear(pooled, PLACING), nn.LayerNorm(PLACING), nn.ReLU())
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        return torch.cat((self.naming(pooled), self.placing(pooled)), dim=1)
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        return self.naming(pooled), self.placing(pooled)
 
 
 class Predictor(nn.Module):
-    """What `BoxHead` gives -> logits [n, 1 + classes] (background first) and one correction of the box for all classes.
+    """What `BoxHead` gives -> logits [n, 1 + classes], background first, and corrections [n, 4 * (1 + classes)].
 
-    The correction is repeated for every class, as torchvision's parts read it: [n, 4 * (1 + classes)].
+    There is but one correction of a box. It is repeated for every class, as torchvision's loss reads it.
     """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.label, self.box = nn.Linear(width, 1 + classes), nn.Linear(PLACING, 4)
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.label(hidden[:, :-PLACING])
-        return logits, self.box(hidden[:, -PLACING:]).repeat(1, logits.shape[1])
+    def forward(self, naming: Tensor, placing: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.label(naming)
+        return logits, self.box(placing).repeat(1, logits.shape[1])

@@ -69,7 +69,7 @@ def _build(settings: SceneSettings, split: str, detector: SceneDetector, folder:
                 small[name].append(array)
             yield rows
 
-    shape = (count, detector.settings.boxes, detector.feature_width)
+    shape = (count, detector.settings.boxes, detector.settings.width)
     write_rows(folder / "features.npy", features(), shape, "<f2")
     for name in SMALL:
         write_array(folder / f"{name}.npy", np.concatenate(small[name]))

@@ -187,7 +187,7 @@ def test_proposals_are_as_promised(detector, bank):
     for of_picture in found:
         K = len(of_picture.boxes)
         assert 0 < K <= SETTINGS.boxes
-        assert of_picture.features.shape == (K, detector.feature_width) == (K, SETTINGS.width + 40 + 112 + 320)
+        assert of_picture.features.shape == (K, SETTINGS.width)
         assert of_picture.scores.shape == of_picture.labels.shape == (K,)
         assert (of_picture.scores.diff() <= 0).all()
         assert (of_picture.boxes >= 0).all() and (of_picture.boxes <= SIDE).all()
@@ -324,7 +324,7 @@ def test_cached_proposals_are_those_of_the_pictures(run, in_a_folder_of_its_own,
     detector = run.detector()
     kept = open_proposals(SCENES, "val", detector, in_a_folder_of_its_own / "cache")
     assert kept.boxes.shape == (SCENES.val, SETTINGS.boxes, 4)
-    assert kept.features.shape == (SCENES.val, SETTINGS.boxes, detector.feature_width)
+    assert kept.features.shape == (SCENES.val, SETTINGS.boxes, SETTINGS.width)
     assert kept.features.dtype == torch.float16
     for index in (0, 5):
         (fresh,) = detector.propose([scenes.draw(SCENES, "val", index).image])
