@@ -137,7 +137,7 @@ class Detector(nn.Module):
         scores, labels = logits.softmax(1)[:, 1:].max(1)
         counts = [len(of_picture) for of_picture in boxes]
         of_pictures = zip(boxes, scores.split(counts), labels.split(counts), strict=True)
-        best = [_best(*parts, self.settings.overlap, most) for parts in of_pictures]
+        best = [best_boxes(*parts, self.settings.overlap, most) for parts in of_pictures]
         features, _ = self._look(levels, [kept for kept, *_ in best])
         of_pictures = zip(best, features.split([len(kept) for kept, *_ in best]), strict=True)
         return [Proposals(*parts, rows, size) for parts, rows in of_pictures]
@@ -192,8 +192,10 @@ class SceneDetector:
         return [of_image.resized(image.size[::-1]) for of_image, image in zip(found, images, strict=True)]
 
 
-def _best(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best boxes of one picture that overlap by at most `overlap`."""
+def best_boxes(
+    boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The at most `most` best boxes of one picture, with score and label, of which no two overlap by over `overlap`."""
     kept = nms(boxes, scores, overlap)[:most]
     return boxes[kept], scores[kept], labels[kept]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from amc_lib.training import set_seed
 
 RUNS = ROOT / "runs"
 DESCRIPTION = "detector.json"
+UNREADABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, safetensors.SafetensorError)
 TRAINED = "detector-scenes"  # the run that the repository ships
 
 
@@ -52,22 +54,16 @@ def train_detector(
     Without an `output`, the run that the repository ships is opened if it is of these settings.
     """
     settings, scenes = settings or DetectorSettings(), scenes or SceneSettings()
-    identity = settings_hash({"detector": plain(settings), "scenes": plain(scenes)})
-    folder = Path(output) if output else RUNS / f"detector-seed{settings.seed}-{identity}"
-    if (
-        output is None
-        and is_finished(SHIPPED / TRAINED)
-        and open_detector_run(SHIPPED / TRAINED).metrics["identity"] == identity
-    ):
-        folder = SHIPPED / TRAINED
+    identity = _identity(settings, scenes)
+    folder = Path(output) if output else _usual_folder(settings, identity)
     if is_finished(folder):
         run = open_detector_run(folder)
-        if run.metrics["identity"] != identity:
+        if _its_identity(run) != identity:
             raise ValueError(f"{folder}: holds a detector of other settings; name another output or delete it")
         print(f"detector: up to date in {plain(folder)}")
         return run
     print(f"detector: seed {settings.seed}, into {plain(folder)}")
-    _train_into(folder, settings, scenes, identity)
+    _train_into(folder, settings, scenes)
     return open_detector_run(folder)
 
 
@@ -86,16 +82,8 @@ def load_detector(source: str | Path = TRAINED) -> SceneDetector:
         vocabulary = Vocabulary(**{name: tuple(words) for name, words in about["vocabulary"].items()})
         detector = Detector(from_mapping(DetectorSettings, about["settings"]), vocabulary)
         detector.load_state_dict(load(data))
-    except (
-        AttributeError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        safetensors.SafetensorError,
-    ) as error:
-        raise CheckpointError(f"{folder}: is damaged or no detector: {' '.join(str(error).split())}") from error
+    except UNREADABLE as error:
+        raise CheckpointError(f"{folder}: is damaged or no detector: {textwrap.shorten(str(error), 200)}") from error
     return SceneDetector(detector, folder, digest)
 
 
@@ -126,7 +114,28 @@ def is_finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
 
 
-def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings, identity: str) -> None:
+def _identity(settings: DetectorSettings, scenes: SceneSettings) -> str:
+    """What tells a run from others: the detector's settings, and those of the scenes that it reads."""
+    unread = {"pretrain", "phrases", "referring_a", "referring_b"}
+    read = {name: value for name, value in plain(scenes).items() if name not in unread}
+    return settings_hash({"detector": plain(settings), "scenes": read})
+
+
+def _its_identity(run: DetectorRun) -> str:
+    """Of a finished run; settings that it does not name, being younger, count as their defaults."""
+    stored = run.metrics["provenance"]["settings"]
+    return _identity(from_mapping(DetectorSettings, stored["detector"]), from_mapping(SceneSettings, stored["scenes"]))
+
+
+def _usual_folder(settings: DetectorSettings, identity: str) -> Path:
+    """That of the shipped run if it is of these settings; else one of its own."""
+    shipped = SHIPPED / TRAINED
+    if is_finished(shipped) and _its_identity(open_detector_run(shipped)) == identity:
+        return shipped
+    return RUNS / f"detector-seed{settings.seed}-{identity}"
+
+
+def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings) -> None:
     """Train, measure and write; metrics.json, whose presence says that the run is finished, comes last."""
     bank, validation = (open_objects(scenes, settings.image_size, split) for split in ("train", "val"))
     set_seed(settings.seed)
@@ -138,8 +147,7 @@ def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings,
     record = provenance({"detector": settings, "scenes": scenes}, seed=settings.seed, seconds=seconds)
     write_csv(folder / "history.csv", pd.DataFrame(history))
     save_detector(folder, detector, record)
-    metrics = {"identity": identity, "validation": numbers, "final": history[-1], "provenance": record}
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", {"validation": numbers, "final": history[-1], "provenance": record})
 
 
 def _find(source: str | Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from test_runs import OneByOne
 from torchvision.ops import box_iou
 
 from amc_lib import detector_runs, proposals
-from amc_lib.checkpoints import CheckpointError, shipped
+from amc_lib.checkpoints import SHIPPED, CheckpointError, shipped
 from amc_lib.config import DetectorSettings, SceneSettings
 from amc_lib.datasets import object_bank, scenes
 from amc_lib.datasets.object_bank import open_objects
@@ -279,6 +280,7 @@ def test_trunk_is_not_stored(run):
 def test_second_call_opens_what_is_there(run, no_training):
     again = train_detector(SETTINGS, scenes=SCENES)
     assert (again.folder, again.metrics) == (run.folder, run.metrics)
+    assert train_detector(SETTINGS, scenes=replace(SCENES, phrases=7)).folder == run.folder  # which it does not read
     with refused(f"{run.folder}: holds a detector of other settings"):
         train_detector(replace(SETTINGS, seed=1), run.folder, SCENES)
     with refused(f"{run.folder}: holds a detector of other settings"):
@@ -311,6 +313,23 @@ def test_detector_of_other_code_or_bytes_is_refused(run, tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"0" * 100)
     with pytest.raises(CheckpointError, match=r"the hash of weights\.safetensors is not the one in detector\.json"):
         load_detector(tmp_path)
+
+
+def test_shipped_run_is_opened_for_its_settings_alone(run, in_a_folder_of_its_own, no_training):
+    shipped_folder = in_a_folder_of_its_own / "shipped" / detector_runs.TRAINED
+    shutil.copytree(run.folder, shipped_folder)
+    assert train_detector(SETTINGS, scenes=SCENES).folder == shipped_folder
+    assert load_detector().sha256 == run.detector().sha256
+    with pytest.raises(AssertionError, match="trained again"):
+        train_detector(replace(SETTINGS, steps=3), scenes=SCENES)
+    shutil.rmtree(shipped_folder)
+
+
+def test_shipped_detector_fits_the_code():
+    """The one in the repository, found by its name as users find it."""
+    detector = load_detector(SHIPPED / detector_runs.TRAINED)
+    assert detector.settings == DetectorSettings()
+    assert detector.classes == scene_vocabulary().classes
 
 
 def test_shipped_detector_is_no_checkpoint_of_a_model():
