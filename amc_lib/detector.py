@@ -113,7 +113,7 @@ class Detector(nn.Module):
         boxed = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
         images = self._images(levels)
         boxes, of_anchors = self.rpn(images, self._maps(levels), boxed)
-        parts = torch.zeros(3)
+        parts = levels[0].new_zeros(3)
         for _ in range(ROUNDS):
             boxes, matched, labels, goals = self.heads.select_training_samples(boxes, boxed)
             naming, placing = self._look(levels, boxes)
@@ -141,6 +141,16 @@ class Detector(nn.Module):
         features, _ = self._look(levels, [kept for kept, *_ in best])
         of_pictures = zip(best, features.split([len(kept) for kept, *_ in best]), strict=True)
         return [Proposals(*parts, rows, size) for parts, rows in of_pictures]
+
+    @torch.inference_mode()
+    def name(self, levels: Levels, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The likeliest class, colour and pattern of each box of all pictures, as indices of the vocabulary.
+
+        boxes: xyxy in pixels of the input, [n, 4] of each picture. Each answer: int64 [sum of n].
+        """
+        naming, placing = self._look(levels, boxes)
+        logits, _ = self.heads.box_predictor(naming, placing)
+        return logits[:, 1:].argmax(1), self.colour(naming).argmax(1), self.pattern(naming).argmax(1)
 
     def _maps(self, levels: Levels) -> dict[str, Tensor]:
         return self.fpn(dict(zip(LEVELS, levels, strict=True)))

@@ -24,7 +24,7 @@ from amc_lib.checkpoints import SHIPPED, WEIGHTS, CheckpointError
 from amc_lib.config import DetectorSettings, SceneSettings
 from amc_lib.datasets.object_bank import open_objects
 from amc_lib.detector import Detector, SceneDetector, Vocabulary
-from amc_lib.detector_training import evaluate, scene_vocabulary, train
+from amc_lib.detector_training import evaluate, named_rightly, scene_vocabulary, train
 from amc_lib.files import write_bytes, write_csv, write_json
 from amc_lib.parameters import from_mapping
 from amc_lib.provenance import ROOT, plain, provenance, settings_hash
@@ -40,7 +40,7 @@ TRAINED = "detector-scenes"  # the run that the repository ships
 class DetectorRun:
     folder: Path
     history: pd.DataFrame  # columns step, seconds and the losses
-    metrics: dict[str, Any]  # "validation": the numbers of `detector_training.evaluate`
+    metrics: dict[str, Any]  # "validation": numbers of `evaluate` and `named_rightly`
 
     def detector(self) -> SceneDetector:
         return load_detector(self.folder)
@@ -143,7 +143,7 @@ def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings)
     begin = time.perf_counter()
     history = train(detector, bank)
     seconds = time.perf_counter() - begin
-    numbers = evaluate(detector, validation)
+    numbers = evaluate(detector, validation) | named_rightly(detector, validation)
     record = provenance({"detector": settings, "scenes": scenes}, seed=settings.seed, seconds=seconds)
     write_csv(folder / "history.csv", pd.DataFrame(history))
     save_detector(folder, detector, record)

@@ -82,7 +82,7 @@ def evaluate(detector: Detector, bank: ObjectBank) -> dict[str, float]:
 
     map50: mean average precision of the annotated concepts, of at most 100 boxes a picture with one label each.
     recallN, recallN_unboxed: share of the things found by the first N boxes, of concepts with and without boxes in
-    finetuning. label, colour, pattern: share named rightly, of the annotated things that the first 30 boxes find.
+    finetuning.
     """
     found = _propose_all(detector.eval(), bank)
     index = {name: number for number, name in enumerate(detector.vocabulary.classes)}
@@ -98,14 +98,36 @@ def evaluate(detector: Detector, bank: ObjectBank) -> dict[str, float]:
     return numbers
 
 
+def named_rightly(detector: Detector, bank: ObjectBank) -> dict[str, float]:
+    """Shares of the annotated things of a split whose class, colour and pattern are told rightly at their true boxes.
+
+    Colour and pattern count where a thing has one.
+    """
+    answers, truths = [], []
+    scale = bank.side / bank.settings.size
+    for scenes in _scene_ranges(bank):
+        targets = [target_of(bank.objects[index], detector.vocabulary, scale) for index in scenes]
+        answers.append(torch.stack(detector.eval().name(bank.levels(scenes), [target.boxes for target in targets])))
+        truths += [torch.stack((target.labels - 1, target.colours, target.patterns)) for target in targets]
+    answer, truth = torch.cat(answers, dim=1), torch.cat(truths, dim=1)  # [3, things]
+    right = [(of_kind == true)[true != UNKNOWN].float().mean() for of_kind, true in zip(answer, truth, strict=True)]
+    return dict(zip(("label", "colour", "pattern"), map(float, right), strict=True))
+
+
 def _propose_all(detector: Detector, bank: ObjectBank) -> list[Proposals]:
     """The first 100 proposals of every scene, in its own pixels."""
     size = (bank.settings.size, bank.settings.size)
-    found = []
-    for start in range(0, len(bank), SCENES_AT_ONCE):
-        levels = bank.levels(list(range(start, min(start + SCENES_AT_ONCE, len(bank)))))
-        found += [proposals.resized(size) for proposals in detector.propose_levels(levels, max(COUNTS))]
+    found: list[Proposals] = []
+    for scenes in _scene_ranges(bank):
+        of_range = detector.propose_levels(bank.levels(scenes), max(COUNTS))
+        found += [proposals.resized(size) for proposals in of_range]
     return found
+
+
+def _scene_ranges(bank: ObjectBank) -> Iterator[list[int]]:
+    """All scenes of a bank, some at a time."""
+    for start in range(0, len(bank), SCENES_AT_ONCE):
+        yield list(range(start, min(start + SCENES_AT_ONCE, len(bank))))
 
 
 def _batches(

@@ -21,7 +21,7 @@ from amc_lib.datasets.object_bank import open_objects
 from amc_lib.datasets.scene_bank import pixels
 from amc_lib.detector import UNKNOWN, Detector, Proposals, Target
 from amc_lib.detector_runs import load_detector, open_detector_run, train_detector
-from amc_lib.detector_training import evaluate, learning_rate, scene_vocabulary, target_of, train
+from amc_lib.detector_training import evaluate, learning_rate, named_rightly, scene_vocabulary, target_of, train
 from amc_lib.model.pyramid import Lite0Pyramid, pack, shapes, unpack
 from amc_lib.model.trunk import load_lite0
 from amc_lib.proposals import open_proposals
@@ -257,6 +257,25 @@ def test_perfect_and_misnaming_detectors_are_measured_as_such(bank):
     assert perfect["recall100_unboxed"] < 0.5
 
 
+def test_names_count_where_there_is_something_to_name(bank):
+    """Always the first class, colour and pattern: right as often as these occur among the annotated things."""
+    things = [thing for scene in bank.objects for thing in scene if thing.annotated]
+    vocabulary = scene_vocabulary()
+
+    class Monotonous(Clairvoyant):
+        def name(self, levels, boxes):
+            return tuple(torch.zeros(sum(map(len, boxes)), dtype=torch.int64) for _ in range(3))
+
+    coloured = [thing.colour for thing in things if thing.colour]
+    patterned = [thing.pattern for thing in things if thing.pattern]
+    assert coloured and patterned
+    assert named_rightly(Monotonous(bank, right=True), bank) == {
+        "label": pytest.approx(np.mean([thing.concept == vocabulary.classes[0] for thing in things])),
+        "colour": pytest.approx(np.mean([colour == vocabulary.colours[0] for colour in coloured])),
+        "pattern": pytest.approx(np.mean([pattern == vocabulary.patterns[0] for pattern in patterned])),
+    }
+
+
 # ----------------------------------------------------------------------------------------------------------------- runs
 
 
@@ -266,7 +285,7 @@ def test_run_leaves_weights_history_and_numbers(run, in_a_folder_of_its_own):
     assert run.folder.parent == in_a_folder_of_its_own / "runs"
     assert run.history["step"].tolist() == [SETTINGS.steps]
     assert set(run.metrics["validation"]) == {
-        "map50", *(f"recall{n}{of}" for n in (10, 30, 50, 100) for of in ("", "_unboxed"))
+        "map50", "label", "colour", "pattern", *(f"recall{n}{of}" for n in (10, 30, 50, 100) for of in ("", "_unboxed"))
     }  # fmt: skip
     assert run.metrics["provenance"]["settings"]["detector"]["channels"] == SETTINGS.channels
 
@@ -296,7 +315,8 @@ def test_same_seed_gives_the_same_weights(run, tmp_path):
 
 def test_loaded_detector_is_the_one_that_was_measured(run, in_a_folder_of_its_own):
     validation = open_objects(SCENES, SIDE, "val", in_a_folder_of_its_own / "cache")
-    assert evaluate(run.detector().detector, validation) == run.metrics["validation"]
+    detector = run.detector().detector
+    assert evaluate(detector, validation) | named_rightly(detector, validation) == run.metrics["validation"]
 
 
 def test_detector_of_other_code_or_bytes_is_refused(run, tmp_path):
