@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from amc_lib.config import (
     AmcSettings,
+    DetectorSettings,
     ModelSettings,
     ObjectiveSettings,
     Settings,
@@ -74,12 +75,9 @@ def _paper() -> Settings:
 _PRESETS = {"scenes": _scenes, "paper": _paper}
 
 
-REGION_WIDTH = 728  # of a proposal's features: 256 of the detector's box head, 472 of the trunk
-
-
 def detector_based(settings: Settings) -> Settings:
     """The same model and schedules for the detector-based system: proposals in place of patches."""
-    vision = replace(settings.model.vision, trunk="regions", region_width=REGION_WIDTH)
+    vision = replace(settings.model.vision, trunk="regions", region_width=DetectorSettings.width)
     return replace(settings, model=replace(settings.model, vision=vision))
 
 
