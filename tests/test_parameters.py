@@ -165,7 +165,11 @@ def test_missing_fields_are_named():
     ("path", "value", "message"),
     [
         (("model", "vision", "widht"), 1, "settings.model.vision: unknown parameter 'widht'; did you mean 'width'?"),
-        (("model", "vision", "trunk"), "vgg", "settings.model.vision.trunk must be one of 'none', 'lite0', got 'vgg'"),
+        (
+            ("model", "vision", "trunk"),
+            "vgg",
+            "settings.model.vision.trunk must be one of 'none', 'lite0', 'regions', got 'vgg'",
+        ),
         (("model", "text", "layers"), "six", "settings.model.text.layers must be a whole number, got 'six'"),
         (("model", "vision", "width"), None, "settings.model.vision.width must be a whole number, got None"),
         (("amc",), [1, 2], "settings.amc must be a mapping, got [1, 2]"),
