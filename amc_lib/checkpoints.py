@@ -130,6 +130,11 @@ def find(source: str | Path) -> Path:
     raise CheckpointError(f"no checkpoint at {str(source)!r}; shipped ones: {', '.join(shipped()) or 'none'}")
 
 
+def exists(source: str | Path) -> bool:
+    """Whether there is a checkpoint at a path or of a shipped name."""
+    return any((folder / DESCRIPTION).is_file() for folder in (Path(source), SHIPPED / str(source)))
+
+
 def shipped() -> list[str]:
     """Names of the checkpoints that the repository ships."""
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))

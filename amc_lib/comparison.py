@@ -11,27 +11,30 @@ import numpy as np
 import pandas as pd
 
 from amc_lib.answers import ask, ask_in_parts
-from amc_lib.checkpoints import Checkpoint, find
+from amc_lib.checkpoints import Checkpoint, exists, find
 from amc_lib.evaluation import Pointing, point_hits
 from amc_lib.presets import preset
+from amc_lib.proposal_bank import ProposalBank
 from amc_lib.provenance import plain
+from amc_lib.region_answers import RegionAnswers, choose_regions, way_accuracies
 from amc_lib.regions import Box, Region
 from amc_lib.runs import RUNS, long_history, open_run, pretrained
 from amc_lib.sources import open_checkpoint, weights_hash
 from amc_lib.statistics import accuracy_interval
-from amc_lib.tiers import Bank
+from amc_lib.tiers import Bank, evaluation_banks, validation_bank
 
 FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
-SHIPPED = {"ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
+DETECTOR_BASED = {"VMRM": "vmrm"}  # likewise; compared where it is there
+SHIPPED = {"VMRM": "vmrm-scenes", "ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
 
 
 @dataclass
 class Answers:
     """One checkpoint's answers on every evaluation split."""
 
-    layer: int
-    layers: dict[int, float]  # pointing accuracy (percent) on the validation split, by layer
-    pointing: dict[str, Pointing]
+    layer: int | str  # the layer of the heatmap, or the way of scoring proposals
+    layers: dict[int | str, float]  # pointing accuracy (percent) on the validation split, by layer or way
+    pointing: dict[str, Pointing | RegionAnswers]
 
 
 def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, list[str | Path]]:
@@ -41,11 +44,14 @@ def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, l
     `make paper` leaves.
     """
     folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier))]}
-    for system, name in FINETUNED.items():
+    for system, name in (FINETUNED | DETECTOR_BASED).items():
         if runs is None and tier == "scenes":
             folders[system] = [SHIPPED[system]]
         else:
             folders[system] = [Path(runs or RUNS / "paper") / f"seed-{seed}" / name for seed in range(seeds)]
+    for system in DETECTOR_BASED:
+        if not all(exists(source) for source in folders[system]):
+            print(f"{system}: left out, there is no checkpoint at {plain(folders.pop(system))}")
     return folders
 
 
@@ -53,9 +59,12 @@ def answer(source: str | Path, banks: Mapping[str, Bank], validation: Bank | Non
     """Load a checkpoint and ask it every phrase of `banks`, at the layer that points best on `validation`.
 
     Without a validation split (the paper tier) the layer is that of the checkpoint's settings, and answers are kept in
-    parts on disk, so that nothing is asked twice.
+    parts on disk, so that nothing is asked twice. The detector-based system answers from its own inputs of the same
+    scenes, by the way of scoring that is best on its validation split.
     """
     checkpoint = open_checkpoint(source)
+    if checkpoint.settings.model.vision.trunk == "regions":
+        return _answer_by_regions(checkpoint)
     if validation is None:
         layer = checkpoint.settings.amc.layer
         return Answers(
@@ -68,6 +77,17 @@ def answer(source: str | Path, banks: Mapping[str, Bank], validation: Bank | Non
     return Answers(layer, layers, pointing)
 
 
+def _answer_by_regions(checkpoint: Checkpoint) -> Answers:
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    ways = way_accuracies(checkpoint, validation_bank(checkpoint.settings))
+    way = max(ways, key=ways.__getitem__)
+    pointing = {
+        name: choose_regions(model, tokenizer, bank.all_regions(), bank, [way])[way]
+        for name, bank in evaluation_banks(checkpoint.settings).items()
+    }
+    return Answers(way, ways, pointing)
+
+
 def layer_accuracies(checkpoint: Checkpoint, bank: Bank) -> dict[int, float]:
     """Pointing accuracy in percent of every fusion layer on `bank`."""
     text = checkpoint.settings.model.text
@@ -77,7 +97,7 @@ def layer_accuracies(checkpoint: Checkpoint, bank: Bank) -> dict[int, float]:
 
 
 def layer_table(answers: Mapping[str, Sequence[Answers]]) -> pd.DataFrame:
-    """Validation accuracy of every layer, system and seed, and which layer was chosen."""
+    """Validation accuracy of every layer (or way to score proposals), system and seed, and which one was chosen."""
     columns = ("system", "seed", "layer", "val_accuracy", "chosen")
     rows = [
         (system, seed, layer, round(accuracy, 2), layer == one.layer)
@@ -118,6 +138,12 @@ def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def proposal_banks(folders: Mapping[str, Sequence[str | Path]]) -> dict[str, ProposalBank]:
+    """The evaluation splits as the detector-based system reads them; none where it is not compared."""
+    sources = [source for system in DETECTOR_BASED for source in folders.get(system, [])]
+    return evaluation_banks(open_checkpoint(sources[0]).settings) if sources else {}
 
 
 def baseline_hits(bank: Bank) -> dict[str, np.ndarray]:

@@ -98,10 +98,12 @@ class ObjectiveSettings:
     alpha_ramp_epochs: int = 1  # epochs over which alpha grows linearly from 0
     mlm_probability: float = 0.15  # share of tokens corrupted
     mlm_distillation: Literal["vocabulary", "official"] = "vocabulary"  # axis of the student's log-softmax
+    region_softness: float = 0.07  # detector-based: how softly an image's best proposal is taken, in cosine; 0: hard
 
     def __post_init__(self) -> None:
         _require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
         _require(0 < self.mlm_probability < 1, f"mlm_probability must lie in (0, 1), got {self.mlm_probability}")
+        _require(self.region_softness >= 0, f"region_softness must not be negative, got {self.region_softness}")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 
 import ipywidgets as widgets
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image
 from amc_lib.config import SceneSettings
 from amc_lib.datasets import scenes
 from amc_lib.evaluation import point_hits
-from amc_lib.figures import Example
+from amc_lib.figures import Example, Shown
 from amc_lib.grounder import Grounder, read_image
 from amc_lib.pairs import box_mask
+from amc_lib.region_grounder import RegionGrounder, RegionGrounding
 from amc_lib.regions import Region
+from amc_lib.tiers import SheetImage
 
 PICTURE_WIDTH = "320px"
 SPLIT = "referring_b"
@@ -86,13 +89,28 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def example_of(region: Region, grounders: Mapping[str, Grounder]) -> Example:
-    """A region with every system's heatmap, point, and whether it hits, for the qualitative figure."""
+def example_of(region: Region, grounders: Mapping[str, Grounder | RegionGrounder]) -> Example:
+    """A region with every system's heatmap or box, its point, and whether it hits, for the qualitative figure."""
     image, systems = region.image.open(), {}
     for name, grounder in grounders.items():
         answer = grounder.ground(image, region.phrase)
-        systems[name] = (answer.heatmap, answer.point, bool(point_hits([answer.point], [region])[0]))
+        hit = bool(point_hits([answer.point], [region])[0])
+        if isinstance(answer, RegionGrounding):
+            systems[name] = Shown(answer.point, hit, box=answer.boxes[0])
+        else:
+            systems[name] = Shown(answer.point, hit, heatmap=answer.heatmap)
     return Example(image, region.phrase, region.boxes, systems)
+
+
+def detections_of(region: Region, grounder: RegionGrounder) -> SheetImage:
+    """The picture of a region with what the detector sees in it, best first, each named as the detector names it."""
+    image = region.image.open()
+    found, classes = grounder.propose(image), grounder.detector.classes
+    seen = [
+        replace(region, phrase=f"{classes[label]}, {100 * score:.0f} %", boxes=(tuple(box),), kind="object")
+        for box, label, score in zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
+    ]
+    return SheetImage(image, seen)
 
 
 def method_inputs(region: Region, grounder: Grounder) -> dict[str, object]:

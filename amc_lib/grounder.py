@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from amc_lib import gradcam
-from amc_lib.checkpoints import Checkpoint
+from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.config import VisionSettings
 from amc_lib.datasets.image_files import reading
 from amc_lib.datasets.scene_bank import pixels
@@ -51,6 +51,8 @@ class Grounder:
     """A checkpoint ready for questions. Images of any size are read as RGB and brought to the model's square input."""
 
     def __init__(self, checkpoint: Checkpoint, layer: int | None = None) -> None:
+        if checkpoint.settings.model.vision.trunk == "regions":
+            raise CheckpointError("this checkpoint reads a detector's proposals: open it with RegionGrounder.load")
         self.checkpoint = checkpoint
         self.layer = checkpoint.about.get("layer", checkpoint.settings.amc.layer) if layer is None else layer
 
@@ -64,12 +66,7 @@ class Grounder:
 
         Raises ValueError with one sentence for an image that cannot be read or a phrase without words.
         """
-        phrases = [phrase] if isinstance(phrase, str) else list(phrase or ())
-        for text in phrases:
-            if not isinstance(text, str):
-                raise ValueError(f"a phrase must be text, got {text!r}")
-            clean(text)
-        picture = read_image(image)
+        phrases, picture = checked_phrases(phrase), read_image(image)
         if not phrases:
             return []
         model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
@@ -83,6 +80,16 @@ class Grounder:
             for text, heatmap, point, score in zip(phrases, maps, points, scores, strict=True)
         ]
         return groundings[0] if isinstance(phrase, str) else groundings
+
+
+def checked_phrases(phrase: str | Sequence[str]) -> list[str]:
+    """One phrase or several as a list. Raises ValueError for one that is no text or has no words."""
+    phrases = [phrase] if isinstance(phrase, str) else list(phrase or ())
+    for text in phrases:
+        if not isinstance(text, str):
+            raise ValueError(f"a phrase must be text, got {text!r}")
+        clean(text)
+    return phrases
 
 
 def model_input(picture: Image.Image, vision: VisionSettings) -> Tensor:

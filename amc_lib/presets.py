@@ -76,9 +76,13 @@ _PRESETS = {"scenes": _scenes, "paper": _paper}
 
 
 def detector_based(settings: Settings) -> Settings:
-    """The same model and schedules for the detector-based system: proposals in place of patches."""
+    """The same model and schedules for the detector-based system: proposals in place of patches.
+
+    A phrase is matched with one region, so captions of several things stay in their parts throughout.
+    """
     vision = replace(settings.model.vision, trunk="regions", region_width=DetectorSettings.width)
-    return replace(settings, model=replace(settings.model, vision=vision))
+    pretraining = replace(settings.pretraining, short_captions_until=settings.pretraining.epochs)
+    return replace(settings, model=replace(settings.model, vision=vision), pretraining=pretraining)
 
 
 def preset(tier: str) -> Settings:

@@ -11,14 +11,15 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 
+from amc_lib.checkpoints import Checkpoint
 from amc_lib.evaluation import point_hits
 from amc_lib.model import ALBEF
 from amc_lib.phrases import Tokenizer
 from amc_lib.proposal_bank import ProposalBank
 from amc_lib.regions import Region
-from amc_lib.vmrm import score_regions
+from amc_lib.vmrm import WAYS, score_regions
 
-WAYS = ("similarity", "matching", "both")  # of scoring a proposal, `vmrm.score_regions`
+DEFAULT_WAY = "both"
 RIGHT_IOU = 0.5
 PHRASES_AT_ONCE = 128
 
@@ -69,9 +70,8 @@ def choose_regions(
         images = {region.image_id: region for region in part}
         rows = {image_id: row for row, image_id in enumerate(images)}
         inputs = torch.stack([bank.load(region)[0] for region in images.values()])
-        scores = score_regions(
-            model, tokenizer, inputs, [region.phrase for region in part], [rows[region.image_id] for region in part]
-        )
+        phrases, of_phrases = [region.phrase for region in part], [rows[region.image_id] for region in part]
+        scores = score_regions(model, tokenizer, inputs, phrases, of_phrases, ways)
         boxes = torch.stack([bank.boxes(region) for region in part])  # [P, K, 4]
         for way in ways:
             highest, index = scores[way].max(1)
@@ -80,6 +80,12 @@ def choose_regions(
     return {
         way: RegionAnswers(list(regions), torch.cat(chosen[way]).numpy(), torch.cat(best[way]).numpy()) for way in ways
     }
+
+
+def way_accuracies(checkpoint: Checkpoint, bank: ProposalBank, ways: Sequence[str] = WAYS) -> dict[str, float]:
+    """Pointing accuracy in percent of each way to score proposals on `bank`."""
+    answers = choose_regions(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank, ways)
+    return {way: 100 * float(answers[way].hits.mean()) for way in ways}
 
 
 def oracle(bank: ProposalBank) -> RegionAnswers:

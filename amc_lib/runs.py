@@ -27,15 +27,19 @@ from amc_lib.model import ALBEF, build
 from amc_lib.pairs import Collator
 from amc_lib.parameters import from_mapping
 from amc_lib.phrases import Tokenizer, word_vocabulary
-from amc_lib.presets import preset
+from amc_lib.proposal_bank import ProposalBank
 from amc_lib.provenance import ROOT, plain, provenance, settings_hash
+from amc_lib.region_answers import choose_regions
 from amc_lib.sources import is_official, official_albef, open_checkpoint, weights_hash
+from amc_lib.step import training_losses
 from amc_lib.tiers import Bank, training_pairs, validation_bank
 from amc_lib.training import set_seed, train
+from amc_lib.vmrm import pair_losses
 
 RUNS = ROOT / "runs"
-PRETRAINED = "albef-scenes"  # the run of pretraining that the repository ships
-CURVES = ["itc", "itm", "mlm", "amc", "pointing"]
+PRETRAINED = "albef-scenes"  # the runs of pretraining that the repository ships
+PRETRAINED_VMRM = "vmrm-pretrained-scenes"
+CURVES = ["itc", "itm", "mlm", "amc", "mrm", "pointing"]
 VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
 IMAGES_AT_ONCE = 32
 NEUTRAL = ("workers", "checkpointing")  # settings of training that change no number
@@ -59,8 +63,9 @@ def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
     """
     if settings.tier == "paper":
         return _import_albef(settings, output)
-    if output is None and PRETRAINED in shipped():
-        run = open_run(find(PRETRAINED))
+    name = _shipped_name(settings)
+    if output is None and name in shipped():
+        run = open_run(find(name))
         if _holds(run, "pretraining", settings, None):
             print(f"pretraining: shipped in {_shown(run.folder)} (name an output to train again)")
             return run
@@ -107,7 +112,16 @@ def pretrained(settings: Settings) -> str | Path:
     """
     if settings.tier == "paper":
         return official_albef()
-    return PRETRAINED if PRETRAINED in shipped() else pretrain(preset(settings.tier)).folder
+    name = _shipped_name(settings)
+    return name if name in shipped() else pretrain(settings).folder
+
+
+def _shipped_name(settings: Settings) -> str:
+    return PRETRAINED_VMRM if _with_detector(settings) else PRETRAINED
+
+
+def _with_detector(settings: Settings) -> bool:
+    return settings.model.vision.trunk == "regions"
 
 
 def open_run(folder: str | Path) -> Run:
@@ -126,7 +140,7 @@ def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
     """
     parts = [
         run.history.replace(0.0, float("nan"))
-        .melt(id_vars="step", value_vars=CURVES, var_name="name")
+        .melt(id_vars="step", value_vars=[name for name in CURVES if name in run.history], var_name="name")
         .dropna()
         .assign(run=name)
         for name, run in runs.items()
@@ -179,7 +193,9 @@ def _run(
     model, tokenizer = start()
     begin = time.perf_counter()
     collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
-    history = pd.DataFrame(train(model, pairs, collator, settings, stage, _validator(validation, tokenizer, settings)))
+    validate = _validator(validation, tokenizer, settings)
+    losses = pair_losses if _with_detector(settings) else training_losses
+    history = pd.DataFrame(train(model, pairs, collator, settings, stage, validate, step_losses=losses))
     record = provenance(
         settings, seed=training.seed, seconds=time.perf_counter() - begin, processes=state.num_processes
     )
@@ -214,6 +230,9 @@ def _validator(bank: Bank, tokenizer: Tokenizer, settings: Settings) -> Callable
     regions = [region for region in regions if region.image_id in first]
 
     def validate(model: ALBEF) -> float:
+        if isinstance(bank, ProposalBank):
+            (answers,) = choose_regions(model, tokenizer, regions, bank, ["similarity"]).values()
+            return float(answers.hits.mean())
         with bank.fit(model):
             return float(point_at(model, tokenizer, regions, bank.load, settings.amc.layer, IMAGES_AT_ONCE).hits.mean())
 

@@ -16,11 +16,12 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amc_lib.comparison import FINETUNED
+from amc_lib.comparison import DETECTOR_BASED, FINETUNED
 from amc_lib.files import write_json
 from amc_lib.provenance import ROOT, plain
 from amc_lib.runs import RUNS
@@ -78,9 +79,11 @@ def plan(seeds: int) -> list[list[Step]]:
     for seed, folder in enumerate(folders):
         control = {"seed": seed, "lambda1": 0.0, "lambda2": 0.0, "output": str(folder / FINETUNED["ALBEF finetuned"])}
         amc = {"seed": seed, "output": str(folder / FINETUNED["AMC"])}
+        with_detector = {"seed": seed, "output": str(folder / DETECTOR_BASED["VMRM"])}
         finetuning += [
-            Step(f"finetune-{seed}", "03_train.ipynb", control, ("pretrain",)),
             Step(f"amc-{seed}", "03_train.ipynb", amc, ("pretrain",)),
+            Step(f"vmrm-{seed}", "09_detector.ipynb", with_detector, ("pretrain",)),
+            Step(f"finetune-{seed}", "03_train.ipynb", control, ("pretrain",)),
         ]
     trained = tuple(step.name for step in finetuning)
     evaluation = Step("evaluate", "04_evaluate.ipynb", {"runs": str(STUDY), "seeds": seeds}, trained)
@@ -136,24 +139,29 @@ def run_study(seeds: int, force: bool = False, tier: str = "scenes") -> None:
 
 
 def _execute(steps: list[Step], keys: dict[str, str]) -> None:
-    """Run steps side by side, at most one a core, each with its share of the cores; stamp those that succeed."""
+    """Run steps side by side, at most one a core, each with its share of the cores; stamp those that succeed.
+
+    After a failure those that run are waited for, and no other is begun.
+    """
     cores = os.cpu_count() or 1
-    while steps:
-        now, steps = steps[:cores], steps[cores:]
-        threads = str(max(1, cores // len(now)))
-        running = [(step, time.perf_counter(), _start(step, threads)) for step in now]
-        failed = []
-        for step, begin, process in running:
-            if process.wait() == 0:
-                write_json(step.stamp, {"key": keys[step.name]})
-            else:
-                failed.append(step)
-            print(f"{step.name}: {time.perf_counter() - begin:.0f} s", flush=True)
+    abreast = min(cores, len(steps))
+    failed: list[Step] = []
+
+    def run(step: Step) -> None:
         if failed:
-            where = ", ".join(
-                f"{step.notebook} (see {step.executed})" if step.notebook else step.name for step in failed
-            )
-            raise RuntimeError(f"failed: {where}")
+            return
+        begin = time.perf_counter()
+        if _start(step, threads=str(cores // abreast)).wait() == 0:
+            write_json(step.stamp, {"key": keys[step.name]})
+        else:
+            failed.append(step)
+        print(f"{step.name}: {time.perf_counter() - begin:.0f} s", flush=True)
+
+    with ThreadPoolExecutor(max(1, abreast)) as pool:
+        list(pool.map(run, steps))
+    if failed:
+        where = ", ".join(f"{step.notebook} (see {step.executed})" if step.notebook else step.name for step in failed)
+        raise RuntimeError(f"failed: {where}")
 
 
 def _start(step: Step, threads: str) -> subprocess.Popen:

@@ -17,10 +17,13 @@ from amc_lib import photos
 from amc_lib.config import Settings
 from amc_lib.datasets import scenes
 from amc_lib.datasets.check import check
-from amc_lib.datasets.scene_bank import open_bank
+from amc_lib.datasets.scene_bank import SceneBank, open_bank
 from amc_lib.datasets.scenes import SPLITS
+from amc_lib.detector_runs import load_detector
 from amc_lib.model import ALBEF
 from amc_lib.pairs import FixedPairs, PairDataset
+from amc_lib.proposal_bank import ProposalBank, RegionInputs
+from amc_lib.proposals import open_proposals
 from amc_lib.regions import Region
 
 EVALUATED_SCENES = ("phrases", "referring_a", "referring_b")
@@ -60,23 +63,33 @@ def training_pairs(settings: Settings, stage: str) -> PairDataset:
     if settings.tier == "paper":
         return photos.training_pairs(settings)
     training = getattr(settings, stage)
-    bank = open_bank(settings.scenes, settings.model.vision, "pretrain" if stage == "pretraining" else "train")
+    bank = scene_split(settings, "pretrain" if stage == "pretraining" else "train")
+    inputs = bank.inputs if isinstance(bank, ProposalBank) else bank.features
     phrases = bank.caption_phrases() if stage == "pretraining" else bank.region_phrases()
-    return FixedPairs(bank.features, phrases, training.seed, training.phrases_per_image)
+    return FixedPairs(inputs, phrases, training.seed, training.phrases_per_image)
+
+
+def scene_split(settings: Settings, split: str) -> SceneBank | ProposalBank:
+    """A split of scenes as the model of these settings reads it: pictures, or what the shipped detector proposes."""
+    bank = open_bank(settings.scenes, settings.model.vision, split)
+    if settings.model.vision.trunk != "regions":
+        return bank
+    found = open_proposals(settings.scenes, split, load_detector())
+    return ProposalBank(bank, RegionInputs(found.boxes, found.features, settings.scenes.size))
 
 
 def validation_bank(settings: Settings) -> Bank:
     """The split on which settings are chosen: never one that the table reports."""
     if settings.tier == "paper":
         return photos.validation_bank(settings)
-    return open_bank(settings.scenes, settings.model.vision, "val")
+    return scene_split(settings, "val")
 
 
 def evaluation_banks(settings: Settings) -> dict[str, Bank]:
     """The splits of table 1 by name."""
     if settings.tier == "paper":
         return photos.evaluation_banks(settings)
-    return {split: open_bank(settings.scenes, settings.model.vision, split) for split in EVALUATED_SCENES}
+    return {split: scene_split(settings, split) for split in EVALUATED_SCENES}
 
 
 def check_data(settings: Settings) -> pd.DataFrame | str:
@@ -89,7 +102,7 @@ def shown_banks(settings: Settings) -> dict[str, Bank]:
     if settings.tier == "paper":
         return {"validation": validation_bank(settings)} | evaluation_banks(settings)
     shown = [split for split in SPLITS if split != "pretrain"]
-    return {split: open_bank(settings.scenes, settings.model.vision, split) for split in shown}
+    return {split: scene_split(settings, split) for split in shown}
 
 
 def split_sizes(banks: Mapping[str, Bank]) -> pd.DataFrame:

@@ -32,6 +32,8 @@ from amc_lib.model.region_tower import GEOMETRY
 from amc_lib.phrases import Tokenizer
 from amc_lib.step import Batch
 
+WAYS = ("similarity", "matching", "both")  # of scoring a proposal, `score_regions`
+
 
 @dataclass
 class PairLosses:
@@ -53,6 +55,14 @@ def similarities(text_feat: Tensor, region_feat: Tensor, regions: Tensor) -> Ten
     return cosines.masked_fill(~is_proposal(regions), -1)
 
 
+def best_similarity(cosines: Tensor, softness: float) -> Tensor:
+    """[..., K] -> [...]: the largest cosine or, with a softness s, s * log sum exp(cosine / s).
+
+    The soft form is never below the largest and lets every proposal learn, each by its share of the softmax.
+    """
+    return (cosines / softness).logsumexp(-1) * softness if softness else cosines.amax(-1)
+
+
 def is_proposal(regions: Tensor) -> Tensor:
     """bool [..., K]: a row without area is padding, for an image with fewer proposals than others."""
     return regions[..., -1] > 0
@@ -69,36 +79,42 @@ def pair_losses(
     objective: ObjectiveSettings,
     amc: AmcSettings,
     *,
+    fuse: bool = True,
+    hard_negatives: bool = True,
     generator: torch.Generator | None = None,
     **_: object,
 ) -> PairLosses:
-    """The four objectives on the pairs that the model itself matches; `amc` and boxes are not used."""
-    rows, regions = batch.image_rows, batch.image
+    """The four objectives on the pairs that the model itself matches; `amc` and boxes are not used.
+
+    Without `fuse` the contrast alone aligns phrases and proposals; the other terms are then 0.
+    """
+    rows, regions, mask = batch.image_rows, batch.image, batch.attention_mask
     model.clamp_temperature()
     image_embeds = model.visual_encoder(regions)  # [I, K + 1, D]
-    text_embeds, corrupted = model.encode_text(
-        torch.cat((batch.input_ids, batch.mlm_input_ids)), batch.attention_mask.repeat(2, 1)
-    ).split(len(rows))
+    texts = (batch.input_ids, batch.mlm_input_ids) if fuse else (batch.input_ids,)
+    encoded = model.encode_text(torch.cat(texts), mask.repeat(len(texts), 1))  # [2B, L, D]; [B, L, D] without fusion
+    text_embeds, *corrupted = encoded.split(len(rows))
     cosines = similarities(model.text_features(text_embeds), region_features(model, image_embeds), regions)
-    best, matched = cosines.max(-1)  # [B, I], each image's most similar region
-    sim = best / model.temp
-    own = rows[:, None] == torch.arange(len(regions), device=rows.device)  # [B, I]
-    same = rows[:, None] == rows  # [B, B]
-    phrases = torch.arange(len(rows), device=rows.device)
-    image_rows, _ = draw_negatives(sim[:, rows].T, sim[:, rows], same, generator=generator)  # text b, image of phrase
+    sim = best_similarity(cosines, objective.region_softness) / model.temp  # [B, I]
+    itc = _contrast(sim, rows[:, None] == torch.arange(len(regions), device=rows.device))
+    if not fuse:
+        return PairLosses(mlm=itc.new_zeros(()), mrm=itc.new_zeros(()), itc=itc, itm=itc.new_zeros(()))
 
-    other, mask = rows[image_rows], batch.attention_mask
+    sims, same = sim[:, rows], rows[:, None] == rows  # [B, B]
+    negatives, _ = draw_negatives(sims.T, sims, same, hard=hard_negatives, generator=generator)
+    other, matched = rows[negatives], cosines.argmax(-1)  # [B] or none; [B, I], each image's most similar region
+    phrases = torch.arange(len(rows), device=rows.device)
     of_own, of_other = matched[phrases, rows], matched[phrases[: len(other)], other]
-    texts = torch.cat((text_embeds, text_embeds[: len(other)], corrupted))
     memory = model.text_encoder.remember(image_embeds)
     alone = memory.tokens(torch.cat((rows, other, rows)), 1 + torch.cat((of_own, of_other, of_own)))  # 0: class token
-    fused = model.text_encoder.fuse(texts, torch.cat((mask, mask[: len(other)], mask)), alone)
-    asked = len(rows) + len(other)
+    asked = torch.cat((text_embeds, text_embeds[: len(other)], corrupted[0]))
+    fused = model.text_encoder.fuse(asked, torch.cat((mask, mask[: len(other)], mask)), alone)
+    fused_pairs, fused_corrupted = fused.split((len(rows) + len(other), len(rows)))
     return PairLosses(
-        mlm=_language(model, fused[asked:], batch.mlm_labels),
+        mlm=_language(model, fused_corrupted, batch.mlm_labels),
         mrm=_regions(model, batch, text_embeds, matched),
-        itc=_contrast(sim, own),
-        itm=matching_loss(model.match(fused[:asked]), positives=len(rows)),
+        itc=itc,
+        itm=matching_loss(model.match(fused_pairs), positives=len(rows)),
     )
 
 
@@ -128,28 +144,43 @@ def _regions(model: ALBEF, batch: Batch, text_embeds: Tensor, matched: Tensor) -
 
 @torch.no_grad()
 def score_regions(
-    model: ALBEF, tokenizer: Tokenizer, regions: Tensor, phrases: Sequence[str], image_rows: Sequence[int]
+    model: ALBEF,
+    tokenizer: Tokenizer,
+    regions: Tensor,
+    phrases: Sequence[str],
+    image_rows: Sequence[int],
+    ways: Sequence[str] = WAYS,
 ) -> dict[str, Tensor]:
-    """How well each phrase matches each proposal of its image, three ways, [P, K] each; -inf where there is none.
+    """How well each phrase matches each proposal of its image, by each of `ways`, [P, K]; -inf where there is none.
 
     regions: [I, K, F + 5]. "similarity": cosine of the embeddings over the temperature. "matching": the log-odds that
     the fusion layers give to the phrase with the proposal alone. "both": their sum.
     """
     was_training = model.training
     model.eval()
+    scores = {}
     try:
         input_ids, mask = tokenizer(phrases, model.settings.text.positions)
-        rows, K = torch.as_tensor(image_rows), regions.shape[1]
+        rows = torch.as_tensor(image_rows)
         image_embeds, text_embeds = model.visual_encoder(regions), model.encode_text(input_ids, mask)
-        cosines = similarities(model.text_features(text_embeds), region_features(model, image_embeds), regions)
-        similarity = cosines[torch.arange(len(rows)), rows] / model.temp  # [P, K]
-        memory = model.text_encoder.remember(image_embeds)
-        alone = memory.tokens(rows.repeat_interleave(K), 1 + torch.arange(K).repeat(len(rows)))
-        fused = model.text_encoder.fuse(text_embeds.repeat_interleave(K, 0), mask.repeat_interleave(K, 0), alone)
-        logits = model.match(fused).unflatten(0, (len(rows), K))  # [P * K, 2] -> [P, K, 2]
+        if set(ways) != {"matching"}:
+            cosines = similarities(model.text_features(text_embeds), region_features(model, image_embeds), regions)
+            scores["similarity"] = cosines[torch.arange(len(rows)), rows] / model.temp  # [P, K]
+        if set(ways) != {"similarity"}:
+            scores["matching"] = _log_odds(model, image_embeds, rows, text_embeds, mask)
     finally:
         model.train(was_training)
-    matching = logits[..., 1] - logits[..., 0]
+    if "both" in ways:
+        scores["both"] = scores["similarity"] + scores["matching"]
     missing = ~is_proposal(regions)[rows]
-    scores = {"similarity": similarity, "matching": matching, "both": similarity + matching}
-    return {name: score.masked_fill(missing, -torch.inf) for name, score in scores.items()}
+    return {way: scores[way].masked_fill(missing, -torch.inf) for way in ways}
+
+
+def _log_odds(model: ALBEF, image_embeds: Tensor, rows: Tensor, text_embeds: Tensor, mask: Tensor) -> Tensor:
+    """[P, K]: of a match against none, for each phrase with each proposal of its image alone."""
+    P, K = len(rows), image_embeds.shape[1] - 1
+    memory = model.text_encoder.remember(image_embeds)
+    alone = memory.tokens(rows.repeat_interleave(K), 1 + torch.arange(K).repeat(P))
+    fused = model.text_encoder.fuse(text_embeds.repeat_interleave(K, 0), mask.repeat_interleave(K, 0), alone)
+    logits = model.match(fused).unflatten(0, (P, K))  # [P * K, 2] -> [P, K, 2]
+    return logits[..., 1] - logits[..., 0]

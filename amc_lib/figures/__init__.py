@@ -1,15 +1,18 @@
 """Figures: each function returns a matplotlib Figure, `save` writes it with its provenance, `to_image` shows it."""
 
 from amc_lib.figures.method import method_figure
-from amc_lib.figures.qualitative import Example, qualitative_figure
+from amc_lib.figures.qualitative import Example, Shown, qualitative_figure
 from amc_lib.figures.results import accuracy_figure, learning_curves, table_markdown
 from amc_lib.figures.scene_sheet import scene_sheet
 from amc_lib.figures.style import COLOURS, FOLDER, folder_of, heat_overlay, save, to_image
+from amc_lib.figures.two_ways import TwoWays, two_ways_figure
 
 __all__ = [
     "COLOURS",
     "FOLDER",
     "Example",
+    "Shown",
+    "TwoWays",
     "accuracy_figure",
     "folder_of",
     "heat_overlay",
@@ -20,4 +23,5 @@ __all__ = [
     "scene_sheet",
     "table_markdown",
     "to_image",
+    "two_ways_figure",
 ]

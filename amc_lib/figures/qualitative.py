@@ -13,29 +13,43 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from amc_lib.figures.style import HIT, INK, MISS, MUTED, heat_overlay, new_figure, styled
+from amc_lib.figures.style import COLOURS, HIT, INK, MISS, MUTED, heat_overlay, new_figure, styled
 from amc_lib.regions import Box
 
 CELL_INCHES, HEADER_INCHES, FOOTER_INCHES = 1.85, 0.66, 0.45
-KEY = ("outline: what the phrase means", "cross: the heatmap's peak", "✓ hit: the cross lies inside an outline")
+KEY = (
+    "dark outline: what the phrase means",
+    "cross: the point, the peak of a heatmap or the centre of a coloured box",
+    "✓ hit: the cross lies inside a dark outline",
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A system's answer: its point (x, y) in pixels and whether it hits, with the heatmap or the box that it is from.
+
+    heatmap: float [H, W] in [0, 1]; box: xyxy, pixels. One of the two is there.
+    """
+
+    point: tuple[float, float]
+    hit: bool
+    heatmap: np.ndarray | None = None
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
 class Example:
-    """One phrase on one image, with each system's answer.
-
-    boxes_xyxy: pixels of the image. systems: name -> (heatmap float [H, W] in [0, 1], point (x, y) in pixels, hit).
-    """
+    """One phrase on one image, with each system's answer by its name. boxes_xyxy: what it means, pixels."""
 
     image: Image.Image
     phrase: str
     boxes_xyxy: Sequence[Box]
-    systems: Mapping[str, tuple[np.ndarray, tuple[float, float], bool]]
+    systems: Mapping[str, Shown]
 
 
 @styled
 def qualitative_figure(examples: Sequence[Example], abreast: int = 1) -> Figure:
-    """A row for each example: the image with its boxes, then each system's heatmap, peak, and hit or miss.
+    """A row for each example: the image with its boxes, then each system's heatmap or box, point, and hit or miss.
 
     abreast: how many examples stand side by side. Every example must hold the same systems in the same order.
     """
@@ -71,11 +85,15 @@ def _draw_example(block: SubFigure, example: Example) -> None:
     block.text(0.02, 1 - 0.3 / cell, f"“{title}”", ha="left", va="center", fontsize=10.5, style="italic")
     _panel(grid[0], np.asarray(example.image.convert("RGB")), example.boxes_xyxy)
     grid[0].set_title("image", fontsize=8.5, weight="normal", color=MUTED, pad=4)
-    for axes, (name, (heatmap, point, hit)) in zip(grid[1:], example.systems.items(), strict=True):
-        _panel(axes, heat_overlay(example.image, heatmap), example.boxes_xyxy)
-        _cross(axes, point, example.image.size)
+    for axes, (name, shown) in zip(grid[1:], example.systems.items(), strict=True):
+        with_heatmap = shown.heatmap is not None
+        picture = heat_overlay(example.image, shown.heatmap) if with_heatmap else np.asarray(example.image)
+        _panel(axes, picture, example.boxes_xyxy)
+        if shown.box is not None:
+            _outline(axes, shown.box, COLOURS[name], 1.8)
+        _cross(axes, shown.point, example.image.size)
         axes.set_title(name, fontsize=8.5, pad=4)
-        verdict, colour = ("✓ hit", HIT) if hit else ("✗ miss", MISS)
+        verdict, colour = ("✓ hit", HIT) if shown.hit else ("✗ miss", MISS)
         axes.set_title(verdict, loc="right", fontsize=8.5, color=colour, pad=4)
 
 
@@ -86,9 +104,14 @@ def _panel(axes: Axes, pixels: np.ndarray, boxes: Sequence[Box]) -> None:
     axes.set(xticks=[], yticks=[], anchor="N")
     for spine in axes.spines.values():
         spine.set(visible=True, color=MUTED)
-    for x1, y1, x2, y2 in boxes:
-        for colour, thickness in (("white", 3.0), (INK, 1.2)):
-            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=thickness))
+    for box in boxes:
+        _outline(axes, box, INK, 1.2)
+
+
+def _outline(axes: Axes, box: Box, colour: str, thickness: float) -> None:
+    x1, y1, x2, y2 = box
+    for edge, width in (("white", thickness + 1.8), (colour, thickness)):
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width))
 
 
 def _cross(axes: Axes, point: tuple[float, float], size: tuple[int, int]) -> None:
