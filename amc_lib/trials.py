@@ -38,6 +38,7 @@ DETECTOR = (
     {"weight_decay": 0.01},
 )
 VMRM_EPOCHS = 1  # of 6, and the contrast alone
+VMRM_START = {"region_softness": 0.07, "learning_rate": 4e-4, "depth": 2}  # rate and depth are ALBEF's on scenes
 VMRM = (
     {},
     {"region_softness": 0.0},
@@ -45,10 +46,13 @@ VMRM = (
     {"region_softness": 0.15},
     {"learning_rate": 2e-4},
     {"learning_rate": 8e-4},
+    {"learning_rate": 1.6e-3},
     {"depth": 1},
     {"depth": 4},
     {"temperature_range": (0.03, 0.03)},
     {"temperature_range": (0.001, 0.5)},
+    {"learning_rate": 8e-4, "depth": 1},
+    {"learning_rate": 1.6e-3, "depth": 1},
 )
 
 
@@ -69,7 +73,7 @@ def vmrm_trials(epochs: int = VMRM_EPOCHS, home: Path = TRIALS) -> pd.DataFrame:
     """Columns: changed, epochs, seconds, the contrast's loss at the end and pointing in percent, by similarity."""
     rows = []
     for changes in VMRM:
-        settings = vmrm_settings(changes, epochs)
+        settings = vmrm_settings(VMRM_START | changes, epochs)
         run = pretrain(settings, home / f"vmrm-{_slug(changes)}")
         pointing = way_accuracies(run.checkpoint(), validation_bank(settings), ["similarity"])["similarity"]
         rows.append(
