@@ -114,6 +114,29 @@ def test_system_whose_checkpoint_is_missing_is_left_out_aloud(monkeypatch, tmp_p
     assert "VMRM: left out" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shipped", [True, False])
+def test_study_of_one_seed_falls_back_on_the_shipped_checkpoint(monkeypatch, tmp_path, capsys, shipped):
+    monkeypatch.setattr(comparison, "pretrained", lambda settings: "albef-scenes")
+    monkeypatch.setattr(comparison, "exists", lambda source: shipped and source == "vmrm-scenes")
+    folders = study_folders("scenes", tmp_path, seeds=1)
+    assert folders.get("VMRM") == (["vmrm-scenes"] if shipped else None)
+    assert ("of seed 0" if shipped else "left out") in capsys.readouterr().out
+
+
+def test_finetuning_without_an_output_opens_the_shipped_run_of_these_settings(monkeypatch, pretrained, tuned, capsys):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(runs, "train", forbidden)
+    monkeypatch.setattr(runs, "shipped", lambda: ["vmrm-scenes"])
+    monkeypatch.setattr(runs, "find", {"vmrm-scenes": tuned.folder}.get)
+    assert finetune(SETTINGS, pretrained.folder).folder == tuned.folder
+    assert "shipped in" in capsys.readouterr().out
+    other = replace(SETTINGS, finetuning=replace(SETTINGS.finetuning, learning_rate=1e-3))
+    with pytest.raises(AssertionError, match="trained again"):
+        finetune(other, pretrained.folder)
+
+
 def test_picture_and_cached_proposals_give_the_same_answer(grounder, answers):
     bank = tiers.scene_split(SETTINGS, "phrases")
     regions = bank.all_regions()[:4]

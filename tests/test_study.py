@@ -100,6 +100,14 @@ def test_control_differs_from_amc_in_its_lambdas_alone():
     assert control == amc
 
 
+def test_one_seed_opens_the_shipped_detector_based_run_and_several_train_it():
+    def outputs(seeds: int) -> list[str | None]:
+        return [s.parameters.get("output") for s in steps_of(seeds) if s.notebook == "09_detector.ipynb"]
+
+    assert outputs(1) == [None]
+    assert outputs(2) == [str(study.STUDY / f"seed-{seed}" / "vmrm") for seed in (0, 1)]
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_paper_plan_launches_what_its_notebooks_show(seeds, root):
     steps = [step for steps in paper_plan(seeds) for step in steps]
@@ -172,7 +180,8 @@ def test_another_seed_adds_its_own_steps(started):
     run_study(1)
     started.clear()
     run_study(2)
-    assert sorted(started[:3]) == ["amc-1", "finetune-1", "vmrm-1"] and started[3:] == ["evaluate", "explore"]
+    assert sorted(started[:4]) == ["amc-1", "finetune-1", "vmrm-0", "vmrm-1"]  # with one seed vmrm-0 is the shipped one
+    assert started[4:] == ["evaluate", "explore"]
 
 
 def test_changed_notebook_repeats_itself_and_what_follows(started, root):
