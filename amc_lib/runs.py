@@ -2,7 +2,8 @@
 
 A run folder holds the checkpoint, history.csv (losses and validation pointing over steps) and metrics.json (settings,
 what it started from, final numbers, provenance). A folder whose metrics name the same settings and the same start is
-opened instead of being trained again.
+opened instead of being trained again; one that was cut off goes on from its newest snapshot (`snapshots/`, which a
+finished run no longer has).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from accelerate import PartialState
 
 from amc_lib.checkpoints import DESCRIPTION, Checkpoint, description, find, load_checkpoint, save_checkpoint, shipped
 from amc_lib.config import Settings
 from amc_lib.datasets import scene_language
 from amc_lib.distributed import process_state
 from amc_lib.evaluation import point_at
-from amc_lib.files import write_csv, write_json
+from amc_lib.files import check_writable, remove_unfinished, write_csv, write_json
 from amc_lib.model import ALBEF, build
 from amc_lib.pairs import Collator
 from amc_lib.parameters import from_mapping
@@ -33,7 +35,7 @@ from amc_lib.region_answers import choose_regions
 from amc_lib.sources import is_official, official_albef, open_checkpoint, weights_hash
 from amc_lib.step import training_losses
 from amc_lib.tiers import Bank, training_pairs, validation_bank
-from amc_lib.training import set_seed, train
+from amc_lib.training import Snapshots, set_seed, train
 from amc_lib.vmrm import pair_losses
 
 RUNS = ROOT / "runs"
@@ -42,7 +44,11 @@ PRETRAINED_VMRM = "vmrm-pretrained-scenes"
 CURVES = ["itc", "itm", "mlm", "amc", "mrm", "pointing"]
 VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
 IMAGES_AT_ONCE = 32
-NEUTRAL = ("workers", "checkpointing")  # settings of training that change no number
+NEUTRAL = ("workers", "checkpointing", "snapshot_every")  # settings of training that change no number
+
+
+class RunError(RuntimeError):
+    """A run that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -181,13 +187,16 @@ def _run(
     training = getattr(settings, stage)
     identity = _identity(stage, settings, init_sha256)
     folder = Path(output) if output else RUNS / f"{stage}-seed{training.seed}-{settings_hash(identity)}"
+    snapshots = Snapshots(folder / "snapshots", identity)
     if is_finished(folder):
         run = open_run(folder)
         if _holds(run, stage, settings, init_sha256):
             state.print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
+            snapshots.remove()
             return run
         raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
     state.print(f"{stage}: seed {training.seed}, into {_shown(folder)}")
+    _require_writable(folder, state)
     pairs, validation = training_pairs(settings, stage), validation_bank(settings)
     set_seed(training.seed)
     model, tokenizer = start()
@@ -195,14 +204,26 @@ def _run(
     collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
     validate = _validator(validation, tokenizer, settings)
     losses = pair_losses if _with_detector(settings) else training_losses
-    history = pd.DataFrame(train(model, pairs, collator, settings, stage, validate, step_losses=losses))
-    record = provenance(
-        settings, seed=training.seed, seconds=time.perf_counter() - begin, processes=state.num_processes
+    history = pd.DataFrame(
+        train(model, pairs, collator, settings, stage, validate, step_losses=losses, snapshots=snapshots)
     )
+    seconds = time.perf_counter() - begin + snapshots.earlier_seconds
+    more = {"processes": state.num_processes, **snapshots.account()}
+    record = provenance(settings, seed=training.seed, seconds=seconds, **more)
     if state.is_main_process:
         _write_run(folder, Checkpoint(model, tokenizer, settings, {}, ""), history, identity, pairs.about, record)
+        snapshots.remove()
     state.wait_for_everyone()
     return open_run(folder)
+
+
+def _require_writable(folder: Path, state: PartialState) -> None:
+    """Stop before training, not after it, where the run could not be written."""
+    try:
+        if state.is_main_process:
+            check_writable(folder)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error}); name another output") from error
 
 
 def _write_run(
@@ -213,11 +234,22 @@ def _write_run(
     data: dict[str, Any],
     record: dict[str, Any],
 ) -> None:
-    """All files of a run; metrics.json, whose presence says that the run is finished, comes last."""
-    write_csv(folder / "history.csv", history)
-    save_checkpoint(folder, checkpoint.model, checkpoint.tokenizer, checkpoint.settings, {**record, **identity})
+    """All files of a run; metrics.json, whose presence says that the run is finished, goes first and comes last.
+
+    Raises RunError with one sentence if they cannot be written.
+    """
     final = history.iloc[-1].to_dict() if len(history) else {}
-    write_json(folder / "metrics.json", {**identity, "final": final, "data": data, "provenance": record})
+    try:
+        remove_unfinished(folder)
+        (folder / "metrics.json").unlink(missing_ok=True)
+        write_csv(folder / "history.csv", history)
+        save_checkpoint(folder, checkpoint.model, checkpoint.tokenizer, checkpoint.settings, {**record, **identity})
+        write_json(folder / "metrics.json", {**identity, "final": final, "data": data, "provenance": record})
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the finished run cannot be written ({error}); its newest snapshot is kept, and the same "
+            "command goes on from there"
+        ) from error
 
 
 def _shown(folder: Path) -> str:
