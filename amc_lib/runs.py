@@ -9,22 +9,18 @@ finished run no longer has).
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from accelerate import PartialState
 
-from amc_lib.checkpoints import DESCRIPTION, Checkpoint, description, find, load_checkpoint, save_checkpoint, shipped
+from amc_lib.checkpoints import Checkpoint, description, find, shipped
 from amc_lib.config import Settings
 from amc_lib.datasets import scene_language
 from amc_lib.distributed import process_state
 from amc_lib.evaluation import point_at
-from amc_lib.files import check_writable, remove_unfinished, write_csv, write_json
 from amc_lib.model import ALBEF, build
 from amc_lib.pairs import Collator
 from amc_lib.parameters import from_mapping
@@ -32,6 +28,7 @@ from amc_lib.phrases import Tokenizer, word_vocabulary
 from amc_lib.proposal_bank import ProposalBank
 from amc_lib.provenance import ROOT, plain, provenance, settings_hash
 from amc_lib.region_answers import choose_regions
+from amc_lib.run_folder import Run, is_finished, open_run, require_writable, write_run
 from amc_lib.sources import is_official, official_albef, open_checkpoint, weights_hash
 from amc_lib.step import training_losses
 from amc_lib.tiers import Bank, training_pairs, validation_bank
@@ -45,20 +42,6 @@ CURVES = ["itc", "itm", "mlm", "amc", "mrm", "pointing"]
 VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
 IMAGES_AT_ONCE = 32
 NEUTRAL = ("workers", "checkpointing", "snapshot_every")  # settings of training that change no number
-
-
-class RunError(RuntimeError):
-    """A run that cannot be written."""
-
-
-@dataclass(frozen=True)
-class Run:
-    folder: Path
-    history: pd.DataFrame  # columns step, epoch, seconds, learning_rate, losses, pointing
-    metrics: dict[str, Any]
-
-    def checkpoint(self) -> Checkpoint:
-        return load_checkpoint(self.folder)
 
 
 def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
@@ -90,7 +73,7 @@ def _import_albef(settings: Settings, output: str | Path | None) -> Run:
     if not is_finished(folder):
         history = pd.DataFrame(columns=["step", *CURVES])
         record = provenance(settings, seed=settings.pretraining.seed)
-        _write_run(folder, checkpoint, history, identity, plain(checkpoint.about["imported"]), record)
+        write_run(folder, checkpoint, history, identity, plain(checkpoint.about["imported"]), record)
     print(checkpoint.about["imported"])
     return open_run(folder)
 
@@ -130,15 +113,6 @@ def _with_detector(settings: Settings) -> bool:
     return settings.model.vision.trunk == "regions"
 
 
-def open_run(folder: str | Path) -> Run:
-    """A finished run. Raises ValueError if the folder holds none."""
-    folder = Path(folder)
-    if not is_finished(folder):
-        raise ValueError(f"{folder}: no finished run")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return Run(folder, pd.read_csv(folder / "history.csv"), metrics)
-
-
 def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
     """The histories of named runs as one long table with columns run, step, name, value.
 
@@ -152,10 +126,6 @@ def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
         for name, run in runs.items()
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def is_finished(folder: Path) -> bool:
-    return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
 
 
 def _identity(stage: str, settings: Settings, init_sha256: str | None) -> dict[str, Any]:
@@ -196,7 +166,8 @@ def _run(
             return run
         raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
     state.print(f"{stage}: seed {training.seed}, into {_shown(folder)}")
-    _require_writable(folder, state)
+    if state.is_main_process:
+        require_writable(folder)
     pairs, validation = training_pairs(settings, stage), validation_bank(settings)
     set_seed(training.seed)
     model, tokenizer = start()
@@ -211,45 +182,10 @@ def _run(
     more = {"processes": state.num_processes, **snapshots.account()}
     record = provenance(settings, seed=training.seed, seconds=seconds, **more)
     if state.is_main_process:
-        _write_run(folder, Checkpoint(model, tokenizer, settings, {}, ""), history, identity, pairs.about, record)
+        write_run(folder, Checkpoint(model, tokenizer, settings, {}, ""), history, identity, pairs.about, record)
         snapshots.remove()
     state.wait_for_everyone()
     return open_run(folder)
-
-
-def _require_writable(folder: Path, state: PartialState) -> None:
-    """Stop before training, not after it, where the run could not be written."""
-    try:
-        if state.is_main_process:
-            check_writable(folder)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written ({error}); name another output") from error
-
-
-def _write_run(
-    folder: Path,
-    checkpoint: Checkpoint,
-    history: pd.DataFrame,
-    identity: dict[str, Any],
-    data: dict[str, Any],
-    record: dict[str, Any],
-) -> None:
-    """All files of a run; metrics.json, whose presence says that the run is finished, goes first and comes last.
-
-    Raises RunError with one sentence if they cannot be written.
-    """
-    final = history.iloc[-1].to_dict() if len(history) else {}
-    try:
-        remove_unfinished(folder)
-        (folder / "metrics.json").unlink(missing_ok=True)
-        write_csv(folder / "history.csv", history)
-        save_checkpoint(folder, checkpoint.model, checkpoint.tokenizer, checkpoint.settings, {**record, **identity})
-        write_json(folder / "metrics.json", {**identity, "final": final, "data": data, "provenance": record})
-    except OSError as error:
-        raise RunError(
-            f"{folder}: the finished run cannot be written ({error}); its newest snapshot is kept, and the same "
-            "command goes on from there"
-        ) from error
 
 
 def _shown(folder: Path) -> str:

@@ -11,7 +11,8 @@ import sys
 from typing import Any
 
 from amc_lib.parameters import FINETUNING_PARAMETERS, resolve
-from amc_lib.runs import RunError, finetune
+from amc_lib.run_folder import RunError
+from amc_lib.runs import finetune
 from amc_lib.training import DivergedError
 
 

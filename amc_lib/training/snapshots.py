@@ -95,9 +95,11 @@ class Snapshots:
             tqdm.write(f"{folder}: the snapshot was not written ({problem}); training goes on without it")
 
     def remove(self) -> None:
-        """Delete all snapshots; called when the run is finished."""
+        """Delete all snapshots, and what was written about a batch that once stopped the run: it is finished."""
         if process_state().is_main_process:
             shutil.rmtree(self.folder, ignore_errors=True)
+            for path in self.folder.parent.glob("diverged-*.json"):
+                path.unlink(missing_ok=True)
 
     def _complete(self, folder: Path, progress: Mapping[str, Any], written: list[dict[str, str]]) -> str | None:
         """Write the description, delete the snapshots that are now too old; or the reason why not."""
