@@ -69,6 +69,6 @@ def write_run(
         write_json(folder / "metrics.json", {**identity, "final": final, "data": data, "provenance": record})
     except OSError as error:
         raise RunError(
-            f"{folder}: the finished run cannot be written ({error}); its snapshots are kept, and the same "
+            f"{folder}: the finished run cannot be written ({error}); what snapshots it has are kept, and the same "
             "command goes on from the newest"
         ) from error

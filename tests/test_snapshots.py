@@ -47,7 +47,7 @@ def run(folder: Path, stop_after: int | None = None, images: int = 32, identity:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Log, "add", add_and_stop)
         pairs = squares(images, per_image=settings.finetuning.phrases_per_image)
-        history = train(model, pairs, collator(), settings, "finetuning", brightness, log_every=3, snapshots=kept)
+        history = train(model, pairs, collator(), settings, "finetuning", brightness, log_every=5, snapshots=kept)
     return model, history, kept
 
 
@@ -91,7 +91,7 @@ def undisturbed(tmp_path_factory):
         ({}, 5, 4),  # in the second epoch, from the end of the first
         ({}, STEPS, STEPS - 1),
         ({"snapshot_every": 3}, 4, 3),  # at an epoch's end, before validation
-        ({"snapshot_every": 1000}, 7, 4),  # two losses of the next row's three are lost and taken again
+        ({"snapshot_every": 1000}, 7, 4),  # losses of a row that are lost are taken again
         ({"accumulation": 2}, 3, 2),  # of 4 updates
         ({"accumulation": 2, "snapshot_every": 2}, 4, 2),
         ({"phrases_per_image": 1, "workers": 1}, 7, 6),  # a worker that had read ahead

@@ -67,13 +67,14 @@ def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def random_states(generator: torch.Generator) -> dict[str, Tensor]:
-    """torch's global states (dropout) and the loop's generator, uint8."""
-    on_gpu = {"cuda_random": torch.cuda.get_rng_state(generator.device)} if generator.device.type == "cuda" else {}
-    return {"random": torch.get_rng_state(), "generator": generator.get_state()} | on_gpu
+    """torch's global states (dropout), on an accelerator also its own, and the loop's generator; uint8."""
+    device = generator.device
+    of_device = {} if device.type == "cpu" else {"device_random": torch.get_device_module(device).get_rng_state()}
+    return {"random": torch.get_rng_state(), "generator": generator.get_state()} | of_device
 
 
 def restore_random_states(generator: torch.Generator, states: dict[str, Tensor]) -> None:
     torch.set_rng_state(states["random"])
     generator.set_state(states["generator"])
-    if "cuda_random" in states:
-        torch.cuda.set_rng_state(states["cuda_random"], generator.device)
+    if "device_random" in states:
+        torch.get_device_module(generator.device).set_rng_state(states["device_random"])
