@@ -109,7 +109,8 @@ class Snapshots:
             write_json(folder / DESCRIPTION, content | {"sha256": _digest(content)})
         except OSError as error:
             return str(error)
-        for old in self._folders()[KEPT:]:
+        written_to_their_end = [old for old in self._folders() if (old / DESCRIPTION).is_file()]
+        for old in written_to_their_end[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
         return None
 
