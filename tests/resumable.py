@@ -181,12 +181,12 @@ class Processes:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """All that a run leaves, without times and without when it was continued."""
+    """All that a run leaves, but for when, out of which commit and with which interruptions."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     about = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
     del metrics["final"]["seconds"]
     for record in (metrics["provenance"], about["about"]):
-        for name in ("seconds", "date", "continued_at", "unwritten_snapshots"):
+        for name in ("seconds", "date", "commit", "dirty", "continued_at", "unwritten_snapshots"):
             del record[name]
     history = pd.read_csv(folder / "history.csv").drop(columns="seconds")
     weights = (folder / "weights.safetensors").read_bytes()
