@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from amc_lib.config import Settings
-from amc_lib.files import write_bytes, write_json
+from amc_lib.files import json_bytes, write_together
 from amc_lib.model import ALBEF, build
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.parameters import from_mapping
@@ -47,17 +47,20 @@ class Checkpoint:
 def save_checkpoint(
     folder: str | Path, model: ALBEF, tokenizer: Tokenizer, settings: Settings, about: Mapping[str, Any]
 ) -> Path:
-    """Write the online model to `folder`; both files are atomic, the description last. Returns the folder."""
+    """Write the online model to `folder` and return the folder.
+
+    Both files are on disk before either takes the place of an older one; weights that a power cut has left beside the
+    description of others are refused by `load_checkpoint`, because their hash is not the one in the description.
+    """
     folder = Path(folder)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in online_state(model).items()})
-    write_bytes(folder / WEIGHTS, weights)
     content = {
         "settings": plain(settings),
         "vocabulary": list(tokenizer.vocabulary),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "about": plain(about),
     }
-    write_json(folder / DESCRIPTION, content)
+    write_together({folder / WEIGHTS: weights, folder / DESCRIPTION: json_bytes(content)})
     return folder
 
 

@@ -149,6 +149,7 @@ class TrainingSettings:
     precision: Literal["float32", "bf16"] = "float32"  # of the passes (autocast); weights stay float32
     checkpointing: bool = False  # recompute layers in the backward pass: less memory, the same numbers
     workers: int = 0  # processes that read images, for each device; 0 reads in the training process
+    snapshot_every: int = 1000  # updates between two snapshots, and one after every epoch; 0: none is written
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
@@ -158,6 +159,7 @@ class TrainingSettings:
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         _require(self.accumulation > 0, f"accumulation must be positive, got {self.accumulation}")
         _require(self.workers >= 0, f"workers must not be negative, got {self.workers}")
+        _require(self.snapshot_every >= 0, f"snapshot_every must not be negative, got {self.snapshot_every}")
 
 
 @dataclass(frozen=True)

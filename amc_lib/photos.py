@@ -81,6 +81,9 @@ class PhotoPairs(PairDataset):
     def choices(self, row: int) -> list[Phrase]:
         return self.table.phrases(row)
 
+    def image_name(self, row: int) -> str:
+        return self.table.image(row)
+
     def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, list[Phrase]]:
         return self.augment(ImageFile(self.root / self.table.image(row)).open(), phrases, rng)
 

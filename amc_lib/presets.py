@@ -46,6 +46,7 @@ def _scenes() -> Settings:
             short_captions_until=4,
             fuse_from=3,
             hard_negatives_from=5,
+            snapshot_every=50,
         ),
         finetuning=TrainingSettings(
             epochs=3,
@@ -57,6 +58,7 @@ def _scenes() -> Settings:
             cosine_by="step",
             warmup_steps=50,
             max_grad_norm=1.0,
+            snapshot_every=50,
         ),
     )
 

@@ -231,6 +231,24 @@ def test_write_that_fails_leaves_the_old_checkpoint(folder, monkeypatch):
     assert sorted(path.name for path in folder.iterdir()) == [DESCRIPTION, WEIGHTS]
 
 
+def test_new_weights_beside_an_old_description_are_named(folder, monkeypatch):
+    """What a kill between the two renames leaves."""
+
+    class Killed(BaseException): ...
+
+    def killed_before_the_description(source, target):
+        if target.name == DESCRIPTION:
+            raise Killed
+        rename(source, target)
+
+    rename = files.os.replace
+    monkeypatch.setattr(files.os, "replace", killed_before_the_description)
+    with pytest.raises(Killed):
+        write(folder, seed=1)
+    with refused(f"{folder / WEIGHTS}: damaged (its hash is not the one in {DESCRIPTION})"):
+        load_checkpoint(folder)
+
+
 def test_nothing_is_pickled(folder):
     assert sorted(path.name for path in folder.iterdir()) == [DESCRIPTION, WEIGHTS]
     data = (folder / WEIGHTS).read_bytes()
