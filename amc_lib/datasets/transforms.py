@@ -44,7 +44,8 @@ def swap_sides(text: str) -> str:
 class Augment:
     """Picture and phrases of one visit, changed together (PROTOCOL, Finetuning).
 
-    Boxes come in pixels of the picture and leave as shares of its sides. The result depends on the generator alone.
+    Boxes come in pixels of the picture, of which they may overrun the edges, and leave as shares of its sides. The
+    result depends on the generator alone. Raises ValueError for a box outside the picture.
     """
 
     settings: PhotoSettings
@@ -54,7 +55,13 @@ class Augment:
         self, picture: Image.Image, phrases: Sequence[Phrase], rng: np.random.Generator
     ) -> tuple[Tensor, list[Phrase]]:
         chosen = [self._one_box(phrase, rng) for phrase in phrases]
+        limits = (picture.width, picture.height) * 2
+        for box in (box for phrase in chosen for box in phrase.boxes):
+            if box[0] >= limits[0] or box[1] >= limits[1] or box[2] <= 0 or box[3] <= 0:
+                edges = ", ".join(f"{edge:g}" for edge in box)
+                raise ValueError(f"a box ({edges}) lies outside its image of {limits[0]} x {limits[1]}")
         edges = torch.tensor([box for phrase in chosen for box in phrase.boxes]).reshape(-1, 4)
+        edges = edges.clamp(min=0).minimum(torch.tensor(limits))
         corners = BoundingBoxes(edges, format="XYXY", canvas_size=(picture.height, picture.width))
         image, corners = _squared(functional.pil_to_tensor(picture), self.side), _squared(corners, self.side)
         if rng.random() < self.settings.flip:
