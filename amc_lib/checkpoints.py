@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from amc_lib.parameters import from_mapping
 from amc_lib.phrases import Tokenizer
 from amc_lib.provenance import ROOT, plain
 from amc_lib.weights_check import check_weights
-from amc_lib.wording import line, reason
+from amc_lib.wording import line, reason, shown
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "checkpoint.json"
 SHIPPED = ROOT / "data" / "checkpoints"  # named checkpoints that come with the repository
@@ -134,14 +135,14 @@ def online_state(model: ALBEF) -> dict[str, Tensor]:
 def find(source: str | Path) -> Path:
     """The folder of a checkpoint given by path or by the name of a shipped one."""
     for folder in (Path(source), SHIPPED / str(source)):
-        if (folder / DESCRIPTION).is_file():
+        if os.path.isfile(folder / DESCRIPTION):  # also False for names that no file can have
             return folder
-    raise CheckpointError(f"no checkpoint at {str(source)!r}; shipped ones: {', '.join(shipped()) or 'none'}")
+    raise CheckpointError(f"no checkpoint at {shown(str(source))}; shipped ones: {', '.join(shipped()) or 'none'}")
 
 
 def exists(source: str | Path) -> bool:
     """Whether there is a checkpoint at a path or of a shipped name."""
-    return any((folder / DESCRIPTION).is_file() for folder in (Path(source), SHIPPED / str(source)))
+    return any(os.path.isfile(folder / DESCRIPTION) for folder in (Path(source), SHIPPED / str(source)))
 
 
 def shipped() -> list[str]:

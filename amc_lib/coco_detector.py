@@ -39,7 +39,8 @@ def load_coco_detector(path: str | Path, boxes: int = BOXES, short_side: int = S
     try:
         model.load_state_dict(read_official(path))
     except (CheckpointError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: is no file of torchvision's Faster R-CNN on COCO: {reason(error)}") from error
+        why = reason(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{path}: is no file of torchvision's Faster R-CNN on COCO: {why}") from error
     return CocoDetector(model, boxes)
 
 

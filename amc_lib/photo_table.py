@@ -7,6 +7,7 @@ are read once, written as plain arrays, and mapped into memory by all processes 
 from __future__ import annotations
 
 import json
+import tokenize
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -29,6 +30,18 @@ KINDS = {
     "boxes": np.float32,
 }
 ARRAYS = tuple(KINDS)
+DAMAGED = (  # what numpy and json raise for damaged files
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ def open_table(folder: Path, make: Callable[[], PhotoTable]) -> PhotoTable:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
         table = PhotoTable(content["images"], about=content["about"], **arrays)
         _check(table)
-    except (EOFError, LookupError, OSError, RecursionError, SyntaxError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{folder}: is damaged ({reason(error)}); delete it, and it is made again") from error
     return table
 

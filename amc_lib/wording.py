@@ -37,11 +37,10 @@ def named(text: str) -> str:
 
 def reason(error: BaseException) -> str:
     """What an exception says, or else what it is."""
-    return line(str(error)) or type(error).__name__
+    return line(" ".join(str(error)[: 2 * LONGEST_REASON].split())) or type(error).__name__
 
 
 def line(text: str, longest: int = LONGEST_REASON) -> str:
     """A sentence on one line, cut where it is too long."""
-    words = "".join(c if c.isprintable() else " " for c in text[: 2 * longest]).split()
-    joined = " ".join(words)
-    return joined if len(joined) <= longest else f"{joined[:longest]}..."
+    start = "".join(c if c.isprintable() else " " for c in text[: longest + 1])
+    return start if len(start) <= longest else f"{start[:longest]}..."

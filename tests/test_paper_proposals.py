@@ -149,7 +149,7 @@ def test_labels_and_scores_are_those_of_torchvision(detector):
 
 
 def test_file_that_is_no_such_detector_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="No such file"):
+    with pytest.raises(CheckpointError, match="no such file"):
         load_coco_detector(tmp_path / "missing.pth")
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     with pytest.raises(CheckpointError, match=r"page\.pth: is no file of torchvision's Faster R-CNN on COCO"):

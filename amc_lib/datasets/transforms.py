@@ -55,13 +55,8 @@ class Augment:
         self, picture: Image.Image, phrases: Sequence[Phrase], rng: np.random.Generator
     ) -> tuple[Tensor, list[Phrase]]:
         chosen = [self._one_box(phrase, rng) for phrase in phrases]
-        limits = (picture.width, picture.height) * 2
-        for box in (box for phrase in chosen for box in phrase.boxes):
-            if box[0] >= limits[0] or box[1] >= limits[1] or box[2] <= 0 or box[3] <= 0:
-                edges = ", ".join(f"{edge:g}" for edge in box)
-                raise ValueError(f"a box ({edges}) lies outside its image of {limits[0]} x {limits[1]}")
         edges = torch.tensor([box for phrase in chosen for box in phrase.boxes]).reshape(-1, 4)
-        edges = edges.clamp(min=0).minimum(torch.tensor(limits))
+        edges = _clipped(edges, picture.width, picture.height)
         corners = BoundingBoxes(edges, format="XYXY", canvas_size=(picture.height, picture.width))
         image, corners = _squared(functional.pil_to_tensor(picture), self.side), _squared(corners, self.side)
         if rng.random() < self.settings.flip:
@@ -85,6 +80,16 @@ class Augment:
         return v2.Compose(
             [v2.RandomApply([jitter], self.settings.jitter_probability), v2.RandomGrayscale(self.settings.gray)]
         )
+
+
+def _clipped(boxes: Tensor, width: int, height: int) -> Tensor:
+    """Boxes xyxy [n, 4] cut off at the edges of the picture. ValueError where nothing is left of one."""
+    inside = boxes.clamp(min=0).minimum(torch.tensor([width, height] * 2))
+    lost = (boxes[:, :2] < boxes[:, 2:]).all(1) & (inside[:, :2] >= inside[:, 2:]).any(1)
+    if lost.any():
+        corners = ", ".join(f"{edge:g}" for edge in boxes[lost][0].tolist())
+        raise ValueError(f"a box ({corners}) lies outside its image of {width} x {height}")
+    return inside
 
 
 def _squared(image_or_boxes: Tensor, side: int) -> Tensor:

@@ -14,6 +14,7 @@ row of its own, `SOURCE:IMAGE:RECORD-0`; in the authors' files (`read_records`) 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -221,7 +222,7 @@ def read_records(path: str | Path, image_root: str | Path, strict: bool = True) 
 
     @cache
     def image_file(path: Path) -> ImageFile | None:
-        return ImageFile(path) if path.is_file() else None
+        return ImageFile(path) if os.path.isfile(path) else None
 
     for number, record in enumerate(read_list(path)):
         with skips.record():
