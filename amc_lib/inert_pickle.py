@@ -131,7 +131,7 @@ KNOWN = {
 class _Unpickler(BoundedUnpickler):
     """Everything that it hands to a pickle ignores being given state, so that a file cannot change it either."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | mmap.mmap) -> None:
         super().__init__(file, encoding="latin1")
         self.storages: dict[str, Storage] = {}
 
@@ -171,17 +171,18 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Places]:
 
 def _read_legacy(file: BinaryIO) -> tuple[Any, Places]:
     """Pickles in a row (magic number, version, system, content, storage keys), then length and numbers of each key."""
-    if _Unpickler(file).load() != LEGACY_MAGIC:
+    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # which gives no more than there is, whatever is asked
+    if _Unpickler(data).load() != LEGACY_MAGIC:
         raise ValueError("it is a pickle, but not one of PyTorch")
-    _version, _system = _Unpickler(file).load(), _Unpickler(file).load()
-    unpickler = _Unpickler(file)
-    content, keys = unpickler.load(), _Unpickler(file).load()
+    _version, _system = _Unpickler(data).load(), _Unpickler(data).load()
+    unpickler = _Unpickler(data)
+    content, keys = unpickler.load(), _Unpickler(data).load()
     places = {}
     for key in keys:
-        (numel,) = struct.unpack("<q", file.read(8))
+        (numel,) = struct.unpack("<q", data.read(8))
         size = numel * unpickler.storages[key].dtype.itemsize
-        places[key] = (file.tell(), size)
-        file.seek(size, io.SEEK_CUR)
-    if file.tell() > file.seek(0, io.SEEK_END):
-        raise ValueError("it is cut short")
+        if not 0 <= size <= len(data) - data.tell():
+            raise ValueError("it is cut short")
+        places[key] = (data.tell(), size)
+        data.seek(size, io.SEEK_CUR)
     return content, places

@@ -167,9 +167,12 @@ def _pickled_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds values that are no tensors: {first_few(foreign)}")
     if any(not isinstance(name, str) for name in content):
         raise CheckpointError(f"{path}: holds a tensor whose name is no text")
-    tensors = {name: file.tensor(value) for name, value in content.items()}
-    if sum(tensor.nbytes for tensor in tensors.values()) > MOST_SHARED * path.stat().st_size:
-        raise CheckpointError(f"{path}: holds far more tensors than numbers, which they share")
+    tensors, left = {}, MOST_SHARED * path.stat().st_size
+    for name, value in content.items():
+        tensors[name] = file.tensor(value)
+        left -= tensors[name].nbytes
+        if left < 0:
+            raise CheckpointError(f"{path}: holds far more tensors than numbers, which they share")
     return tensors
 
 
