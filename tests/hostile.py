@@ -86,7 +86,20 @@ def _tree(folder: Path) -> dict[str, tuple[int, int]]:
 # -------------------------------------------------------------------------------------------------------------- damage
 
 NASTY_TEXT = st.sampled_from(
-    ["", " ", "\0", "..", "../../../etc/passwd", "/etc/passwd", "C:\\x", "a/../b", "\ud800", "é", "\u200b", "x" * 20_000]
+    [
+        "",
+        " ",
+        "\0",
+        "..",
+        "../../../etc/passwd",
+        "/etc/passwd",
+        "C:\\x",
+        "a/../b",
+        "\ud800",
+        "é",
+        "\u200b",
+        "x" * 20_000,
+    ]
     + ["a\nb", "\x1b[31m", "%s", "{}", "' OR 1", "NaN", "-", "1e400", "٣", "[/EN#1/other x]", "<a>&b;</a>"]
 )
 NASTY_NUMBERS = st.sampled_from(

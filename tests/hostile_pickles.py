@@ -109,6 +109,8 @@ PIECES = [
 def programs(canary: Path) -> st.SearchStrategy[bytes]:
     """Opcodes in a row, with at least one call among them, wrapped so that a list or a dictionary may come of it."""
     pieces = st.lists(st.sampled_from(PIECES), max_size=6).map(b"".join)
-    starts = st.sampled_from([b"\x80\x02", b"\x80\x04", b"\x80\x02]", b"\x80\x02}X\5\0\0\0model", b"\x80\x02]}X\1\0\0\0a"])
+    starts = st.sampled_from(
+        [b"\x80\x02", b"\x80\x04", b"\x80\x02]", b"\x80\x02}X\5\0\0\0model", b"\x80\x02]}X\1\0\0\0a"]
+    )
     ends = st.sampled_from([b".", b"a.", b"s.", b"sa.", b"s\x85.", b""])
     return st.tuples(starts, pieces, st.sampled_from(calls(canary)), pieces, ends).map(b"".join)

@@ -24,7 +24,25 @@ from amc_lib.region_grounder import RegionGrounder
 
 ORIENTATION = 0x0112  # EXIF tag
 WIDTH, HEIGHT = 24, 16
-MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"]
+MODES = [
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+    "LAB",
+    "I",
+    "F",
+    "I;16",
+]
 
 
 def ramp(mode: str = "RGB", width: int = WIDTH, height: int = HEIGHT) -> Image.Image:

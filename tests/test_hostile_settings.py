@@ -63,7 +63,17 @@ def test_settings_out_of_files(inputs, tier):
     drive(inputs, law, mutated(plain(preset(tier)), VALUES))
 
 
-SIZES = ("vision", "text", "patch_size", "fusion_from", "queue_size", "embed_dim", "positions", "temperature", "dropout")
+SIZES = (
+    "vision",
+    "text",
+    "patch_size",
+    "fusion_from",
+    "queue_size",
+    "embed_dim",
+    "positions",
+    "temperature",
+    "dropout",
+)
 SIZES += ("flip", "gray", "jitter", "mlp_ratio", "heads", "depth", "width", "momentum", "region_width", "drop_path")
 SIZES += ("layers", "max_tokens", "vocab_size", "image_size", "objects")
 
