@@ -51,8 +51,8 @@ def data_root() -> Path:
 class PhotoPairs(PairDataset):
     """Rows of a table, each visit with its picture read and augmented anew.
 
-    A picture that cannot be read, or does not hold a box of its own, is named in a warning, counted in `Pairs.unreadable`, and the next row of another
-    picture stands in.
+    A picture that cannot be read, or does not hold a box of its own, is named in a warning, counted in
+    `Pairs.unreadable`, and the next row of another picture stands in.
     """
 
     def __init__(self, table: PhotoTable, root: Path, augment: Augment, seed: int, per_image: int = 1) -> None:

@@ -109,9 +109,8 @@ def doubled(depth: int) -> bytes:
 
 def with_settings(folder: Path, **sizes: dict[str, int]) -> Path:
     """A tiny checkpoint whose description asks for more."""
-    settings = Settings(
-        "scenes", tiny_settings(), ObjectiveSettings(), TINY_AMC, TrainingSettings(batch_size=8), TrainingSettings(batch_size=4)
-    )  # fmt: skip
+    training = TrainingSettings(batch_size=8)
+    settings = Settings("scenes", tiny_settings(), ObjectiveSettings(), TINY_AMC, training, training)
     tokenizer = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
     save_checkpoint(folder, tiny_model(torch.float32), tokenizer, settings, {})
     about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ def watch(event: str, arguments: tuple) -> None:
     elif event in ("socket.connect", "socket.sendto", "socket.sendmsg") and isinstance(arguments[1], tuple):
         refuse(event, str(arguments[1][0]))
     elif event == "open":
-        path, mode, flags = arguments
+        path, _, flags = arguments
         if not isinstance(path, int) and (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             written.add(os.path.abspath(os.fsdecode(path)))
     elif event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.chmod"):

@@ -16,7 +16,7 @@ from hostile import JUNK, NASTY_TEXT, RUNS, damaged, drive, mutated, outcome, un
 from hostile_pickles import programs
 from hypothesis import strategies as st
 from reference_cases import TINY_AMC, tiny_model, tiny_settings
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from amc_lib.checkpoints import DESCRIPTION, WEIGHTS, Checkpoint, load_checkpoint, online_state, save_checkpoint
@@ -45,7 +45,7 @@ def folder(tmp_path) -> Path:
 def check_model(checkpoint: Checkpoint | None, folder: Path) -> None:
     """Its weights are those of the file, number by number."""
     if checkpoint is not None:
-        stored = load_file(folder / WEIGHTS)
+        stored = load((folder / WEIGHTS).read_bytes())
         for name, tensor in online_state(checkpoint.model).items():
             assert tensor.isfinite().all() and tensor.equal(stored[name].to(tensor.dtype)), name
 
@@ -126,7 +126,7 @@ def other_tensors(draw, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @RUNS
 def test_weights_that_are_others(inputs, folder):
-    tensors = load_file(folder / WEIGHTS)
+    tensors = load((folder / WEIGHTS).read_bytes())
 
     def law(changed: dict[str, Tensor]) -> None:
         write_weights(folder, changed)
