@@ -104,8 +104,7 @@ NASTY_TEXT = st.sampled_from(
 )
 NOT_FINITE = (math.nan, math.inf, -math.inf)
 NASTY_NUMBERS = st.sampled_from(
-    [0, -1, 1, 2**31, 2**63, 2**64, 10**18, 10**400, -(10**400), 0.5, -0.0, 1e-320, 1e39, 1e308, -1e308]
-    + list(NOT_FINITE)
+    [0, -1, 1, 2**31, 2**63, 2**64, 10**18, 10**400, -(10**400), 0.5, -0.0, 1e-320, 1e39, 1e308, -1e308, *NOT_FINITE]
 )
 JUNK = st.one_of(
     st.none(),
