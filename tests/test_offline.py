@@ -14,7 +14,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-HUBS = ("HF_", "HUGGINGFACE", "TRANSFORMERS_", "TORCH_HOME", "XDG_", "MPL", "AMC_")
+HUBS = ("HF_", "HUGGINGFACE", "TRANSFORMERS_", "TORCH", "TRITON_", "XDG_", "MPL", "AMC_")
 NO_HOME = "/dev/null/home"  # below a file, so that not even root can make it
 SHIPPED = {"accelerate", "matplotlib", "pandas", "timm", "torch", "torchvision", "transformers"}
 
