@@ -10,12 +10,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from amc_lib.wording import shown
+
 Tier = Literal["scenes", "paper"]
+
+
+LARGEST_SEED = 2**32 - 1  # of numpy
+LARGEST_QUEUE = 2**28  # numbers in one queue, a GiB; the paper's has 2**24
+LARGEST_SIDE = 16384  # pixels of a square input or map
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _positive(settings: object, *names: str) -> None:
+    for name in names:
+        _require(getattr(settings, name) > 0, f"{name} must be positive, got {shown(getattr(settings, name))}")
+
+
+def _not_negative(settings: object, *names: str) -> None:
+    for name in names:
+        _require(getattr(settings, name) >= 0, f"{name} must not be negative, got {shown(getattr(settings, name))}")
 
 
 @dataclass(frozen=True)
@@ -33,9 +50,13 @@ class VisionSettings:
     drop_path: float = 0.0  # stochastic depth of the last block
 
     def __post_init__(self) -> None:
+        _positive(self, "image_size", "patch_size", "width", "depth", "heads", "mlp_ratio")
+        _not_negative(self, "region_width", "drop_path")
+        _require(self.image_size <= LARGEST_SIDE, f"image_size must not exceed {LARGEST_SIDE}")
+        _require(self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path}")
         _require(
             self.image_size % self.patch_size == 0,
-            f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}",
+            f"image_size {self.image_size} is no multiple of patch_size {shown(self.patch_size)}",
         )
         _require(self.width % self.heads == 0, f"vision width {self.width} is no multiple of its {self.heads} heads")
 
@@ -60,6 +81,9 @@ class TextSettings:
     max_tokens: int = 25  # [CLS] and [SEP] included (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
+        _positive(self, "vocab_size", "width", "layers", "heads", "ffn_width", "positions")
+        _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
+        _require(self.max_tokens > 2, f"max_tokens must be more than [CLS] and [SEP], got {self.max_tokens}")
         _require(self.width % self.heads == 0, f"text width {self.width} is no multiple of its {self.heads} heads")
         _require(
             0 < self.fusion_from < self.layers,
@@ -86,8 +110,15 @@ class ModelSettings:
             f"vision width {self.vision.width} and text width {self.text.width} must be equal: image tokens are the "
             "keys and values of the fusion layers",
         )
+        low, high = self.temperature_range
+        _positive(self, "embed_dim", "temperature")
+        _not_negative(self, "queue_size")
         _require(0 <= self.momentum <= 1, f"momentum must lie in [0, 1], got {self.momentum}")
-        _require(self.queue_size >= 0, f"queue_size must not be negative, got {self.queue_size}")
+        _require(0 < low <= high, f"temperature_range must be positive and in order, got {low} to {high}")
+        _require(
+            self.queue_size * self.embed_dim <= LARGEST_QUEUE,
+            f"queue_size {shown(self.queue_size)} times embed_dim {shown(self.embed_dim)} exceeds {LARGEST_QUEUE}",
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +134,7 @@ class ObjectiveSettings:
     def __post_init__(self) -> None:
         _require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
         _require(0 < self.mlm_probability < 1, f"mlm_probability must lie in (0, 1), got {self.mlm_probability}")
-        _require(self.region_softness >= 0, f"region_softness must not be negative, got {self.region_softness}")
+        _not_negative(self, "alpha_ramp_epochs", "region_softness")
 
 
 @dataclass(frozen=True)
@@ -119,8 +150,8 @@ class AmcSettings:
     map_size: int = 256  # side to which heatmap and box mask are brought, pixels (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
-        for name in ("lambda1", "lambda2", "delta1", "delta2"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _not_negative(self, "lambda1", "lambda2", "delta1", "delta2")
+        _require(0 < self.map_size <= LARGEST_SIDE, f"map_size must lie in 1 to {LARGEST_SIDE}")
 
     @property
     def active(self) -> bool:
@@ -152,14 +183,11 @@ class TrainingSettings:
     snapshot_every: int = 1000  # updates between two snapshots, and one after every epoch; 0: none is written
 
     def __post_init__(self) -> None:
-        _require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
-        _require(self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}")
-        _require(self.phrases_per_image > 0, f"phrases_per_image must be positive, got {self.phrases_per_image}")
-        _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
-        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
-        _require(self.accumulation > 0, f"accumulation must be positive, got {self.accumulation}")
-        _require(self.workers >= 0, f"workers must not be negative, got {self.workers}")
-        _require(self.snapshot_every >= 0, f"snapshot_every must not be negative, got {self.snapshot_every}")
+        _positive(self, "epochs", "batch_size", "phrases_per_image", "learning_rate", "accumulation")
+        _not_negative(self, "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay")
+        _not_negative(self, "max_grad_norm", "short_captions_until", "fuse_from", "hard_negatives_from")
+        _not_negative(self, "seed", "workers", "snapshot_every")
+        _require(self.seed <= LARGEST_SEED, f"seed must not exceed {LARGEST_SEED}, got {shown(self.seed)}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from amc_lib.config import (
     TrainingSettings,
     VisionSettings,
 )
+from amc_lib.wording import shown
 
 
 def _scenes() -> Settings:
@@ -93,6 +94,6 @@ def detector_based(settings: Settings) -> Settings:
 
 def preset(tier: str) -> Settings:
     """The settings of a tier. Raises ValueError for an unknown tier."""
-    if tier not in _PRESETS:
-        raise ValueError(f"unknown tier {tier!r}; known: {', '.join(_PRESETS)}")
+    if not isinstance(tier, str) or tier not in _PRESETS:
+        raise ValueError(f"unknown tier {shown(tier)}; known: {', '.join(_PRESETS)}")
     return _PRESETS[tier]()

@@ -34,7 +34,7 @@ def _value(text: str) -> Any:
     """A number or a truth value where the text is one, else the text."""
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         return text
 
 
