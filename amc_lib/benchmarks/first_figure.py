@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from amc_lib.benchmarks.plan import Plan
 from amc_lib.benchmarks.rows import Row, row
 from amc_lib.provenance import ROOT
 
@@ -23,8 +24,10 @@ def draw_first_figure(path: str) -> None:
     Grounder.load().ground(scene.image, scene.regions[0].phrase).overlay().save(path)
 
 
-def first_figure_rows() -> list[Row]:
-    """Both times and their sum; the environment is installed already. None where git cannot clone this repository."""
+def first_figure_rows(plan: Plan) -> list[Row]:
+    """Both times; the environment is installed already. None where git cannot clone, or without own processes."""
+    if not plan.own_processes:
+        return []
     with tempfile.TemporaryDirectory() as folder:
         clone, figure = Path(folder) / "clone", Path(folder) / "first.png"
         command = ["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone)]

@@ -62,9 +62,11 @@ def exponent(x: pd.Series, y: pd.Series) -> Spread:
     """
     if len(x) < 3:
         raise ValueError(f"an exponent needs at least three points, got {len(x)}")
-    line = stats.linregress(np.log(x), np.log(y))
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2) * line.stderr
-    return Spread(float(line.slope), float(line.slope - half), float(line.slope + half))
+    horizontal, vertical = np.log(x) - np.log(x).mean(), np.log(y) - np.log(y).mean()
+    slope = float((horizontal * vertical).sum() / (horizontal**2).sum())
+    variance = ((vertical - slope * horizontal) ** 2).sum() / (len(x) - 2)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2) * np.sqrt(variance / (horizontal**2).sum()))
+    return Spread(slope, slope - half, slope + half)
 
 
 def pointing_seconds_and_bytes(settings: Settings, count: int, rounds: int) -> tuple[float, int]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from types import ModuleType
 
 from amc_lib.provenance import ROOT
 
+TESTS = ROOT / "tests"
+
 
 def plain_form(name: str) -> ModuleType:
     """The module tests/NAME.py of the repository. Raises ValueError where the library stands without its tests."""
-    if name in sys.modules:
-        return sys.modules[name]
-    path = ROOT / "tests" / f"{name}.py"
-    if not path.is_file():
-        raise ValueError(f"{path}: missing; benchmarks compare with it and need a clone of the repository")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    if not (TESTS / f"{name}.py").is_file():
+        raise ValueError(f"{TESTS / name}.py: missing; benchmarks compare with it and need a clone of the repository")
+    if str(TESTS) not in sys.path:
+        sys.path.append(str(TESTS))
+    return importlib.import_module(name)

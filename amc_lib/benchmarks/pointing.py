@@ -64,7 +64,7 @@ class Pointer:
 
     def one_by_one(self, asked: Sequence[str]) -> np.ndarray:
         """The same points, each phrase on its own from the pixels on."""
-        heatmap = plain_form("full_size").one_by_one
+        heatmap = plain_form("plain_pointing").one_by_one
         alone = [heatmap(self.model, self.tokens, self.image, phrase, self.layer) for phrase in asked]
         return np.concatenate([peak(raw[None].cpu(), PICTURE) for raw in alone])
 

@@ -21,7 +21,7 @@ from amc_lib.benchmarks import training_rounds
 from amc_lib.benchmarks.plan import Plan
 from amc_lib.benchmarks.processes import in_processes, together
 from amc_lib.benchmarks.rows import Row, row
-from amc_lib.benchmarks.timing import ratio, side_by_side, spread
+from amc_lib.benchmarks.timing import ratio, side_by_side, spread, use_all_cores
 from amc_lib.config import SceneSettings
 from amc_lib.datasets import scenes
 from amc_lib.datasets.scene_bank import SceneBank
@@ -60,18 +60,18 @@ def draw_rates(settings: SceneSettings, count: int, first: int, rounds: int) -> 
 
 def training_rows(plan: Plan) -> list[Row]:
     """Samples (pairs of image and phrase) a second in both stages; ratios to the first version, and of trials."""
-    cores = os.cpu_count() or 1
+    threads = use_all_cores()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         inputs = Path(folder) / "inputs.json"
         write_json(inputs, _inputs(plan))
-        now = stack.enter_context(trainer(ROOT, inputs, cores))
-        rows = _stage_rows(plan, now)
-        rows += _trial_rows(plan, now)
-        if cores > 1:
-            seeds = [stack.enter_context(trainer(ROOT, inputs, 1)) for _ in range(cores)]
+        now = stack.enter_context(trainer(ROOT, inputs, threads))
+        rows = _stage_rows(plan, now) + _trial_rows(plan, now)
+        if threads > 1 and plan.own_processes:
+            seeds = [stack.enter_context(trainer(ROOT, inputs, 1)) for _ in range(threads)]
             rows.append(_seeds_row(plan, now, seeds))
         if plan.first_version and _extract(plan.first_version, Path(folder) / "first"):
-            rows += _first_version_rows(plan, now, stack.enter_context(trainer(Path(folder) / "first", inputs, cores)))
+            first = stack.enter_context(trainer(Path(folder) / "first", inputs, threads))
+            rows += _first_version_rows(plan, now, first)
         elif plan.first_version:
             print(f"{plan.first_version} is not in this clone's history: no ratio to the first landed version")
     return rows

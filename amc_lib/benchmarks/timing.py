@@ -56,8 +56,8 @@ def ratio(seconds: Seconds, slow: str, fast: str) -> Spread:
 
 
 def use_all_cores() -> int:
-    """Give torch as many threads as there are cores and return their number."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    """Give torch as many threads as there are cores (or as OMP_NUM_THREADS says) and return their number."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     return torch.get_num_threads()
 
 
