@@ -40,7 +40,7 @@ def test_rounds_go_forwards_and_backwards_and_the_first_do_not_count(monkeypatch
     monkeypatch.setattr(clock.time, "perf_counter", lambda: next(ticks))
     forms = {name: lambda name=name: calls.append(name) for name in "abc"}
     seconds = side_by_side(forms, repetitions=3, warm_up=1)
-    assert "".join(calls) == "abc" "cba" "abc" "cba"
+    assert "".join(calls) == "abccbaabccba"
     assert seconds == {name: [1.0] * 3 for name in "abc"}
 
 
@@ -86,7 +86,7 @@ def test_operations_are_counted_with_attention_and_backward():
     attend = torch.nn.functional.scaled_dot_product_attention
     forward = 2 * (2 * 2 * 3 * 8 * 8 * 16)  # two products
     assert count_flops(lambda: attend(query, query, query)) == forward
-    assert count_flops(lambda: attend(query, query, query).sum().backward()) == forward * (1 + 2.5)  # five more products
+    assert count_flops(lambda: attend(query, query, query).sum().backward()) == forward * 3.5  # five products more
     assert count_flops(lambda: torch.randn(4, 5) @ weight) == 2 * 4 * 5 * 7
 
 
@@ -192,7 +192,10 @@ def test_only_a_truth_value_chooses_the_plan(quick):
 
 def test_readme_table_shows_values_spread_bounds_and_what_is_missing():
     rows = pd.DataFrame(
-        [("train_step_speedup", 1.7321, 1.6, 1.9, "times", "Chip, 2 threads"), ("vg_hours_regions", 50.0, 50, 50, "h", "8 x A")],
+        [
+            ("train_step_speedup", 1.7321, 1.6, 1.9, "times", "Chip, 2 threads"),
+            ("vg_hours_regions", 50.0, 50, 50, "h", "8 x A"),
+        ],
         columns=list(COLUMNS),
     )
     lines = readme_table(rows).splitlines()
@@ -203,11 +206,11 @@ def test_readme_table_shows_values_spread_bounds_and_what_is_missing():
 
 
 @pytest.mark.parametrize(
-    ("claim", "value", "holds"),
-    [(Claim("a", "", least=2), 2.0, True), (Claim("a", "", least=2), 1.99, False), (Claim("a", "", most=2), 2.1, False)],
+    ("bounds", "value", "holds"),
+    [((2, None), 2.0, True), ((2, None), 1.99, False), ((None, 2), 2.1, False), ((None, 2), 2.0, True)],
 )
-def test_claim_holds_within_its_bound(claim, value, holds):
-    assert claim.holds(value) is holds
+def test_claim_holds_within_its_bound(bounds, value, holds):
+    assert Claim("name", "what it says", *bounds).holds(value) is holds
 
 
 def test_table_is_put_between_the_marks():

@@ -1,6 +1,6 @@
 """The committed figures/benchmarks.csv keeps what is claimed, and the README's table is made of it.
 
-After measuring anew (08_benchmarks): `python -m amc_lib.benchmarks.summary` renews the README.
+After measuring anew (08_benchmarks): `python -m amc_lib.benchmarks` renews the README.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""08_benchmarks through papermill on a tiny model: every cell runs, and its rows have the values that they must have."""
+"""08_benchmarks through papermill on a tiny model: every cell runs, and rows have the values that they must."""
 
 from __future__ import annotations
 

@@ -14,14 +14,15 @@ from amc_lib.benchmarks.rows import Row, row
 from amc_lib.provenance import ROOT
 
 
-def draw_first_figure(path: str) -> None:
-    """One phrase asked of one scene by the shipped checkpoint, over the picture."""
-    from amc_lib import Grounder
-    from amc_lib.datasets import scenes
-    from amc_lib.presets import preset
+FIRST_FIGURE = """
+import sys
+from amc_lib import Grounder
+from amc_lib.datasets import scenes
+from amc_lib.presets import preset
 
-    scene = scenes.draw(preset("scenes").scenes, "phrases", 0)
-    Grounder.load().ground(scene.image, scene.regions[0].phrase).overlay().save(path)
+scene = scenes.draw(preset("scenes").scenes, "phrases", 0)
+Grounder.load().ground(scene.image, scene.regions[0].phrase).overlay().save(sys.argv[1])
+"""  # one phrase asked of one scene by the shipped checkpoint: the heatmap over the picture
 
 
 def first_figure_rows(plan: Plan) -> list[Row]:
@@ -36,7 +37,7 @@ def first_figure_rows(plan: Plan) -> list[Row]:
         except (OSError, subprocess.CalledProcessError):
             print("this is no git clone: the seconds to the first figure are not measured")
             return []
-        drawing = _seconds([sys.executable, "-m", __name__, str(figure)], clone)
+        drawing = _seconds([sys.executable, "-c", FIRST_FIGURE, str(figure)], clone)
         if not figure.is_file():
             raise RuntimeError("the clone drew no figure")
     return [
@@ -49,7 +50,3 @@ def _seconds(command: list[str], folder: Path) -> float:
     begin = time.perf_counter()
     subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, check=True, capture_output=True)
     return time.perf_counter() - begin
-
-
-if __name__ == "__main__":
-    draw_first_figure(sys.argv[1])

@@ -18,7 +18,7 @@ def gpu_rows(plan: Plan) -> list[Row]:
         print("no GPU here: rows named gpu_* are absent")
         return []
     stepper, rows = Stepper(plan.model, device(), "bf16", checkpointing=False), []
-    tokens = plan.model.model.vision.grid ** 2 + 1
+    tokens = plan.model.model.vision.grid**2 + 1
     for size in BATCHES:
         try:
             batch = full_size_batch(size, plan.model, device())

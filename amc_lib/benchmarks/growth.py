@@ -39,8 +39,8 @@ def growth_points(plan: Plan) -> pd.DataFrame:
     points = [("batch", size, *step(plan.model, size)) for size in plan.growth_batches]
     points += [("resolution", side, *step(_with_side(plan.model, side), STEP_BATCH)) for side in plan.growth_sides]
     for count in plan.growth_phrases:
-        measured = alone(pointing_seconds_and_bytes, plan.model, count, plan.growth_rounds, own_processes=plan.own_processes)
-        points.append(("phrases", count, *measured))
+        asked = (plan.model, count, plan.growth_rounds)
+        points.append(("phrases", count, *alone(pointing_seconds_and_bytes, *asked, own_processes=plan.own_processes)))
     points += [("processes", count, *_shared(plan, count)) for count in plan.growth_processes]
     rows = [(axis, x, seconds, memory / GIB, machine()) for axis, x, seconds, memory in points]
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -38,9 +38,8 @@ def memory_rows(plan: Plan) -> list[Row]:
             alone(step_seconds_and_bytes, plan.model, form, size, own_processes=plan.own_processes)[1]
             for size in plan.memory_batches
         ]
-        rows += [
-            row(f"memory_{form}_b{size}", peak / GIB, "GiB") for size, peak in zip(plan.memory_batches, peaks, strict=True)
-        ]
+        at_batch = zip(plan.memory_batches, peaks, strict=True)
+        rows += [row(f"memory_{form}_b{size}", peak / GIB, "GiB") for size, peak in at_batch]
         per_sample[form], totals[form] = np.polyfit(plan.memory_batches, peaks, 1)[0], peaks[-1]
         rows.append(row(f"memory_per_sample_{form}", per_sample[form] / MIB, "MiB a sample"))
     for form, suffix in (("float32", ""), ("bf16", "_bf16")):

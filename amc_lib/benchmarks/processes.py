@@ -32,7 +32,6 @@ def together() -> None:
         _barrier.wait()
 
 
-
 def in_processes(measure: Callable[..., Any], arguments: list[tuple], own_processes: bool = True) -> list[Any]:
     """`measure(*own)` for each of `arguments`, all at once, each in a new process, whose memory is then its own.
 

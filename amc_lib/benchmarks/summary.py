@@ -1,6 +1,6 @@
 """What the rows mean, what is asked of them, and the README's table out of figures/benchmarks.csv.
 
-    python -m amc_lib.benchmarks.summary          # puts the table between the README's marks
+`python -m amc_lib.benchmarks` puts the table between the README's marks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("train_step_speedup", "Base-size step with AMC, float32, against its plain form (batch 2 or 4, the lesser)", 1.5),
+    Claim(
+        "train_step_speedup",
+        "Base-size step with AMC against its plain form, float32 (the lesser of batch 2 and 4)",
+        1.5,
+    ),
     Claim("train_step_speedup_bf16", "The same with bf16 autocast", 3.0),
     Claim("train_step_loss_difference_float32", "Largest relative difference of a loss, float32", most=1e-5),
     Claim("train_step_loss_difference_bf16", "The same, bf16", most=0.01),
@@ -85,10 +89,7 @@ def _short(value: float) -> str:
     return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def main(readme: Path = ROOT / "README.md") -> None:
+def renew_readme(readme: Path = ROOT / "README.md") -> None:
+    """Put the table of the committed rows into the README."""
     text = with_table(readme.read_text(encoding="utf-8"), readme_table(pd.read_csv(CSV)))
     write_bytes(readme, text.encode())
-
-
-if __name__ == "__main__":
-    main()

@@ -49,10 +49,7 @@ class Rounds:
         set_seed(0)
         self.settings = preset("scenes")
         self.model = build(self.settings.model)
-        self.phrases = {
-            stage: [[pairing.Phrase(text, tuple(map(tuple, boxes)), things) for text, boxes, things in of] for of in rows]
-            for stage, rows in inputs["phrases"].items()
-        }
+        self.phrases = {stage: [_phrases(row) for row in rows] for stage, rows in inputs["phrases"].items()}
         count = max(map(len, self.phrases.values()))
         self.images = list(torch.randn(count, *inputs["features"]).half())
         tokenizer = Tokenizer(word_vocabulary(vocabulary()), self.settings.model.text.max_tokens)
@@ -72,6 +69,10 @@ class Rounds:
         begin = time.perf_counter()
         train(self.model, dataset, self.collator, settings, stage)
         return {"seconds": time.perf_counter() - begin, "samples": self.collator.samples}
+
+
+def _phrases(records: list) -> list[pairing.Phrase]:
+    return [pairing.Phrase(text, tuple(map(tuple, boxes)), things) for text, boxes, things in records]
 
 
 def main() -> None:

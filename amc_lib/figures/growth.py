@@ -16,7 +16,12 @@ PANELS = {
     "phrases": "phrases of an image",
     "processes": "processes",
 }
-WHOLE = {"batch": "training step", "resolution": "training step of 2", "phrases": "pointing", "processes": "shared pointing"}
+TITLES = {
+    "batch": "training step",
+    "resolution": "training step of 2",
+    "phrases": "pointing",
+    "processes": "shared pointing",
+}
 MEASURES = {"seconds": ("seconds", COLOURS["AMC"], "D"), "memory_gib": ("memory, GiB", COLOURS["ALBEF"], "o")}
 POINT_COLUMNS = ("axis", "x", "seconds", "memory_gib")
 ROOM = 1.6  # factor by which each vertical axis goes beyond its points
@@ -44,7 +49,7 @@ def growth_figure(points: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
             _panel(axes, part["x"].to_numpy(), part[measure].to_numpy(), power, colour, marker)
             if column == 0:
                 axes.set_ylabel(label)
-        grid[0][column].set_title(WHOLE[axis])
+        grid[0][column].set_title(TITLES[axis])
         grid[-1][column].set_xlabel(PANELS[axis])
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     return figure
