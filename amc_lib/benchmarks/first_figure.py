@@ -13,7 +13,6 @@ from amc_lib.benchmarks.plan import Plan
 from amc_lib.benchmarks.rows import Row, row
 from amc_lib.provenance import ROOT
 
-
 FIRST_FIGURE = """
 import sys
 from amc_lib import Grounder
