@@ -9,14 +9,26 @@ import math
 import os
 from itertools import count
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from legibility import assert_texts_are_legible
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from amc_lib.benchmarks import benchmark_plan, estimate_rows, estimate_table, exponent_rows, loss_rows, row, table
+from amc_lib.benchmarks import (
+    benchmark_plan,
+    estimate_rows,
+    estimate_table,
+    exponent_rows,
+    loss_rows,
+    row,
+    summary,
+    table,
+)
 from amc_lib.benchmarks import timing as clock
+from amc_lib.benchmarks.__main__ import main as publish
 from amc_lib.benchmarks.arithmetic import count_flops
 from amc_lib.benchmarks.estimate import VISITS, flops_of_a_pair
 from amc_lib.benchmarks.growth import exponent
@@ -219,3 +231,16 @@ def test_table_is_put_between_the_marks():
     assert with_table(text, "| new |") == text
     with pytest.raises(ValueError, match="lacks the marks"):
         with_table("nothing", "| new |")
+
+
+def test_outputs_and_table_are_published(tmp_path, monkeypatch):
+    path, readme = tmp_path / "08.ipynb", tmp_path / "README.md"
+    nbformat.write(new_notebook(cells=[new_code_cell("1 + 1")]), path)
+    done = new_notebook(cells=[new_code_cell("1 + 1", outputs=[new_output("stream", name="stdout", text="2")])])
+    nbformat.write(done, tmp_path / "done.ipynb")
+    monkeypatch.setattr(summary, "CSV", tmp_path / "benchmarks.csv")
+    table([row("amc_overhead", 7.5, "%", "Chip")]).to_csv(summary.CSV, index=False)
+    readme.write_text(f"{BEGIN}{END}")
+    publish([str(tmp_path / "done.ipynb")], path, readme)
+    assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "2"
+    assert "| 7.5 % |  | at most 10 |" in readme.read_text()

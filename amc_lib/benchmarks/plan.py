@@ -44,7 +44,7 @@ def benchmark_plan(quick: bool, output: str | None = None) -> Plan:
 
 def _quick_plan() -> Plan:
     paper = preset("paper")
-    vision = VisionSettings(image_size=32, width=32, depth=2, heads=2)
+    vision = VisionSettings(image_size=64, width=32, depth=2, heads=2)
     text = TextSettings(vocab_size=1200, width=32, layers=4, fusion_from=2, heads=2, ffn_width=64)
     tiny = replace(
         paper,
@@ -59,7 +59,7 @@ def _quick_plan() -> Plan:
         drawn=4,
         scene_batch=2,
         growth_batches=(1, 2, 3),
-        growth_sides=(16, 32, 48),
+        growth_sides=(32, 48, 64),
         growth_phrases=(1, 2, 4),
         growth_processes=(1, 2, 4),
         growth_images=4,

@@ -12,7 +12,6 @@ import pandas as pd
 
 from amc_lib.figures import FOLDER
 from amc_lib.files import write_bytes
-from amc_lib.provenance import ROOT
 
 CSV = FOLDER / "benchmarks.csv"
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
@@ -89,7 +88,7 @@ def _short(value: float) -> str:
     return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def renew_readme(readme: Path = ROOT / "README.md") -> None:
+def renew_readme(readme: Path) -> None:
     """Put the table of the committed rows into the README."""
     text = with_table(readme.read_text(encoding="utf-8"), readme_table(pd.read_csv(CSV)))
     write_bytes(readme, text.encode())
