@@ -1,5 +1,6 @@
 """Figures: each function returns a matplotlib Figure, `save` writes it with its provenance, `to_image` shows it."""
 
+from amc_lib.figures.growth import growth_figure
 from amc_lib.figures.method import method_figure
 from amc_lib.figures.qualitative import Example, Shown, qualitative_figure
 from amc_lib.figures.results import accuracy_figure, learning_curves, table_markdown
@@ -15,6 +16,7 @@ __all__ = [
     "TwoWays",
     "accuracy_figure",
     "folder_of",
+    "growth_figure",
     "heat_overlay",
     "learning_curves",
     "method_figure",
