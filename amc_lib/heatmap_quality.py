@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from amc_lib import gradcam
+from amc_lib.answers import ask
+from amc_lib.checkpoints import Checkpoint
+from amc_lib.comparison import baseline_hits
 from amc_lib.evaluation import Pointing
 from amc_lib.region_answers import RegionAnswers
 from amc_lib.regions import Box
@@ -51,6 +54,17 @@ def measure(answers: Pointing | RegionAnswers, bank: Bank) -> MapQuality:
         energies.append(energy_inside(maps, inside))
         ious.append(threshold_ious(maps, inside))
     return MapQuality(torch.cat(energies).numpy(), torch.cat(ious).numpy())
+
+
+def tuned_threshold(checkpoint: Checkpoint, layer: int, validation: Bank) -> int:
+    """Index of the threshold at which the checkpoint's maps fit best on the validation split."""
+    return measure(ask(checkpoint, validation, layer), validation).best_threshold
+
+
+def even_maps(bank: Bank) -> MapQuality:
+    """What a map that is the same everywhere gives: the share of the picture that the boxes cover, in all measures."""
+    shares = baseline_hits(bank)["chance"]
+    return MapQuality(shares, np.repeat(shares[:, None], len(THRESHOLDS), axis=1))
 
 
 def energy_inside(maps: Tensor, inside: Tensor) -> Tensor:

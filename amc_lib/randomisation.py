@@ -92,6 +92,12 @@ def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], ban
     )
 
 
+def of_first_pictures(regions: Sequence[Region], count: int) -> list[Region]:
+    """All regions of the first `count` pictures."""
+    chosen = set(list(dict.fromkeys(region.image_id for region in regions))[:count])
+    return [region for region in regions if region.image_id in chosen]
+
+
 def rank_correlations(first: Tensor, second: Tensor) -> np.ndarray:
     """Spearman's correlation [N] of heatmaps [N, G, G]; 0 where one of them is constant and so has no order."""
     ranks = [rankdata(maps.flatten(1).double().numpy(), axis=1) for maps in (first, second)]
