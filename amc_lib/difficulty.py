@@ -7,7 +7,7 @@ measured alike; what no phrase names is not counted. Parts and groups are left o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -73,7 +73,7 @@ def overlap(boxes: Sequence[Box], things: Sequence[Box]) -> float:
     return union_area(shared) / union_area(boxes)
 
 
-def _quarters(values: Sequence[float], name) -> dict[str, np.ndarray]:
+def _quarters(values: Sequence[float], name: Callable[[float, float], str]) -> dict[str, np.ndarray]:
     """Label -> bool [P], cut at the quartiles; a group that would be empty is left out."""
     values = np.asarray(values, dtype=float)
     of_value = np.searchsorted(np.unique(np.quantile(values, QUARTERS)), values)  # a cut belongs to the lower group

@@ -120,10 +120,11 @@ def test_fills():
 
 def test_curves_are_those_of_a_plain_loop(bank, checkpoints):
     fill = "mean colour"
-    found = faithfulness({"AMC": [(one, LAYER) for one in checkpoints]}, bank.regions, bank, fill)["AMC"]
+    asked_twice = {"AMC": [(one, LAYER) for one in checkpoints]}
+    found = faithfulness(asked_twice, bank.regions[:2], bank, fill)["AMC"]
     for checkpoint, one in zip(checkpoints, found, strict=True):
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
-        for n, asked in enumerate(bank.regions):
+        for n, asked in enumerate(bank.regions[:2]):
             image = bank.load(asked)[0]
             blank = FILLS[fill](image)
             raw, _ = ground_phrases(model, tokenizer, image[None], [asked.phrase], [0], LAYER)

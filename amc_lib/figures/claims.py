@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from amc_lib.certainty import NOT_TESTABLE, REPRODUCED
 from amc_lib.figures.style import HIT, INK, MISS, MUTED, RULE, new_figure, styled
 
-ROW_INCHES = 0.34
+ROW_INCHES = 0.25
 
 
 @styled
@@ -19,7 +17,7 @@ def claims_figure(table: pd.DataFrame) -> Figure:
 
     table: columns claim, of, verdict, difference, ci_low, ci_high, poster (points; NaN where there is none).
     """
-    figure = new_figure(7.0, 1.0 + ROW_INCHES * (len(table) + table["of"].nunique()))
+    figure = new_figure(7.0, 0.7 + ROW_INCHES * (len(table) + table["of"].nunique()))
     axes = figure.subplots()
     y, ticks, before = 0.0, {}, None
     for record in table.itertuples():
@@ -39,7 +37,7 @@ def claims_figure(table: pd.DataFrame) -> Figure:
             record.verdict.replace(" at this scale", ""), (1.02, y), xycoords=("axes fraction", "data"), va="center",
             color=colour, fontsize=8,
         )  # fmt: skip
-        ticks[y] = textwrap.fill(record.claim, 46)
+        ticks[y] = record.claim
         y += 1
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(list(ticks), list(ticks.values()), fontsize=7.5)
