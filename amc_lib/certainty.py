@@ -29,26 +29,12 @@ POSTER = {
     "ALBEF": {"phrases": 79.14, "referring A": 69.35, "referring B": 53.77},
     "AMC": {"phrases": 86.49, "referring A": 78.89, "referring B": 61.16},
 }  # pointing accuracy, percent, on Flickr30k, RefCOCO+ testA and testB (PROTOCOL, Numbers to reach)
-COLUMNS = [
-    "claim",
-    "of",
-    "verdict",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "p",
-    "p_holm",
-    "mcnemar_p",
-    "only_first",
-    "only_second",
-    "odds_ratio",
-    "cohens_g",
-    "items",
-    "images",
-    "seeds",
-    "poster",
-    "statement",
-]
+COLUMNS = {name: "str" for name in ("claim", "of", "verdict")}
+COLUMNS |= {name: "float" for name in ("difference", "ci_low", "ci_high", "p", "p_holm", "mcnemar_p")}
+COLUMNS |= {name: "Int64" for name in ("only_first", "only_second")}
+COLUMNS |= {name: "float" for name in ("odds_ratio", "cohens_g")}
+COLUMNS |= {name: "Int64" for name in ("items", "images", "seeds")}  # Int64: whole numbers that may be missing
+COLUMNS |= {"poster": "float", "statement": "str"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +104,7 @@ def claims_table(tasks: Mapping[str, Task], claims: Sequence[Claim] = CLAIMS) ->
     for row, claim in zip(rows, claims, strict=True):
         row["verdict"] = _verdict(row, claim)
         row["statement"] = _statement(row, claim)
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     return table.round({"difference": 2, "ci_low": 2, "ci_high": 2, "odds_ratio": 3, "cohens_g": 3, "poster": 2})
 
 

@@ -66,7 +66,7 @@ def test_clear_lead_is_reproduced():
     assert (row["items"], row["images"], row["seeds"]) == (PHRASES, IMAGES, 1)
     assert row.statement == (
         f"reproduced at this scale: AMC is {expected.value:.1f} points ahead of ALBEF (95 % interval "
-        f"{expected.low:+.1f} to {expected.high:+.1f}; corrected p below 0.001; 1 seed; the poster: +7.4)"
+        f"{expected.low:+.1f} to {expected.high:+.1f}; corrected p below 0.001; 1 seed; the poster: +7.3)"
     )
 
 
@@ -98,16 +98,17 @@ def test_what_is_missing_is_not_testable():
 
 
 def test_a_lead_that_correction_undoes_is_not_reproduced():
-    rng = np.random.default_rng(3)
     weak = with_rate(0.5)
-    strong = weak | with_rate(0.04, seed=5)
-    strong[rng.choice(PHRASES, 6, replace=False)] = False
+    strong = weak.copy()
+    strong[4 * np.arange(IMAGES)[~weak[::4]][:12]] = True  # won in 12 images, lost in 3
+    strong[4 * np.arange(IMAGES)[weak[::4]][:3]] = False
     alone = one_row(strong, weak)
     tasks = {f"task {n}": Task({"AMC": with_rate(0.5, n), "ALBEF": with_rate(0.5, n + 50)}, IDS) for n in range(19)}
     tasks["phrases"] = Task({"AMC": strong, "ALBEF": weak}, IDS)
     together = claims_table(tasks, [Claim("AMC", "ALBEF", task) for task in tasks])
     row = together.iloc[-1]
-    assert alone.verdict == REPRODUCED and 0.0026 < alone.p < 0.05
+    assert (alone.only_first, alone.only_second, alone.verdict) == (12, 3, REPRODUCED)
+    assert 0.0026 < alone.p < 0.05
     assert row.ci_low > 0 and row.p_holm > 0.05 and row.verdict == NOT_REPRODUCED
     np.testing.assert_allclose(together["p_holm"], holm(together["p"]))
 
@@ -147,7 +148,7 @@ def test_poster_stands_beside_what_it_measured():
     assert pd.isna(table.loc[f"AMC is better than ALBEF: {NEVER_BOXED}", "poster"])
     assert pd.isna(table.loc["AMC is better than ALBEF finetuned: phrases", "poster"])
     assert {len(of_system) for of_system in POSTER.values()} == {3}
-    assert table.reset_index().columns.tolist() == COLUMNS
+    assert table.reset_index().columns.tolist() == list(COLUMNS)
 
 
 @pytest.mark.parametrize(
