@@ -77,11 +77,11 @@ def test_no_lead_or_a_lag_is_not_reproduced(rate):
     assert ("behind ALBEF" in row.statement) == (row.difference < 0)
 
 
-@pytest.mark.parametrize(("lost", "verdict"), [(0, REPRODUCED), (4, REPRODUCED), (60, NOT_REPRODUCED)])
+@pytest.mark.parametrize(("lost", "verdict"), [(0, REPRODUCED), (2, REPRODUCED), (60, NOT_REPRODUCED)])
 def test_what_is_kept_may_lose_the_margin(lost, verdict):
     before = np.ones(PHRASES, dtype=bool)
     after = before.copy()
-    after[:lost] = False
+    after[: lost * 5 : 5] = False  # of different images
     row = one_row(after, before, kept=True, task=RETRIEVAL[0])
     assert row.verdict == verdict
     assert (row.ci_low > -MARGIN) == (verdict == REPRODUCED)
