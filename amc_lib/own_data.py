@@ -34,6 +34,7 @@ from amc_lib.pairs import FixedPairs, PairDataset, Phrase
 from amc_lib.photos import PhotoBank, PhotoPairs, reading
 from amc_lib.phrases import Tokenizer, clean
 from amc_lib.regions import Region
+from amc_lib.sources import open_checkpoint
 from amc_lib.statistics import accuracy_interval
 
 IMAGES_AT_ONCE = 4  # of evaluation: photographs with many phrases take memory
@@ -85,8 +86,6 @@ class OwnData:
     def bank(self, split: str, settings: Settings) -> FeatureBank | PhotoBank:
         """A split as a model of these settings is asked about it."""
         regions, vision = self.splits[split], settings.model.vision
-        if vision.trunk == "regions":
-            raise ValueError("own data are pictures: start from a checkpoint that reads pictures, not proposals")
         if settings.tier == "paper":
             return PhotoBank(split, regions, vision.image_size, "bilinear")
         return _through_trunk(split, regions, vision.image_size)
@@ -235,3 +234,13 @@ def comparison(before: Pointing, after: Pointing) -> pd.DataFrame:
         bounds = {"accuracy": interval.value, "ci_low": interval.low, "ci_high": interval.high}
         rows.append({"system": name} | {key: round(value, 2) for key, value in bounds.items()})
     return pd.DataFrame(rows).assign(phrases=len(ids), images=len(set(ids)))
+
+
+def starting_checkpoint(source: str | Path, tier: str) -> Checkpoint:
+    """The checkpoint that finetuning starts from. ValueError for one of another tier, or that reads proposals."""
+    checkpoint = open_checkpoint(source)
+    if checkpoint.settings.tier != tier:
+        raise ValueError(f"{source} is a checkpoint of the tier {checkpoint.settings.tier!r}, not of {tier!r}")
+    if checkpoint.settings.model.vision.trunk == "regions":
+        raise ValueError(f"{source} reads a detector's proposals; own data are pictures")
+    return checkpoint

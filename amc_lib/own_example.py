@@ -9,23 +9,26 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
+from amc_lib import runs
 from amc_lib.config import SceneSettings
 from amc_lib.datasets import scenes
 from amc_lib.datasets.own_csv import COLUMNS
 from amc_lib.files import write_bytes, write_csv
-from amc_lib.runs import RUNS
 
-FOLDER = RUNS / "own-example"
 SEED, SPLIT = 1, "phrases"  # of the drawn scenes; the study's own seed is 0
 IMAGES = 160
-EDITABLE = "boxes.csv"
+TABLE = "boxes.csv"
 
 
-def example_table(settings: SceneSettings, folder: Path = FOLDER, images: int = IMAGES) -> Path:
-    """The table in `folder`, drawn now if it is not there yet: edit it, or take it as a pattern for your own."""
-    table = folder / EDITABLE
+def example_table(settings: SceneSettings, folder: Path | None = None, images: int = IMAGES) -> Path:
+    """The table in `folder` (by default under runs/), drawn now if it is not there yet.
+
+    What is there stays: it may be edited, as a pattern for a table of one's own.
+    """
+    folder = runs.RUNS / "own-example" if folder is None else folder
+    table = folder / TABLE
     if not table.is_file():
-        own = replace(settings, seed=settings.seed + SEED)
+        own = replace(settings, seed=settings.seed + SEED, phrases=images)
         rows = []
         for index in tqdm(range(images), desc="drawing an example", unit="picture"):
             scene, name = scenes.draw(own, SPLIT, index), f"images/scene-{index:03}.png"
