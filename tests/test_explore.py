@@ -113,7 +113,7 @@ def test_strip_has_a_tile_for_each_token(grounder, picture):
     assert (np.asarray(token_strip(short))[16:] != np.asarray(token_strip(long))[16:116]).any()
 
 
-# ------------------------------------------------------------------------------------------------- losses of a drawn box
+# ------------------------------------------------------------------------------------------------ losses of a drawn box
 
 
 def grounding_of(raw: torch.Tensor, size: tuple[int, int] = (40, 40)) -> Grounding:
@@ -224,8 +224,6 @@ def test_drawn_box_changes_losses_and_mask_without_asking_again(explorer, monkey
 
 def test_phrase_of_no_words_is_said_above_the_old_pictures(explorer):
     before = shown(explorer)
-    explorer.phrase.value = "?<"
-    assert explorer.message.value == "<b>the phrase '?&lt;' has no words</b>" or "&lt;" in explorer.message.value
     explorer.phrase.value = "?"
     assert explorer.message.value == "<b>the phrase '?' has no words</b>"
     assert shown(explorer) == before

@@ -102,7 +102,7 @@ def _header(cells: list[str], path: Path) -> list[str]:
     missing = [name for name in COLUMNS if name not in header]
     for name in header:
         if name not in known:
-            close = difflib.get_close_matches(name, missing or known, n=1)
+            close = difflib.get_close_matches(name, missing or known, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
             raise ValueError(f"{path}, row 1: unknown column {name!r}{hint}")
     if missing:
