@@ -91,7 +91,7 @@ class Explorer:
         """Take another picture, whose phrases with one box are offered, and ask it the phrase."""
         shown = image.copy()
         shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-        self.image, self.inputs = shown, {}
+        self.image, self.inputs, self.answers, self.overlays = shown, {}, {}, {}
         for name, system in self.systems.items():
             if isinstance(system, Grounder):
                 self.inputs[name] = replace(system.encode(image), picture=shown)
@@ -122,9 +122,10 @@ class Explorer:
         self.mask.value = quick_png(mask_picture(self.image, self.box))
         for name, answer in self.answers.items():
             self.pictures[name].value = quick_png(outlined(self.overlays[name], self.box))
-            self.texts[name].value = heading(name, answer, self.box)
+            lines = [heading(name, answer, self.box)]
             if isinstance(answer, Grounding):
-                self.texts[name].value += loss_table(box_terms(answer, self.box, self.settings.amc), self.settings.amc)
+                lines.append(loss_table(box_terms(answer, self.box, self.settings.amc), self.settings.amc))
+            self.texts[name].value = "<br>".join(lines)
 
     def _answer(self, name: str) -> Grounding | RegionGrounding:
         system, inputs = self.systems[name], self.inputs[name]

@@ -231,6 +231,14 @@ def test_phrase_of_no_words_is_said_above_the_old_pictures(explorer):
     assert explorer.message.value == "" and shown(explorer) != before
 
 
+def test_box_can_be_drawn_before_any_phrase_is_answered(folder):
+    explorer = Explorer({"AMC": Grounder.load(folder)}, phrase="?")
+    assert explorer.message.value == "<b>the phrase '?' has no words</b>" and explorer.pictures["AMC"].value == b""
+    before = explorer.mask.value
+    explorer.across.value = (10, 20)
+    assert explorer.mask.value != before
+
+
 def upload(explorer: Explorer, name: str, content: bytes) -> None:
     """What the widget's value is after a browser sent a file."""
     file = Bunch(name=name, type="", size=len(content), content=memoryview(content), last_modified=datetime.now(UTC))

@@ -176,7 +176,7 @@ def test_another_picture_is_another_run(table, data, tmp_path):
 
 
 def test_pictures_go_through_the_trunk_and_boxes_become_shares(table, data):
-    pairs = data.training_pairs(tiny(phrases_per_image=99))
+    pairs = data.training_pairs(tiny(phrases_per_image=32, batch_size=1))
     regions = data.splits["train"]
     images = list(dict.fromkeys(region.image_id for region in regions))
     trunk, side = Lite0Trunk(), TINY.model.vision.image_size
@@ -291,7 +291,9 @@ def test_notebook_finetunes_and_says_what_changed(data, table, start, tmp_path, 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     parameters = {"csv": str(table), "val_share": 0.2, "seed": 3, "epochs": 2, "init": str(start)}
     parameters["output"] = str(tmp_path / "run")
-    papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
+    papermill.execute_notebook(
+        NOTEBOOK, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False, start_timeout=600
+    )
     outputs = [o for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in cell.get("outputs", [])]
     assert "".join(o.get("text", "") for o in outputs).rstrip().endswith("The run is in run")
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 3  # sheet, curves, examples
