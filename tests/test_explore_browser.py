@@ -27,13 +27,14 @@ SCENE, TYPED = 2, "the spotted cup"
 
 RUN_MENU = "return [...document.querySelectorAll('.lm-MenuBar-item')].find(item => item.textContent.trim() == 'Run')"
 RUN_ALL = "return document.querySelector('.lm-Menu-item[data-command=\"runmenu:run-all\"]')"
+CONNECTED = "return document.querySelector('#jp-main-statusbar')?.innerText.includes('(ipykernel) | Idle')"
 IDLE = "return document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=\"idle\"]')"
 PHRASE = """return [...document.querySelectorAll('.widget-text')]
     .find(box => box.querySelector('label')?.textContent == 'phrase')?.querySelector('input')"""
 COLUMN = """[...document.querySelectorAll('.widget-vbox')].find(box => box.querySelector(':scope > img') &&
     [...box.children].some(child => child.querySelector('b')?.textContent == arguments[0]))"""
-SOURCE = f"return {COLUMN}?.querySelector('img').src"
-SAID = f"return {COLUMN}?.querySelector('.widget-html-content').innerText"
+SOURCE = f"{COLUMN}?.querySelector('img').src"
+SAID = f"{COLUMN}?.querySelector('.widget-html-content').innerText"
 PICTURE = f"""return fetch({COLUMN}.querySelector('img').src).then(answer => answer.arrayBuffer()).then(
     buffer => btoa([...new Uint8Array(buffer)].map(byte => String.fromCharCode(byte)).join('')))"""
 
@@ -71,17 +72,18 @@ def test_typed_phrase_changes_the_picture(lab, tmp_path):
     expected = Explorer(load_systems("scenes"), TYPED, SCENE)
     with chromium(tmp_path) as browser:
         browser.open(f"{lab}/lab/tree/06_explore.ipynb?token={TOKEN}")
-        browser.until(IDLE)
+        browser.until(CONNECTED)  # before that, running cells would ask which kernel to take
         browser.click(browser.until(RUN_MENU))
         browser.click(browser.until(RUN_ALL))
-        source = {name: browser.until(SOURCE, name) for name in expected.pictures}
+        source = {name: browser.until(f"return {SOURCE}", name) for name in expected.pictures}
         browser.until(IDLE)
-        before = picture_of(browser, "AMC")
+        before, said_before = picture_of(browser, "AMC"), browser.script(f"return {SAID}", "AMC")
         browser.type(browser.until(PHRASE), TYPED)
         for name in expected.pictures:
-            browser.until(f"return ({SOURCE.removeprefix('return ')}) != arguments[1]", name, source[name])
+            browser.until(f"return {SOURCE} != arguments[1]", name, source[name])
+        said = browser.until(f"const said = {SAID}; return said != arguments[1] && said", "AMC", said_before)
+        after = picture_of(browser, "AMC")
         browser.screenshot(SCREENSHOTS / "06_explore.png")
-        after, said = picture_of(browser, "AMC"), browser.script(SAID, "AMC")
     assert np.abs(after - before).mean() > 1  # grey levels, of 255
     assert np.abs(after - decoded(expected.pictures["AMC"].value)).mean() < 0.1
     assert said.startswith("AMC match ") and "Lmean = max(0, " in said
