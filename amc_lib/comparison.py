@@ -50,6 +50,9 @@ def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, l
         else:
             folders[system] = [Path(runs or RUNS / "paper") / f"seed-{seed}" / name for seed in range(seeds)]
     for system in DETECTOR_BASED:
+        if seeds == 1 and not exists(folders[system][0]) and tier == "scenes" and exists(SHIPPED[system]):
+            print(f"{system}: the shipped checkpoint of seed 0 (several seeds are trained anew)")
+            folders[system] = [SHIPPED[system]]
         if not all(exists(source) for source in folders[system]):
             print(f"{system}: left out, there is no checkpoint at {plain(folders.pop(system))}")
     return folders

@@ -67,6 +67,12 @@ def train_detector(
     return open_detector_run(folder)
 
 
+def measure(detector: Detector, scenes: SceneSettings) -> dict[str, float]:
+    """All numbers of a detector on the `val` split, which it has not seen, each in [0, 1]."""
+    validation = open_objects(scenes, detector.settings.image_size, "val")
+    return evaluate(detector, validation) | named_rightly(detector, validation)
+
+
 def load_detector(source: str | Path = TRAINED) -> SceneDetector:
     """Load the detector of a run's folder, or one that the repository ships by its name.
 
@@ -137,13 +143,13 @@ def _usual_folder(settings: DetectorSettings, identity: str) -> Path:
 
 def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings) -> None:
     """Train, measure and write; metrics.json, whose presence says that the run is finished, comes last."""
-    bank, validation = (open_objects(scenes, settings.image_size, split) for split in ("train", "val"))
+    bank = open_objects(scenes, settings.image_size, "train")
     set_seed(settings.seed)
     detector = Detector(settings, scene_vocabulary())
     begin = time.perf_counter()
     history = train(detector, bank)
     seconds = time.perf_counter() - begin
-    numbers = evaluate(detector, validation) | named_rightly(detector, validation)
+    numbers = measure(detector, scenes)
     record = provenance({"detector": settings, "scenes": scenes}, seed=settings.seed, seconds=seconds)
     write_csv(folder / "history.csv", pd.DataFrame(history))
     save_detector(folder, detector, record)

@@ -76,12 +76,16 @@ _PRESETS = {"scenes": _scenes, "paper": _paper}
 
 
 def detector_based(settings: Settings) -> Settings:
-    """The same model and schedules for the detector-based system: proposals in place of patches.
+    """The same model and schedules on scenes for the detector-based system: proposals in place of patches.
 
-    A phrase is matched with one region, so captions of several things stay in their parts throughout.
+    A phrase is matched with one region, so captions of several things stay in their parts throughout. Depth of the
+    tower and rate of pretraining are those that did best among the trials (`amc_lib.trials`). Raises ValueError for
+    another tier: its detectors are there (`coco_detector`, `bottom_up`), a model over their proposals is not.
     """
-    vision = replace(settings.model.vision, trunk="regions", region_width=DetectorSettings.width)
-    pretraining = replace(settings.pretraining, short_captions_until=settings.pretraining.epochs)
+    if settings.tier != "scenes":
+        raise ValueError("the detector-based system is trained on drawn scenes alone: tier must be scenes")
+    vision = replace(settings.model.vision, trunk="regions", region_width=DetectorSettings.width, depth=1)
+    pretraining = replace(settings.pretraining, learning_rate=8e-4, short_captions_until=settings.pretraining.epochs)
     return replace(settings, model=replace(settings.model, vision=vision), pretraining=pretraining)
 
 

@@ -15,7 +15,7 @@ import nbformat
 from PIL import Image
 
 from amc_lib.checkpoints import SHIPPED as CHECKPOINTS
-from amc_lib.comparison import FINETUNED, SHIPPED
+from amc_lib.comparison import DETECTOR_BASED, FINETUNED, SHIPPED
 from amc_lib.files import write_bytes
 from amc_lib.runs import open_run
 from amc_lib.study import NOTEBOOKS, STUDY, plan
@@ -23,7 +23,7 @@ from amc_lib.study import NOTEBOOKS, STUDY, plan
 LARGE = 200_000  # bytes; larger pictures are shown smaller, figures/ has them in full
 WIDTH, QUALITY = 1200, 85  # pixels and JPEG quality of such a picture
 WIDGET = "application/vnd.jupyter.widget-view+json"
-SHOWN = ("data", "pretrain", "amc-0", "evaluate", "explore")  # the step whose outputs each notebook shows
+SHOWN = ("data", "pretrain", "amc-0", "vmrm-0", "evaluate", "explore")  # the step whose outputs each notebook shows
 
 
 def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -66,7 +66,7 @@ def publish_notebooks(study: Path = STUDY, notebooks: Path = NOTEBOOKS) -> None:
 
 def publish_checkpoints(study: Path = STUDY, checkpoints: Path = CHECKPOINTS) -> None:
     """Copy the finished runs of seed 0 under the names by which `Grounder.load` and 04 find them."""
-    for system, name in FINETUNED.items():
+    for system, name in (FINETUNED | DETECTOR_BASED).items():
         run = open_run(study / "seed-0" / name)
         shutil.copytree(run.folder, checkpoints / SHIPPED[system], dirs_exist_ok=True)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.detector import Proposals, SceneDetector
 from amc_lib.detector_runs import TRAINED, load_detector
-from amc_lib.grounder import checked_phrases, read_image
+from amc_lib.grounder import Grounder, checked_phrases, read_image
 from amc_lib.proposal_bank import RegionInputs
 from amc_lib.region_answers import DEFAULT_WAY
 from amc_lib.regions import Box
@@ -36,6 +36,14 @@ class RegionGrounding:
         """(x, y), pixels of the image: the centre of the best box."""
         x1, y1, x2, y2 = self.boxes[0]
         return (x1 + x2) / 2, (y1 + y2) / 2
+
+
+def open_grounder(source: str | Path, read: int | str | None = None) -> Grounder | RegionGrounder:
+    """Whichever of the two a checkpoint needs; `read` is the layer of its heatmap, or the way of scoring proposals."""
+    checkpoint = open_checkpoint(source)
+    if checkpoint.settings.model.vision.trunk == "regions":
+        return RegionGrounder(checkpoint, load_detector(), DEFAULT_WAY if read is None else read)
+    return Grounder(checkpoint, read)
 
 
 class RegionGrounder:

@@ -39,7 +39,7 @@ from amc_lib.vmrm import pair_losses
 
 RUNS = ROOT / "runs"
 PRETRAINED = "albef-scenes"  # the runs of pretraining that the repository ships
-PRETRAINED_VMRM = "vmrm-pretrained-scenes"
+PRETRAINED_VMRM, TUNED_VMRM = "vmrm-pretrained-scenes", "vmrm-scenes"
 CURVES = ["itc", "itm", "mlm", "amc", "mrm", "pointing"]
 VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
 IMAGES_AT_ONCE = 32
@@ -64,12 +64,8 @@ def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
     """
     if settings.tier == "paper":
         return _import_albef(settings, output)
-    name = _shipped_name(settings)
-    if output is None and name in shipped():
-        run = open_run(find(name))
-        if _holds(run, "pretraining", settings, None):
-            print(f"pretraining: shipped in {_shown(run.folder)} (name an output to train again)")
-            return run
+    if output is None and (run := _shipped_run(_shipped_name(settings), "pretraining", settings, None)):
+        return run
 
     def start() -> tuple[ALBEF, Tokenizer]:
         tokenizer = Tokenizer(word_vocabulary(scene_language.vocabulary()), settings.model.text.max_tokens)
@@ -98,12 +94,18 @@ def finetune(
 ) -> Run:
     """Finetune checkpoint `init` on region phrases: with AMC, or by ALBEF's objectives alone if both lambdas are 0.
 
-    By default it starts from `pretrained(settings)` and reads the tier's data. The model's sizes are those of the
-    checkpoint.
+    By default it starts from `pretrained(settings)` and reads the tier's data; the model's sizes are those of the
+    checkpoint. Of the detector-based system, without an `output`, the run that the repository ships is opened if it is
+    of these settings.
     """
     init = pretrained(settings) if init is None else init
     if not is_official(init):
         settings = dataclasses.replace(settings, model=from_mapping(Settings, description(init)["settings"]).model)
+
+    if output is None and _with_detector(settings):
+        run = _shipped_run(TUNED_VMRM, "finetuning", settings, weights_hash(init))
+        if run is not None:
+            return run
 
     def start() -> tuple[ALBEF, Tokenizer]:
         checkpoint = open_checkpoint(init)
@@ -121,6 +123,17 @@ def pretrained(settings: Settings) -> str | Path:
         return official_albef()
     name = _shipped_name(settings)
     return name if name in shipped() else pretrain(settings).folder
+
+
+def _shipped_run(name: str, stage: str, settings: Settings, init_sha256: str | None) -> Run | None:
+    """The run of a shipped name, if it is of these settings."""
+    if name not in shipped():
+        return None
+    run = open_run(find(name))
+    if not _holds(run, stage, settings, init_sha256):
+        return None
+    print(f"{stage}: shipped in {_shown(run.folder)} (name an output to train again)")
+    return run
 
 
 def _shipped_name(settings: Settings) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from amc_lib.figures import (
     Example,
+    Shown,
     heat_overlay,
     learning_curves,
     method_figure,
@@ -108,15 +109,19 @@ class TestMethod:
             method_figure(image, heatmap, mask[:10])
 
 
+CHOSEN = (12, 4, 28, 16)
+
+
 def example(phrase="a red helicopter", hits=(False, False, True), point=(20, 10), size=(60, 40)):
-    systems = dict(zip(("ALBEF", "ALBEF finetuned", "AMC"), hits, strict=True))
+    """Two systems with heatmaps and, between them, one that chooses a box."""
+    in_detector, with_heat, amc = hits
     heat = np.zeros((size[1], size[0]))
-    return Example(
-        Image.new("RGB", size, "white"),
-        phrase,
-        [(10, 5, 30, 20), (40, 5, 50, 20)],
-        {name: (heat, point, hit) for name, hit in systems.items()},
-    )
+    systems = {
+        "ALBEF": Shown(point, with_heat, heatmap=heat),
+        "VMRM": Shown(point, in_detector, box=CHOSEN),
+        "AMC": Shown(point, amc, heatmap=heat),
+    }
+    return Example(Image.new("RGB", size, "white"), phrase, [(10, 5, 30, 20), (40, 5, 50, 20)], systems)
 
 
 class TestQualitative:
@@ -134,7 +139,9 @@ class TestQualitative:
         for panel in axes[1:]:
             assert tuple(panel.lines[0].get_xydata()[0]) == (20.5, 10.5)
         for panel in axes:
-            assert {patch.get_bbox().bounds for patch in panel.patches} == {(10, 5, 20, 15), (40, 5, 10, 15)}
+            drawn = {patch.get_bbox().bounds for patch in panel.patches}
+            assert {(10, 5, 20, 15), (40, 5, 10, 15)} <= drawn
+            assert ((12, 4, 16, 12) in drawn) == (len(drawn) == 3) == panel.get_title(loc="left").startswith("VMRM")
 
     def test_what_does_not_fit_is_refused(self):
         with pytest.raises(ValueError, match="no examples"):

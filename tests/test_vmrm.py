@@ -14,7 +14,7 @@ from amc_lib.model.objectives import IGNORED
 from amc_lib.phrases import SPECIAL, Tokenizer
 from amc_lib.step import Batch, training_losses
 from amc_lib.training import parameter_groups
-from amc_lib.vmrm import PairLosses, is_proposal, pair_losses, region_features, score_regions, similarities
+from amc_lib.vmrm import WAYS, PairLosses, is_proposal, pair_losses, region_features, score_regions, similarities
 
 WIDTH, PROPOSALS = 6, 5
 
@@ -58,8 +58,9 @@ def batch_of(rows: list[int], seed: int = 0) -> Batch:
     )
 
 
-def losses_of(model: ALBEF, batch: Batch) -> PairLosses:
-    return pair_losses(model, batch, TINY_OBJECTIVE, TINY_AMC, generator=torch.Generator().manual_seed(0))
+def losses_of(model: ALBEF, batch: Batch, softness: float = 0.0, **options) -> PairLosses:
+    objective = dataclasses.replace(TINY_OBJECTIVE, region_softness=softness)
+    return pair_losses(model, batch, objective, TINY_AMC, generator=torch.Generator().manual_seed(0), **options)
 
 
 def test_order_of_proposals_does_not_matter_and_places_do():
@@ -103,14 +104,22 @@ def test_similarities_are_cosines_and_padding_is_never_matched():
     assert is_proposal(batch.image).tolist() == [[True] * 4 + [False], [True] * 5]
 
 
-def test_contrast_is_the_naive_one():
-    """Phrases 0 and 1 belong to image 0, phrase 2 to image 1; each image answers with its most similar region."""
+@pytest.mark.parametrize("softness", [0.0, 0.2])
+def test_contrast_is_the_naive_one(softness):
+    """Phrases 0 and 1 belong to image 0, phrase 2 to image 1; each image answers with its most similar region, or
+    softly with all of them."""
     model, batch = region_model(), batch_of([0, 0, 1])
     embeds = model.encode_image(batch.image)
     text_feat = model.text_features(model.encode_text(batch.input_ids, batch.attention_mask))
     cosines = similarities(text_feat, region_features(model, embeds), batch.image)
     temperature = model.temp.item()
-    best = [[max(cosines[b, i].tolist()) / temperature for i in range(2)] for b in range(3)]
+
+    def best_of(values: list[float]) -> float:
+        if not softness:
+            return max(values)
+        return softness * math.log(sum(math.exp(value / softness) for value in values))
+
+    best = [[best_of(cosines[b, i].tolist()) / temperature for i in range(2)] for b in range(3)]
 
     def log_share(values: list[float], index: int) -> float:
         return values[index] - math.log(sum(math.exp(v) for v in values))
@@ -118,7 +127,26 @@ def test_contrast_is_the_naive_one():
     of_text = -sum(log_share(best[b], [0, 0, 1][b]) for b in range(3)) / 3
     columns = [[best[b][i] for b in range(3)] for i in range(2)]
     of_image = -((log_share(columns[0], 0) + log_share(columns[0], 1)) / 2 + log_share(columns[1], 2)) / 2
-    assert losses_of(model, batch).itc.item() == pytest.approx((of_text + of_image) / 2)
+    assert losses_of(model, batch, softness).itc.item() == pytest.approx((of_text + of_image) / 2)
+
+
+def test_before_fusion_the_contrast_stands_alone_and_is_the_same():
+    model, batch = region_model(), batch_of([0, 0, 1])
+    alone, all_terms = (losses_of(model, batch, softness=0.07, fuse=fuse) for fuse in (False, True))
+    assert (alone.mlm, alone.mrm, alone.itm) == (0, 0, 0) and alone.total.item() == alone.itc.item()
+    assert alone.itc.item() == pytest.approx(all_terms.itc.item())
+
+
+def test_only_the_asked_ways_are_scored_and_each_as_among_all():
+    model = region_model().float()
+    tokenizer = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
+    asked = (model, tokenizer, some_regions(2).float(), ["w1 w2", "w3"], [0, 1])
+    everything = score_regions(*asked)
+    assert set(everything) == set(WAYS)
+    for way in WAYS:
+        (only,) = score_regions(*asked, [way]).items()
+        assert only[0] == way
+        torch.testing.assert_close(only[1], everything[way])
 
 
 def test_matching_and_language_see_the_matched_region_alone():

@@ -67,7 +67,7 @@ def qualitative_figure(examples: Sequence[Example], abreast: int = 1) -> Figure:
     blocks = body.subfigures(lines, abreast, squeeze=False).flat
     for block, example in zip(blocks, examples, strict=False):
         _draw_example(block, example)
-    separator = "      " if abreast * columns > 3 else "\n"
+    separator = "      " if abreast * columns > 4 else "\n"
     key = separator.join(["      ".join(KEY[:2]), KEY[2]])
     footer.text(0.02 / abreast, 0.45, key, ha="left", va="center", color=MUTED, fontsize=8, linespacing=1.4)
     return figure

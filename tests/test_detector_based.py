@@ -1,0 +1,235 @@
+"""The detector-based system from pretraining to the table, on a few drawn scenes, with the shipped detector."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_runs import LOSSES, TINY, OneByOne
+
+from amc_lib import Grounder, comparison, runs, tiers
+from amc_lib.checkpoints import CheckpointError
+from amc_lib.comparison import Answers, answer, layer_table, proposal_banks, study_folders
+from amc_lib.costs import COLUMNS, answer_both_ways, cost_table, weights
+from amc_lib.datasets import object_bank, scene_bank
+from amc_lib.detector_runs import load_detector
+from amc_lib.explore import detections_of, example_of
+from amc_lib.presets import detector_based, preset
+from amc_lib.proposals import open_proposals
+from amc_lib.region_answers import choose_regions, oracle
+from amc_lib.region_grounder import RegionGrounder, open_grounder
+from amc_lib.runs import Run, finetune, pretrain
+from amc_lib.trials import VMRM, VMRM_START, VMRM_TAKEN, vmrm_settings
+from amc_lib.vmrm import WAYS
+
+SETTINGS = detector_based(replace(TINY, scenes=replace(TINY.scenes, pretrain=32, train=32)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_a_folder_of_its_own(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detector-based")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene_bank, "ProcessPoolExecutor", OneByOne)
+        patch.setattr(object_bank, "ProcessPoolExecutor", OneByOne)
+        patch.setattr(tiers, "open_bank", functools.partial(scene_bank.open_bank, cache=folder / "cache"))
+        patch.setattr(tiers, "open_proposals", functools.partial(open_proposals, cache=folder / "cache"))
+        patch.setattr(runs, "RUNS", folder / "runs")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> Run:
+    return pretrain(SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def tuned(pretrained) -> Run:
+    return finetune(SETTINGS, pretrained.folder)
+
+
+@pytest.fixture(scope="module")
+def answers(tuned) -> Answers:
+    return answer(tuned.folder, {})
+
+
+@pytest.fixture(scope="module")
+def grounder(tuned) -> RegionGrounder:
+    return RegionGrounder.load(tuned.folder)
+
+
+@pytest.fixture(scope="module")
+def with_heatmap(in_a_folder_of_its_own) -> Grounder:
+    return Grounder.load(pretrain(TINY).folder)
+
+
+def test_both_stages_minimise_the_four_terms_on_pairs_without_boxes(pretrained, tuned):
+    terms = {"mlm", "mrm", "itc", "itm", "total"}
+    for run in (pretrained, tuned):
+        assert terms <= set(run.history) and "amc" not in run.history
+        assert run.history["total"].iloc[-1] == pytest.approx(
+            run.history[list(terms - {"total"})].iloc[-1].sum(), rel=1e-5
+        )
+        assert 0 <= run.history["pointing"].iloc[-1] <= 100
+    assert set(LOSSES) - terms == {"amc"}
+    assert tuned.metrics["init_sha256"] == pretrained.checkpoint().sha256
+
+
+def test_finetuning_moves_the_tower_over_proposals(pretrained, tuned):
+    before, after = (run.checkpoint().model.state_dict() for run in (pretrained, tuned))
+    moved = {name.split(".")[0] for name in before if not before[name].equal(after[name])}
+    assert {"visual_encoder", "vision_proj", "text_encoder", "text_proj", "itm_head", "region_head"} <= moved
+
+
+def test_answers_are_read_by_the_way_that_is_best_on_validation(answers, tuned):
+    assert set(answers.layers) == set(WAYS)
+    assert answers.layers[answers.layer] == max(answers.layers.values())
+    assert set(answers.pointing) == set(tiers.EVALUATED_SCENES)
+    checkpoint, bank = tuned.checkpoint(), tiers.scene_split(SETTINGS, "referring_a")
+    again = choose_regions(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank)[answers.layer]
+    assert np.array_equal(again.boxes, answers.pointing["referring_a"].boxes)
+    table = layer_table({"VMRM": [answers]})
+    assert table.loc[table["chosen"], "layer"].tolist() == [answers.layer]
+
+
+def test_no_choice_among_the_proposals_beats_the_oracle(answers):
+    for split, of_split in answers.pointing.items():
+        best = oracle(tiers.scene_split(SETTINGS, split))
+        assert (best.hits | ~of_split.hits).all()
+        assert best.hits.mean() > of_split.hits.mean()
+
+
+def test_banks_of_proposals_hold_the_phrases_that_all_are_asked(tuned):
+    banks = proposal_banks({"VMRM": [tuned.folder]})
+    for split, bank in tiers.evaluation_banks(replace(TINY, scenes=SETTINGS.scenes)).items():
+        assert banks[split].all_regions() == bank.all_regions()
+    assert proposal_banks({"AMC": ["anything"]}) == {}
+
+
+def test_system_whose_checkpoint_is_missing_is_left_out_aloud(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(comparison, "pretrained", lambda settings: "albef-scenes")
+    folders = study_folders("scenes", tmp_path, seeds=2)
+    assert "VMRM" not in folders and len(folders["AMC"]) == 2
+    assert "VMRM: left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_study_of_one_seed_falls_back_on_the_shipped_checkpoint(monkeypatch, tmp_path, capsys, shipped):
+    monkeypatch.setattr(comparison, "pretrained", lambda settings: "albef-scenes")
+    monkeypatch.setattr(comparison, "exists", lambda source: shipped and source == "vmrm-scenes")
+    folders = study_folders("scenes", tmp_path, seeds=1)
+    assert folders.get("VMRM") == (["vmrm-scenes"] if shipped else None)
+    assert ("of seed 0" if shipped else "left out") in capsys.readouterr().out
+
+
+def test_finetuning_without_an_output_opens_the_shipped_run_of_these_settings(monkeypatch, pretrained, tuned, capsys):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(runs, "train", forbidden)
+    monkeypatch.setattr(runs, "shipped", lambda: ["vmrm-scenes"])
+    monkeypatch.setattr(runs, "find", {"vmrm-scenes": tuned.folder}.get)
+    assert finetune(SETTINGS, pretrained.folder).folder == tuned.folder
+    assert "shipped in" in capsys.readouterr().out
+    other = replace(SETTINGS, finetuning=replace(SETTINGS.finetuning, learning_rate=1e-3))
+    with pytest.raises(AssertionError, match="trained again"):
+        finetune(other, pretrained.folder)
+
+
+def test_picture_and_cached_proposals_give_the_same_answer(grounder, answers):
+    bank = tiers.scene_split(SETTINGS, "phrases")
+    regions = bank.all_regions()[:4]
+    checkpoint = grounder.checkpoint
+    cached = choose_regions(checkpoint.model, checkpoint.tokenizer, regions, bank, [grounder.way])[grounder.way]
+    for region, box in zip(regions, cached.boxes, strict=True):
+        grounding = grounder.ground(region.image.open(), region.phrase)
+        assert np.allclose(grounding.boxes[0], box, atol=0.5)
+        assert grounding.scores == sorted(grounding.scores, reverse=True)
+        x1, y1, x2, y2 = grounding.boxes[0]
+        assert grounding.point == ((x1 + x2) / 2, (y1 + y2) / 2)
+
+
+def test_several_phrases_share_one_look_of_the_detector(grounder, monkeypatch):
+    image, looks = tiers.scene_split(SETTINGS, "val").all_regions()[0].image.open(), []
+    propose = grounder.detector.propose
+    monkeypatch.setattr(grounder.detector, "propose", lambda images: looks.append(1) or propose(images))
+    both = grounder.ground(image, ["red cup", "dog"])
+    assert [one.phrase for one in both] == ["red cup", "dog"] and len(looks) == 1
+    assert grounder.ground(image, []) == []
+    with pytest.raises(ValueError):
+        grounder.ground(image, "")
+
+
+def test_each_kind_of_checkpoint_is_opened_by_its_own_grounder(tuned, with_heatmap):
+    heat_folder = pretrain(TINY).folder
+    assert isinstance(open_grounder(tuned.folder, "matching"), RegionGrounder)
+    assert open_grounder(tuned.folder, "matching").way == "matching"
+    assert isinstance(open_grounder(heat_folder, 1), Grounder) and open_grounder(heat_folder, 1).layer == 1
+    with pytest.raises(CheckpointError, match=r"Grounder\.load"):
+        RegionGrounder.load(heat_folder)
+    with pytest.raises(CheckpointError, match=r"RegionGrounder\.load"):
+        Grounder.load(tuned.folder)
+
+
+def test_costs_count_the_detector_and_measure_all_on_the_same_pictures(grounder, with_heatmap):
+    regions = tiers.scene_split(SETTINGS, "phrases").all_regions()
+    table = cost_table({"VMRM": grounder, "AMC": with_heatmap}, regions[:8])
+    assert tuple(table) == COLUMNS and table["system"].tolist() == ["VMRM", "AMC"]
+    assert (table["ms_first_phrase"] > 0).all() and table["pictures"].nunique() == 1
+    detector = load_detector()
+    of_detector = sum(p.numel() for p in detector.detector.parameters()) + sum(
+        p.numel() for p in detector.trunk.parameters()
+    )
+    of_model = sum(p.numel() for p in grounder.checkpoint.model.parameters() if p.requires_grad)
+    assert weights(grounder) == of_detector + of_model
+
+
+def test_both_ways_answer_one_phrase(grounder, with_heatmap):
+    region = tiers.scene_split(SETTINGS, "referring_b").all_regions()[0]
+    shown = answer_both_ways(region, grounder, with_heatmap)
+    assert shown.phrase == region.phrase and shown.truth == region.boxes
+    assert list(shown.proposals) == grounder.ground(region.image.open(), region.phrase).boxes
+    assert shown.peak == with_heatmap.ground(region.image.open(), region.phrase).point
+    assert set(shown.seconds) == {"detect", "match", "explain"} and min(shown.seconds.values()) > 0
+
+
+def test_examples_show_a_box_of_the_one_and_a_heatmap_of_the_other(grounder, with_heatmap):
+    region = tiers.scene_split(SETTINGS, "referring_b").all_regions()[0]
+    shown = example_of(region, {"VMRM": grounder, "AMC": with_heatmap}).systems
+    assert shown["VMRM"].heatmap is None and shown["VMRM"].box == tuple(
+        grounder.ground(region.image.open(), region.phrase).boxes[0]
+    )
+    assert shown["AMC"].box is None and shown["AMC"].heatmap.shape == region.image.open().size[::-1]
+
+
+def test_detections_carry_the_detectors_own_names(grounder):
+    region = tiers.scene_split(SETTINGS, "val").all_regions()[0]
+    sheet = detections_of(region, grounder)
+    assert 0 < len(sheet.regions) <= grounder.detector.settings.boxes
+    for seen in sheet.regions:
+        name, percent = seen.phrase.rsplit(", ", 1)
+        assert name in grounder.detector.classes and 0 <= int(percent.split()[0]) <= 100
+
+
+# -------------------------------------------------------------------------------------------------------------- trials
+
+
+@pytest.mark.parametrize("changes", [*VMRM], ids=str)
+def test_trial_changes_what_its_row_says_and_nothing_else(changes):
+    start, changed = vmrm_settings(VMRM_START, 1), vmrm_settings(VMRM_START | changes, 1)
+    parts = ("pretraining", "objective", "model")
+    differing = {
+        name
+        for part in parts
+        for name, value in vars(getattr(changed, part)).items()
+        if value != getattr(getattr(start, part), name)
+    }
+    assert differing == {"vision" if name == "depth" else name for name in changes}
+
+
+def test_settings_taken_are_a_row_of_the_trials_and_those_of_the_preset():
+    taken, own = vmrm_settings(VMRM_START | VMRM_TAKEN, 1), detector_based(preset("scenes"))
+    assert VMRM_TAKEN in VMRM
+    assert taken.model == own.model and taken.objective == own.objective
+    assert taken.pretraining.learning_rate == own.pretraining.learning_rate
