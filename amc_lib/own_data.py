@@ -151,6 +151,9 @@ def open_data(csv: str | Path, images: str | Path | None = None, shares: SplitSe
 
     Raises ValueError with one sentence where the table is at fault (see `own_csv.read`), or a split has no image.
     """
+    for name, value in (("csv", csv), ("images", images)):
+        if not isinstance(value, str | Path | None):
+            raise ValueError(f"{name} must be a path, got {value!r}")
     csv = Path(csv)
     regions = own_csv.read(csv, images)
     if not regions[0].split:
@@ -197,7 +200,7 @@ def fitted(settings: Settings, data: OwnData) -> Settings:
 def unknown_words(tokenizer: Tokenizer, data: OwnData) -> pd.DataFrame:
     """Words that the model has no token for, most frequent first: in how many phrases, and as what they are read.
 
-    The row of all words comes last; its share is that of phrases with such a word.
+    Then the number of phrases with any such word and, if there are any, of those too long for training, which cuts them.
     """
     phrases = [clean(region.phrase).split() for regions in data.splits.values() for region in regions]
     pieces = {word: tokenizer.tokens(word)[1:-1] for words in phrases for word in words}
@@ -209,6 +212,9 @@ def unknown_words(tokenizer: Tokenizer, data: OwnData) -> pd.DataFrame:
     rows.sort(key=lambda row: (-row["phrases"], row["word"]))
     affected = sum(any(word in unknown for word in words) for words in phrases)
     rows.append({"word": f"{len(unknown)} of {len(pieces)} words", "phrases": affected, "read as": ""})
+    lengths = [2 + sum(len(pieces[word]) for word in words) for words in phrases]  # with [CLS] and [SEP]
+    if cut := sum(length > tokenizer.max_tokens for length in lengths):
+        rows.append({"word": f"longer than {tokenizer.max_tokens} tokens", "phrases": cut, "read as": "its beginning"})
     return pd.DataFrame(rows, columns=["word", "phrases", "read as"])
 
 

@@ -26,6 +26,7 @@ from amc_lib import own_data, presets, runs
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import Settings
 from amc_lib.datasets import scenes
+from amc_lib.datasets.image_files import ImageFile
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.scene_bank import pixels
 from amc_lib.datasets.scene_language import vocabulary
@@ -217,6 +218,14 @@ def test_words_without_a_token_are_counted_and_shown(data, start):
     assert words["word"].iloc[-1] == f"1 of {len(every)} words"
 
 
+def test_phrases_that_training_cuts_are_counted(table, start):
+    tokenizer = load_checkpoint(start).tokenizer
+    picture, phrases = ImageFile(table), ["big cat " * 11, "big cat " * 12, "zeppelin " * 3]  # 24, 26 and 26 tokens
+    regions = Regions(Region(str(n), "test", picture, "a", phrase, ()) for n, phrase in enumerate(phrases))
+    last = unknown_words(tokenizer, OwnData("own", table, {"test": regions}, "")).iloc[-1]
+    assert (last["word"], last["phrases"]) == ("longer than 25 tokens", 2)
+
+
 def test_small_sets_get_a_batch_that_they_fill_and_a_short_warm_up(data):
     preset = replace(TINY.finetuning, batch_size=32, warmup_steps=50, epochs=20)
     training = fitted(replace(TINY, finetuning=preset), data).finetuning
@@ -318,6 +327,7 @@ def test_notebook_finetunes_and_says_what_changed(data, table, start, tmp_path, 
         ({"val_share": 0.9}, "leave, with val_share, images to train on"),
         ({"init": "nowhere"}, "no checkpoint at 'nowhere'"),
         ({"csv": "nowhere.csv"}, "nowhere.csv: no such file"),
+        ({"csv": 5}, "csv must be a path, got 5"),
         ({"csv": "{table}", "images": "/nowhere"}, "/nowhere: no such folder of pictures"),
     ],
     ids=str,
