@@ -33,8 +33,9 @@ from amc_lib.datasets.scene_language import vocabulary
 from amc_lib.evaluation import Pointing, ground_phrases, peak, point_hits
 from amc_lib.model import build
 from amc_lib.model.trunk import Lite0Trunk
-from amc_lib.own_data import OwnData, SplitSettings, comparison, fitted, open_data, starting_checkpoint, unknown_words
+from amc_lib.own_data import OwnData, SplitSettings, fitted, open_data
 from amc_lib.own_example import example_table
+from amc_lib.own_report import ask, comparison, starting_checkpoint, unknown_words
 from amc_lib.pairs import box_mask
 from amc_lib.photos import PhotoBank
 from amc_lib.phrases import Tokenizer, word_vocabulary
@@ -198,7 +199,7 @@ def test_answers_are_those_of_one_phrase_at_a_time_in_the_pixels_of_the_picture(
     checkpoint = load_checkpoint(start)
     everything = OwnData("all", data.root, {"test": Regions(r for s in data.splits.values() for r in s)}, "")
     bank = everything.bank("test", checkpoint.settings)
-    asked = own_data.ask(checkpoint, bank)
+    asked = ask(checkpoint, bank)
     trunk, side, layer = Lite0Trunk(), TINY.model.vision.image_size, TINY.amc.layer
     sizes = set()
     for region, point in list(zip(asked.regions, asked.points, strict=True))[::5]:
@@ -277,7 +278,7 @@ def test_photographs_train_from_an_official_checkpoint(table, tmp_path, monkeypa
     settings = fitted(presets.preset("paper"), own)
     before = starting_checkpoint(official, "paper")
     bank = own.bank("test", before.settings)
-    assert isinstance(bank, PhotoBank) and own_data.ask(before, bank).points.shape == (len(own.splits["test"]), 2)
+    assert isinstance(bank, PhotoBank) and ask(before, bank).points.shape == (len(own.splits["test"]), 2)
     run = finetune(settings, official, tmp_path / "run", own)
     pairs = own.training_pairs(settings)
     assert len(pairs) == 7 and {len(pairs.choices(row)) for row in range(7)} == {
@@ -311,7 +312,7 @@ def test_notebook_finetunes_and_says_what_changed(data, table, start, tmp_path, 
     accuracy = pd.read_csv(tmp_path / "run" / "own_data.csv").set_index("system")["accuracy"]
     for name, folder in (("before", start), ("after", tmp_path / "run")):
         checkpoint = load_checkpoint(folder)
-        asked = own_data.ask(checkpoint, data.bank("test", checkpoint.settings))
+        asked = ask(checkpoint, data.bank("test", checkpoint.settings))
         assert accuracy[name] == round(100 * point_hits(asked.points, asked.regions).mean(), 2)
     assert accuracy["change"] == pytest.approx(accuracy["after"] - accuracy["before"], abs=0.011)
 
