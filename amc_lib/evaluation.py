@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 
 from amc_lib import gradcam
 from amc_lib.model import ALBEF
+from amc_lib.model.text import ImageMemory
 from amc_lib.phrases import Tokenizer
 from amc_lib.regions import Region
 
@@ -69,23 +71,45 @@ def ground_phrases(
     images: [B, C, H, W]. Each image is encoded once for all its phrases, and the backward pass runs only through the
     layers above the heatmap. Gradients and the training mode of the model stay as they were.
     """
-    device = model.temp.device
-    was_training = model.training
-    model.eval()
-    try:
+    memory = remember_images(model, images).rows(torch.as_tensor(image_rows, device=model.temp.device))
+    raw, scores, _ = ground_remembered(model, tokenizer, memory, phrases, layer)
+    return raw, scores
+
+
+def remember_images(model: ALBEF, images: Tensor) -> ImageMemory:
+    """What `ground_remembered` needs of images [B, C, H, W], without gradient: good for any phrase and any layer."""
+    with _evaluating(model), torch.no_grad():
+        return model.text_encoder.remember(model.encode_image(images.to(model.temp.device)))
+
+
+def ground_remembered(
+    model: ALBEF, tokenizer: Tokenizer, memory: ImageMemory, phrases: Sequence[str], layer: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`ground_phrases` of images encoded before, row p for phrase p; also each token's share in the heatmaps.
+
+    Those are raw maps [P, L, G, G] whose mean over the L tokens, padding included, is the heatmap.
+    """
+    with _evaluating(model):
         tokens = tokenizer(phrases, model.settings.text.positions)
-        input_ids, text_mask = (tensor.to(device) for tensor in tokens)
-        rows = torch.as_tensor(image_rows, device=device)
+        input_ids, text_mask = (tensor.to(model.temp.device) for tensor in tokens)
         with torch.no_grad():
-            memory = model.text_encoder.remember(model.encode_image(images.to(device))).rows(rows)
             text_embeds = model.encode_text(input_ids, text_mask)
         with torch.enable_grad(), gradcam.watch_attention(model.text_encoder, layer, twice=False) as watch:
             fusion_embeds = model.text_encoder.fuse(text_embeds.requires_grad_(), text_mask, memory)
             itm_logits = model.match(fusion_embeds)
-            raw = gradcam.heatmap(watch, itm_logits, text_mask, create_graph=False)
+            raw, of_tokens = gradcam.token_heatmaps(watch, itm_logits, text_mask)
+    return raw.cpu(), itm_logits.detach().float().softmax(1)[:, 1].cpu(), of_tokens.cpu()
+
+
+@contextmanager
+def _evaluating(model: ALBEF) -> Iterator[None]:
+    """The model in evaluation mode inside the block."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
-    return raw.cpu(), itm_logits.detach().float().softmax(1)[:, 1].cpu()
 
 
 def point_at(

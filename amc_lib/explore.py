@@ -2,79 +2,181 @@
 
 from __future__ import annotations
 
+import html
 import io
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
+from amc_lib.comparison import study_folders
 from amc_lib.config import SceneSettings
 from amc_lib.datasets import scenes
 from amc_lib.evaluation import point_hits
+from amc_lib.explanation import box_terms, heading, loss_table, mask_picture, outlined, overlay, quick_png, token_strip
 from amc_lib.figures import Example, Shown
-from amc_lib.grounder import Grounder, read_image
+from amc_lib.grounder import Grounder, Grounding, checked_phrases, read_image
 from amc_lib.pairs import box_mask
 from amc_lib.region_grounder import RegionGrounder, RegionGrounding
-from amc_lib.regions import Region
+from amc_lib.regions import Box, Region
 from amc_lib.tiers import SheetImage
 
-PICTURE_WIDTH = "320px"
-SPLIT = "referring_b"
+SPLIT = "referring_b"  # of the scenes to choose from: the one in which twins stand side by side
+SHOWN_SIDE = 480  # pixels of the longer side of a picture as it is shown; the systems read it at its full size
+COLUMN = "260px"
+MIDDLE = (25.0, 75.0)  # a box across or down a picture before any is drawn, percent
+
+
+def load_systems(
+    tier: str, albef: str | Path | None = None, amc: str | Path | None = None, vmrm: str | Path | None = None
+) -> dict[str, Grounder | RegionGrounder]:
+    """The systems of the comparison, each from a checkpoint's folder or name; None: as `make study` or `make paper`
+    leaves it. The detector-based system takes part where its checkpoint is there.
+    """
+    usual = {system: sources[0] for system, sources in study_folders(tier, None, seeds=1).items()}
+    systems: dict[str, Grounder | RegionGrounder] = {
+        "ALBEF": Grounder.load(albef or usual["ALBEF"]),
+        "AMC": Grounder.load(amc or usual["AMC"]),
+    }
+    if vmrm or "VMRM" in usual:
+        systems["VMRM"] = RegionGrounder.load(vmrm or usual["VMRM"])
+    return systems
 
 
 class Explorer:
-    """A picture (a scene or an upload), a phrase, and one overlay for each of `grounders`.
+    """A picture (a scene or an upload), a phrase, a box: what every system answers, and the losses of its heatmap.
 
-    `panel` is the widget to display; `pictures` and `scores` hold what is shown, by system.
+    `panel` is the widget to display; `pictures`, `texts` and `strips` hold what is shown, by system. A picture is
+    read once by each system and kept until the next one is chosen.
     """
 
-    def __init__(self, grounders: Mapping[str, Grounder], phrase: str, scene: int = 0) -> None:
-        self.grounders = dict(grounders)
-        self.settings = next(iter(self.grounders.values())).checkpoint.settings.scenes
+    def __init__(self, systems: Mapping[str, Grounder | RegionGrounder], phrase: str, scene: int = 0) -> None:
+        self.systems = dict(systems)
+        grounder = next(system for system in self.systems.values() if isinstance(system, Grounder))
+        self.settings, text = grounder.checkpoint.settings, grounder.checkpoint.settings.model.text
         self.phrase = widgets.Text(value=phrase, description="phrase", continuous_update=False)
-        self.scene = widgets.BoundedIntText(scene, 0, self.settings.count(SPLIT) - 1, description="scene")
+        self.suggestions = widgets.Dropdown(description="or one of")
+        self.scene = widgets.BoundedIntText(scene, 0, self.settings.scenes.count(SPLIT) - 1, description="scene")
         self.upload = widgets.FileUpload(accept="image/*", description="own image")
-        self.message = widgets.HTML()
-        self.pictures = {name: widgets.Image(format="png", width=PICTURE_WIDTH) for name in self.grounders}
-        self.scores = {name: widgets.HTML() for name in self.grounders}
-        columns = [widgets.VBox((self.scores[name], self.pictures[name])) for name in self.grounders]
-        controls = widgets.HBox((self.phrase, self.scene, self.upload))
-        self.panel = widgets.VBox((controls, self.message, widgets.HBox(columns)))
-        self.image = draw_scene(self.settings, scene)
-        self.phrase.observe(lambda _: self.show(), names="value")
-        self.scene.observe(self._new_scene, names="value")
+        self.layer = widgets.IntSlider(grounder.layer, text.fusion_from, text.layers - 1, description="layer")
+        self.across, self.down = (
+            widgets.FloatRangeSlider(value=MIDDLE, description=name) for name in ("box, x", "box, y")
+        )
+        self.message, self.time = widgets.HTML(), widgets.HTML()
+        self.mask = widgets.Image(format="png", width=COLUMN)
+        self.pictures = {name: widgets.Image(format="png", width=COLUMN) for name in self.systems}
+        self.strips = {name: widgets.Image(format="png", width=COLUMN) for name in self._with_heatmaps()}
+        self.texts = {name: widgets.HTML() for name in self.systems}
+        self.panel = self._panel()
+        self.phrase.observe(self._new_phrase, names="value")
+        self.suggestions.observe(self._new_suggestion, names="value")
+        self.scene.observe(self._choose_scene, names="value")
         self.upload.observe(self._new_upload, names="value")
-        self.show()
+        self.layer.observe(self.ask, names="value")
+        for slider in (self.across, self.down):
+            slider.observe(self.show, names="value")
+        self._choose_scene()
 
-    def show(self) -> None:
-        """Ask every system and show its answer; what is wrong with a phrase or an image is said above the pictures."""
+    @property
+    def box(self) -> Box:
+        """The drawn box, xyxy as shares of the picture."""
+        (x1, x2), (y1, y2) = self.across.value, self.down.value
+        return x1 / 100, y1 / 100, x2 / 100, y2 / 100
+
+    def read(self, image: Image.Image, regions: Sequence[Region] = ()) -> None:
+        """Take another picture, whose phrases with one box are offered, and ask it the phrase."""
+        shown = image.copy()
+        shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        self.image, self.inputs, self.answers, self.overlays = shown, {}, {}, {}
+        for name, system in self.systems.items():
+            if isinstance(system, Grounder):
+                self.inputs[name] = replace(system.encode(image), picture=shown)
+            else:
+                self.inputs[name] = system.propose(image).resized((shown.height, shown.width))
+        single = [region for region in regions if len(region.boxes) == 1]
+        self.boxes = {region.phrase: _percent(region.boxes[0], image.size) for region in single}
+        self.suggestions.options = [("", None), *((phrase, phrase) for phrase in self.boxes)]
+        self._new_phrase()
+
+    def ask(self, _: object = None) -> None:
+        """Ask every system the phrase; what is wrong with it is said above the pictures."""
+        begin = time.perf_counter()
         try:
-            answers = {
-                name: grounder.ground(self.image, self.phrase.value) for name, grounder in self.grounders.items()
-            }
+            self.answers = {name: self._answer(name) for name in self.systems}
         except ValueError as error:
-            self.message.value = f"<b>{error}</b>"
+            self._say(error)
             return
         self.message.value = ""
-        for name, answer in answers.items():
-            self.pictures[name].value = png(answer.overlay())
-            self.scores[name].value = f"<b>{name}</b> match {100 * answer.score:.0f} %"
-
-    def _new_scene(self, _: object) -> None:
-        self.image = draw_scene(self.settings, self.scene.value)
+        self.overlays = {name: overlay(answer) for name, answer in self.answers.items()}
+        for name in self._with_heatmaps():
+            self.strips[name].value = quick_png(token_strip(self.answers[name]))
         self.show()
+        self.time.value = f"answered in {1000 * (time.perf_counter() - begin):.0f} ms"
+
+    def show(self, _: object = None) -> None:
+        """Show the answers with the drawn box: what it means as a mask, and the losses of each heatmap."""
+        self.mask.value = quick_png(mask_picture(self.image, self.box))
+        for name, answer in self.answers.items():
+            self.pictures[name].value = quick_png(outlined(self.overlays[name], self.box))
+            lines = [heading(name, answer, self.box)]
+            if isinstance(answer, Grounding):
+                lines.append(loss_table(box_terms(answer, self.box, self.settings.amc), self.settings.amc))
+            self.texts[name].value = "<br>".join(lines)
+
+    def _answer(self, name: str) -> Grounding | RegionGrounding:
+        system, inputs = self.systems[name], self.inputs[name]
+        if isinstance(system, Grounder):
+            return Grounder(system.checkpoint, self.layer.value).ground(inputs, self.phrase.value)
+        return system.match(self.image, inputs, checked_phrases(self.phrase.value))[0]
+
+    def _with_heatmaps(self) -> list[str]:
+        return [name for name, system in self.systems.items() if isinstance(system, Grounder)]
+
+    def _panel(self) -> widgets.Widget:
+        asked, chosen = (self.phrase, self.suggestions, self.time), (self.scene, self.upload)
+        sliders = (self.layer, self.across, self.down)
+        columns = [widgets.VBox((widgets.HTML("<b>box</b> as mask"), self.mask))]
+        for name in self.systems:
+            strip = [self.strips[name]] if name in self.strips else []
+            columns.append(widgets.VBox((self.pictures[name], self.texts[name], *strip)))
+        wrapped = widgets.Box(columns, layout=widgets.Layout(flex_flow="row wrap", grid_gap="12px"))
+        return widgets.VBox((*map(widgets.HBox, (asked, chosen, sliders)), self.message, wrapped))
+
+    def _say(self, error: Exception | str) -> None:
+        self.message.value = f"<b>{html.escape(str(error), quote=False)}</b>"
+
+    def _choose_scene(self, _: object = None) -> None:
+        scene = scenes.draw(self.settings.scenes, SPLIT, self.scene.value)
+        self.read(scene.image, scene.regions)
+
+    def _new_phrase(self, _: object = None) -> None:
+        for slider, extent in zip((self.across, self.down), self.boxes.get(self.phrase.value, ()), strict=False):
+            slider.unobserve(self.show, names="value")  # it is shown with the answers
+            slider.value = extent
+            slider.observe(self.show, names="value")
+        self.ask()
+
+    def _new_suggestion(self, _: object) -> None:
+        if self.suggestions.value:
+            self.phrase.value, self.suggestions.value = self.suggestions.value, None
 
     def _new_upload(self, _: object) -> None:
         if not self.upload.value:
             return
         try:
-            self.image = read_image(io.BytesIO(self.upload.value[0].content))
+            self.read(read_image(io.BytesIO(self.upload.value[0].content)))
         except ValueError:
-            self.message.value = f"<b>{self.upload.value[0].name}: cannot be read as an image</b>"
-            return
-        self.show()
+            self._say(f"{self.upload.value[0].name}: cannot be read as an image")
+
+
+def _percent(box: Box, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A box in pixels -> its extent across and down the image of `size` (width, height), percent."""
+    (x1, y1, x2, y2), (width, height) = box, size
+    return (100 * x1 / width, 100 * x2 / width), (100 * y1 / height, 100 * y2 / height)
 
 
 def draw_scene(settings: SceneSettings, index: int) -> Image.Image:

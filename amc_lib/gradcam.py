@@ -54,6 +54,21 @@ def heatmap(watch: Watch, itm_logits: Tensor, text_mask: Tensor, *, create_graph
     (they count zero), so the magnitude depends on the padding and its shape does not. With `create_graph` the map can
     be differentiated again, as L_amc needs.
     """
+    weighted = _weighted_attention(watch, itm_logits, text_mask, create_graph)
+    return _on_grid(weighted.mean(dim=(1, 2)))
+
+
+def token_heatmaps(watch: Watch, itm_logits: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """`heatmap` without a graph [B, G, G], and what each text position adds to it [B, L, G, G], zero where padded.
+
+    The heatmap is the mean over the L positions.
+    """
+    weighted = _weighted_attention(watch, itm_logits, text_mask, create_graph=False)
+    return _on_grid(weighted.mean(dim=(1, 2))), _on_grid(weighted.mean(dim=1))
+
+
+def _weighted_attention(watch: Watch, itm_logits: Tensor, text_mask: Tensor, create_graph: bool) -> Tensor:
+    """Attention times its positive gradient [B, h, L, N - 1], zero at padded positions."""
     attention = watch.probabilities
     (gradient,) = torch.autograd.grad(
         itm_logits[:, 1].sum(), attention, create_graph=create_graph, retain_graph=create_graph or None
@@ -61,9 +76,12 @@ def heatmap(watch: Watch, itm_logits: Tensor, text_mask: Tensor, *, create_graph
     if not create_graph:
         attention = attention.detach()
     words = text_mask[:, None, :, None].to(attention.dtype)  # [B, 1, L, 1]
-    weighted = (attention * gradient.clamp(min=0) * words)[..., 1:]  # [B, h, L, N - 1]: the class token shows no place
-    side = round(weighted.shape[-1] ** 0.5)
-    return weighted.mean(dim=(1, 2)).unflatten(-1, (side, side))  # [B, N - 1] -> [B, G, G]
+    return (attention * gradient.clamp(min=0) * words)[..., 1:]  # the class token shows no place
+
+
+def _on_grid(places: Tensor) -> Tensor:
+    side = round(places.shape[-1] ** 0.5)
+    return places.unflatten(-1, (side, side))  # [..., N - 1] -> [..., G, G]
 
 
 def normalise(raw: Tensor, eps: float = NORMALISE_EPS) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
@@ -17,8 +18,9 @@ from amc_lib.config import VisionSettings
 from amc_lib.datasets.image_files import open_image, reading, small_enough, to_rgb
 from amc_lib.datasets.scene_bank import pixels
 from amc_lib.datasets.transforms import to_input
-from amc_lib.evaluation import ground_phrases, peak
+from amc_lib.evaluation import ground_remembered, peak, remember_images
 from amc_lib.figures.style import heat_overlay
+from amc_lib.model.text import ImageMemory
 from amc_lib.phrases import clean
 from amc_lib.sources import open_checkpoint
 from amc_lib.wording import shown
@@ -36,6 +38,9 @@ class Grounding:
     heatmap: np.ndarray  # float32 [H, W] in [0, 1], original image size
     point: tuple[int, int]  # (x, y), pixels of the original image: the heatmap's peak
     score: float  # probability that image and phrase match, [0, 1]
+    raw: Tensor  # float [G, G] >= 0, the heatmap before it is normalised and brought to the image's size
+    tokens: tuple[str, ...]  # of the phrase, [CLS] and [SEP] included
+    token_maps: Tensor  # float [L, G, G] >= 0, the L tokens' shares in `raw`, which is their sum
 
     def overlay(self) -> Image.Image:
         """The image under its heatmap, with a cross at the point."""
@@ -46,6 +51,15 @@ class Grounding:
             draw.line((x - arm, y, x + arm, y), fill=colour, width=width)
             draw.line((x, y - arm, x, y + arm), fill=colour, width=width)
         return picture
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as a checkpoint has read it, kept between phrases."""
+
+    picture: Image.Image  # RGB, upright; groundings are in its pixels
+    memory: ImageMemory  # of one image, for every fusion layer
+    checkpoint: Checkpoint  # the one that can be asked about it
 
 
 class Grounder:
@@ -62,25 +76,44 @@ class Grounder:
         """Load a run's folder, a shipped checkpoint by name, or an official .pth. `layer` overrides its own layer."""
         return cls(open_checkpoint(source), layer)
 
-    def ground(self, image: Image.Image | str | Path, phrase: str | Sequence[str]) -> Grounding | list[Grounding]:
+    def encode(self, image: Image.Image | str | Path) -> EncodedImage:
+        """An image made ready for any number of phrases. ValueError with one sentence if it cannot be read."""
+        picture, model = read_image(image), self.checkpoint.model
+        inputs = model_input(picture, model.settings.vision)[None]  # [1, 3, S, S]
+        return EncodedImage(picture, remember_images(model, inputs), self.checkpoint)
+
+    def ground(
+        self, image: Image.Image | str | Path | EncodedImage, phrase: str | Sequence[str]
+    ) -> Grounding | list[Grounding]:
         """Where is `phrase`? A list of phrases gives a list, with one pass of the image for all of them.
 
-        Raises ValueError with one sentence for an image that cannot be read or a phrase without words.
+        Raises ValueError with one sentence for an image that cannot be read or was encoded by another checkpoint, and
+        for a phrase without words.
         """
-        phrases, picture = checked_phrases(phrase), read_image(image)
+        phrases = checked_phrases(phrase)
+        encoded = image if isinstance(image, EncodedImage) else self.encode(image)
+        if encoded.checkpoint is not self.checkpoint:
+            raise ValueError("this image was encoded by another checkpoint")
         if not phrases:
             return []
-        model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
-        inputs = model_input(picture, model.settings.vision)[None]  # [1, 3, S, S]
-        raw, scores = ground_phrases(model, tokenizer, inputs, phrases, [0] * len(phrases), self.layer)
+        groundings = self._ground(encoded, phrases)
+        return groundings[0] if isinstance(phrase, str) else groundings
+
+    def _ground(self, encoded: EncodedImage, phrases: Sequence[str]) -> list[Grounding]:
+        model, tokenizer, picture = self.checkpoint.model, self.checkpoint.tokenizer, encoded.picture
+        memory = encoded.memory.rows(torch.zeros(len(phrases), dtype=torch.long, device=model.temp.device))
+        raw, scores, of_tokens = ground_remembered(model, tokenizer, memory, phrases, self.layer)
         size = (picture.height, picture.width)
         maps = gradcam.normalise(gradcam.upsample(raw, size, "bicubic").clamp(min=0)).numpy()  # [P, H, W]
         points = peak(raw, size).tolist()
-        groundings = [
-            Grounding(picture, text, heatmap, tuple(point), float(score))
-            for text, heatmap, point, score in zip(phrases, maps, points, scores, strict=True)
-        ]
-        return groundings[0] if isinstance(phrase, str) else groundings
+        groundings = []
+        for p, text in enumerate(phrases):
+            tokens = tuple(tokenizer.tokens(text, model.settings.text.positions))
+            token_maps = of_tokens[p, : len(tokens)] / of_tokens.shape[1]  # their sum is raw[p]
+            groundings.append(
+                Grounding(picture, text, maps[p], tuple(points[p]), float(scores[p]), raw[p], tokens, token_maps)
+            )
+        return groundings
 
 
 def _layer(checkpoint: Checkpoint) -> int:

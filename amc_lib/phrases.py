@@ -72,9 +72,9 @@ class Tokenizer:
         )
         return encoded["input_ids"], encoded["attention_mask"]
 
-    def tokens(self, phrase: str) -> list[str]:
+    def tokens(self, phrase: str, max_tokens: int | None = None) -> list[str]:
         """The tokens of one phrase as text, [CLS] and [SEP] included."""
-        return self._wordpiece.convert_ids_to_tokens(self([phrase])[0][0].tolist())
+        return self._wordpiece.convert_ids_to_tokens(self([phrase], max_tokens)[0][0].tolist())
 
     def corrupt(self, input_ids: Tensor, probability: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Corrupted ids and labels [B, L]: each token but [PAD] and [CLS] is chosen with `probability`.

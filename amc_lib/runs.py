@@ -22,6 +22,7 @@ from amc_lib.datasets import scene_language
 from amc_lib.distributed import process_state
 from amc_lib.evaluation import point_at
 from amc_lib.model import ALBEF, build
+from amc_lib.own_data import OwnData
 from amc_lib.pairs import Collator
 from amc_lib.parameters import from_mapping
 from amc_lib.phrases import Tokenizer, word_vocabulary
@@ -74,11 +75,17 @@ def _import_albef(settings: Settings, output: str | Path | None) -> Run:
     return open_run(folder)
 
 
-def finetune(settings: Settings, init: str | Path | None = None, output: str | Path | None = None) -> Run:
+def finetune(
+    settings: Settings,
+    init: str | Path | None = None,
+    output: str | Path | None = None,
+    data: OwnData | None = None,
+) -> Run:
     """Finetune checkpoint `init` on region phrases: with AMC, or by ALBEF's objectives alone if both lambdas are 0.
 
-    By default it starts from `pretrained(settings)`. The model's sizes are those of the checkpoint. Of the
-    detector-based system, without an `output`, the run that the repository ships is opened if it is of these settings.
+    By default it starts from `pretrained(settings)` and reads the tier's data; the model's sizes are those of the
+    checkpoint. Of the detector-based system, without an `output`, the run that the repository ships is opened if it is
+    of these settings.
     """
     init = pretrained(settings) if init is None else init
     if not is_official(init):
@@ -93,7 +100,7 @@ def finetune(settings: Settings, init: str | Path | None = None, output: str | P
         checkpoint = open_checkpoint(init)
         return checkpoint.model, checkpoint.tokenizer
 
-    return _run("finetuning", settings, weights_hash(init), start, output)
+    return _run("finetuning", settings, weights_hash(init), start, output, data)
 
 
 def pretrained(settings: Settings) -> str | Path:
@@ -141,21 +148,25 @@ def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _identity(stage: str, settings: Settings, init_sha256: str | None) -> dict[str, Any]:
-    """What tells a run from others: its stage, the settings that this stage reads, and its start."""
+def _identity(
+    stage: str, settings: Settings, init_sha256: str | None, data_sha256: str | None = None
+) -> dict[str, Any]:
+    """What tells a run from others: its stage, the settings that this stage reads, its start, and own data if any."""
     unread = {"pretraining": ("finetuning", "amc"), "finetuning": ("pretraining",)}[stage]
     other_tier = {"scenes": "photos", "paper": "scenes"}[settings.tier]
     read = {name: value for name, value in plain(settings).items() if name not in (*unread, other_tier)}
     read[stage] = {name: value for name, value in read[stage].items() if name not in NEUTRAL}
-    return {"stage": stage, "settings_hash": settings_hash(read), "init_sha256": init_sha256}
+    own_data = {"data_sha256": data_sha256} if data_sha256 else {}
+    return {"stage": stage, "settings_hash": settings_hash(read), "init_sha256": init_sha256} | own_data
 
 
-def _holds(run: Run, stage: str, settings: Settings, init_sha256: str | None) -> bool:
+def _holds(run: Run, stage: str, settings: Settings, init_sha256: str | None, data_sha256: str | None = None) -> bool:
     """Whether a run is of these settings; those that it does not name, being younger, count as their defaults."""
     if run.metrics.get("stage") != stage:
         return False
     its_own = from_mapping(Settings, run.metrics["provenance"]["settings"])
-    return _identity(stage, its_own, run.metrics["init_sha256"]) == _identity(stage, settings, init_sha256)
+    read = run.metrics["init_sha256"], run.metrics.get("data_sha256")
+    return _identity(stage, its_own, *read) == _identity(stage, settings, init_sha256, data_sha256)
 
 
 def _run(
@@ -164,16 +175,18 @@ def _run(
     init_sha256: str | None,
     start: Callable[[], tuple[ALBEF, Tokenizer]],
     output: str | Path | None,
+    data: OwnData | None = None,
 ) -> Run:
     """Open the run of this identity, or train it now: on every process that takes part, written by the first."""
     state = process_state()
     training = getattr(settings, stage)
-    identity = _identity(stage, settings, init_sha256)
+    data_sha256 = data.sha256 if data else None
+    identity = _identity(stage, settings, init_sha256, data_sha256)
     folder = Path(output) if output else RUNS / f"{stage}-seed{training.seed}-{settings_hash(identity)}"
     snapshots = Snapshots(folder / "snapshots", identity)
     if is_finished(folder):
         run = open_run(folder)
-        if _holds(run, stage, settings, init_sha256):
+        if _holds(run, stage, settings, init_sha256, data_sha256):
             state.print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
             snapshots.remove()
             return run
@@ -181,12 +194,13 @@ def _run(
     state.print(f"{stage}: seed {training.seed}, into {_shown(folder)}")
     if state.is_main_process:
         require_writable(folder)
-    pairs, validation = training_pairs(settings, stage), validation_bank(settings)
+    pairs = data.training_pairs(settings) if data else training_pairs(settings, stage)
+    validation = data.validation_bank(settings) if data else validation_bank(settings)
     set_seed(training.seed)
     model, tokenizer = start()
     begin = time.perf_counter()
     collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
-    validate = _validator(validation, tokenizer, settings)
+    validate = _validator(validation, tokenizer, settings) if validation else None
     losses = pair_losses if _with_detector(settings) else training_losses
     history = pd.DataFrame(
         train(model, pairs, collator, settings, stage, validate, step_losses=losses, snapshots=snapshots)

@@ -1,10 +1,9 @@
-"""Grounder and Explorer with a tiny checkpoint: what comes back for pictures of every kind, and what is refused."""
+"""Grounder with a tiny checkpoint: what comes back for pictures of every kind, and what is refused."""
 
 from __future__ import annotations
 
 import io
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,12 @@ import pytest
 import torch
 from PIL import Image
 from reference_cases import TINY_AMC, tiny_model, tiny_settings
-from traitlets.utils.bunch import Bunch
 
 from amc_lib import Grounder, gradcam
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.datasets.scene_bank import pixels
 from amc_lib.evaluation import ground_phrases, peak
-from amc_lib.explore import Explorer, draw_scene, png
 from amc_lib.grounder import Grounding, read_image
 from amc_lib.phrases import SPECIAL, Tokenizer
 from amc_lib.presets import preset
@@ -191,63 +188,6 @@ def test_phrase_of_no_words_is_refused_alone_and_in_a_list(grounder, picture, ph
     for asked in (phrase, ["w1", phrase]):
         with refused(f"the phrase {phrase!r} has no words"):
             grounder.ground(picture, asked)
-
-
-# ------------------------------------------------------------------------------------------------------------- Explorer
-
-
-@pytest.fixture
-def explorer(grounder, tmp_path_factory) -> Explorer:
-    other = Grounder.load(tiny_checkpoint(tmp_path_factory.mktemp("other"), seed=1))
-    return Explorer({"ALBEF": grounder, "AMC": other}, phrase="w1 w2", scene=0)
-
-
-def shown(explorer: Explorer) -> list[bytes]:
-    return [picture.value for picture in explorer.pictures.values()]
-
-
-def test_explorer_shows_every_system(explorer, grounder):
-    scene = draw_scene(explorer.settings, 0)
-    assert scene.size == (96, 96)
-    assert shown(explorer)[0] == png(grounder.ground(scene, "w1 w2").overlay()) != shown(explorer)[1]
-    score = grounder.ground(scene, "w1 w2").score
-    assert explorer.scores["ALBEF"].value == f"<b>ALBEF</b> match {100 * score:.0f} %"
-
-
-def test_new_phrase_and_new_scene_are_answered(explorer, grounder):
-    explorer.phrase.value = "w3 w4"
-    assert shown(explorer)[0] == png(grounder.ground(draw_scene(explorer.settings, 0), "w3 w4").overlay())
-    explorer.scene.value = 1
-    assert shown(explorer)[0] == png(grounder.ground(draw_scene(explorer.settings, 1), "w3 w4").overlay())
-    explorer.scene.value = 99  # the widget keeps to the three scenes that there are
-    assert explorer.scene.value == 2
-
-
-def test_phrase_of_no_words_is_said_above_the_old_pictures(explorer):
-    before = shown(explorer)
-    explorer.phrase.value = "?"
-    assert "the phrase '?' has no words" in explorer.message.value
-    assert shown(explorer) == before
-    explorer.phrase.value = "w5"
-    assert explorer.message.value == "" and shown(explorer) != before
-
-
-def upload(explorer: Explorer, name: str, content: bytes) -> None:
-    """What the widget's value is after a browser sent a file."""
-    file = Bunch(name=name, type="", size=len(content), content=memoryview(content), last_modified=datetime.now(UTC))
-    explorer.upload.value = (file,)
-
-
-def test_uploaded_picture_is_asked(explorer, grounder, picture):
-    upload(explorer, "mine.png", png(picture))
-    assert shown(explorer)[0] == png(grounder.ground(picture, "w1 w2").overlay())
-
-
-def test_upload_that_is_no_picture_is_said(explorer):
-    before = shown(explorer)
-    upload(explorer, "mine.txt", b"no picture")
-    assert explorer.message.value == "<b>mine.txt: cannot be read as an image</b>"
-    assert shown(explorer) == before
 
 
 @pytest.mark.parametrize(("layer", "shown"), [(0, "0"), (5, "5"), ("top", "'top'"), (None, "None")])
