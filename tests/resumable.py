@@ -16,10 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import torch
 from test_runs import TINY
 
@@ -158,7 +160,11 @@ class Processes:
     def __init__(self, home: Path) -> None:
         self.home, self.log, self.read = home, home / "printed.txt", 0
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["resumable"])
+        self.context.set_forkserver_preload([__name__])
+        with pytest.MonkeyPatch.context() as patch:  # the server reads sys.path from its environment
+            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+            patch.setenv("OMP_NUM_THREADS", "1")
+            forkserver.ensure_running()
         torch.manual_seed(0)
         save_checkpoint(home / "start", build(SETTINGS.model), tokenizer(), SETTINGS, {})
 
