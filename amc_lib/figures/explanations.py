@@ -116,7 +116,7 @@ def faithfulness_figure(table: pd.DataFrame) -> Figure:
     table: of one fill; columns system, curve, order, share (of the cells, [0, 1]), probability, ci_low, ci_high.
     """
     systems, curves = _systems(table), list(dict.fromkeys(table["curve"]))
-    figure = new_figure(1.0 + 2.0 * len(systems), 0.75 + 1.75 * len(curves))
+    figure = new_figure(max(4.6, 1.0 + 2.0 * len(systems)), 0.75 + 1.75 * len(curves))
     grid = figure.subplots(len(curves), len(systems), sharex=True, sharey=True, squeeze=False)
     for row, curve in zip(grid, curves, strict=True):
         for axes, system in zip(row, systems, strict=True):
