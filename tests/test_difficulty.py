@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_heatmap_quality import SIDE, Blank, bank_of
 
@@ -16,6 +16,8 @@ from amc_lib.evaluation import Pointing
 from amc_lib.failures import OUTCOMES, distance, outcome_table, outcomes, random_misses
 from amc_lib.regions import Region
 from amc_lib.statistics import accuracy_interval
+
+PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
 
 
 def region(scene: int, number: int, *boxes, kind: str = "object") -> Region:
@@ -84,6 +86,7 @@ def test_overlap_groups():
 BOX = st.tuples(*[st.integers(0, 10)] * 2, *[st.integers(1, 6)] * 2).map(lambda t: box(*t))
 
 
+@PROPERTY
 @given(st.lists(BOX, min_size=1, max_size=3, unique=True), st.lists(BOX, max_size=4))
 def test_overlap_is_the_number_of_shared_pixels(own, things):
     def pixels(boxes) -> set:

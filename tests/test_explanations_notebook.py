@@ -39,6 +39,7 @@ _here.install(_pathlib.Path({root!r}))
 """
 SYSTEMS = {"ALBEF": "albef-scenes", "ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
 PICTURES = 3
+START_SECONDS = 600  # for a kernel on cores that others keep busy
 FIGURES = ("explanation_quality", "difficulty", "faithfulness_curves", "randomisation", "retrieval", "misses", "claims")
 
 
@@ -60,7 +61,8 @@ def execute(root: Path, startup: str, **parameters: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(root / "ipython"))
         patch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-        papermill.execute_notebook(NOTEBOOK, root / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
+        where = {"cwd": ROOT, "progress_bar": False, "start_timeout": START_SECONDS}
+        papermill.execute_notebook(NOTEBOOK, root / "out.ipynb", parameters, **where)
 
 
 @pytest.fixture(scope="module")

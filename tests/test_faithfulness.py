@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_cases import tiny_model
 from test_evaluation import WORDS, Blank
@@ -33,6 +33,7 @@ from amc_lib.regions import Region
 
 LAYER, GRID, SIDE = 3, 4, 16
 DELETION, INSERTION = range(2)
+PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
 
 
 def region(number: int, box=(0.0, 0.0, 20.0, 12.0), phrase: str = "w1 w2") -> Region:
@@ -85,6 +86,7 @@ def test_cells_are_replaced_in_their_order():
         torch.testing.assert_close(inserted[at], torch.where(mask, image, blank))
 
 
+@PROPERTY
 @given(st.integers(1, 6), st.integers(0, 1000), st.floats(0, 1))
 def test_deleted_and_inserted_cells_complete_each_other(grid, seed, share):
     order = np.random.default_rng(seed).permutation(grid * grid)

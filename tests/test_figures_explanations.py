@@ -74,13 +74,17 @@ def test_randomisation_sets_what_it_is_compared_with_apart():
     figure = randomisation_figure(table.sample(frac=1, random_state=0))
     assert_texts_are_legible(figure)
     correlation, pointing = figure.axes
-    assert [label.get_text() for label in correlation.get_xticklabels()][-2:] == ["another phrase", "another picture"]
-    assert next(label.get_text() for label in pointing.get_xticklabels()) == "nothing"
-    own = table[(table["system"] == "AMC")]
-    assert [y for _, y in points(pointing, MARKERS["AMC"])] == own["pointing"].dropna().tolist()
-    joined = [line for line in correlation.lines if line.get_color() == COLOURS["AMC"] and line.get_linestyle() == "-"]
-    assert [len(line.get_ydata()) for line in joined if line.get_marker() == MARKERS["AMC"]] == [6]
-    assert sorted(y for _, y in points(correlation, MARKERS["AMC"])) == sorted(own["correlation"].dropna())
+    stages = table["stage"].drop_duplicates().tolist()
+    assert [label.get_text() for label in correlation.get_yticklabels()] == stages
+    own = table[table["system"] == "AMC"]
+    for axes, name in ((correlation, "correlation"), (pointing, "pointing")):
+        expected = own.dropna(subset=name)
+        found = points(axes, MARKERS["AMC"])
+        assert [x for x, _ in found] == expected[name].tolist()
+        rows = [stages.index(stage) for stage in expected["stage"]]
+        assert all(-0.2 < y - row < 0.8 for (_, y), row in zip(found, rows, strict=True))
+    joined = [line for line in correlation.lines if line.get_linestyle() == "-" and line.get_color() == COLOURS["AMC"]]
+    assert [len(line.get_xdata()) for line in joined] == [6]  # other phrases and pictures are no stages
 
 
 def test_claims_show_difference_poster_and_verdict():

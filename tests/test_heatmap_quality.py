@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -30,6 +30,7 @@ from amc_lib.region_answers import RegionAnswers
 from amc_lib.regions import Region
 
 SIDE = 24
+PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def test_map_of_zeros_has_none():
     assert threshold_ious(maps, inside).tolist() == [[0.0] * len(THRESHOLDS)]
 
 
+@PROPERTY
 @given(st.floats(1e-6, 1e6), st.integers(0, 1000))
 def test_scale_changes_nothing(scale, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -7,10 +7,12 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amc_lib.statistics import Discordance, accuracy_interval, holm, mcnemar, mean_interval, paired_difference
+
+PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
 
 
 def paired(rng: np.random.Generator, images: int, seeds: int, gain: float = 0.1) -> tuple[np.ndarray, ...]:
@@ -120,6 +122,7 @@ def test_mean_interval_keeps_the_unit_of_its_values():
 # ----------------------------------------------------------------------------------------------------- McNemar and Holm
 
 
+@PROPERTY
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_mcnemar_is_the_binomial_tail(pairs):
     first, second = np.array(pairs).T
@@ -145,6 +148,7 @@ def test_holm_by_hand():
     assert holm([]).tolist() == []
 
 
+@PROPERTY
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.2))
 def test_holm_rejects_what_the_stepwise_rule_rejects(p_values, level):
     ordered, rejected = sorted(range(len(p_values)), key=p_values.__getitem__), set()

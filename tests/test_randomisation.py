@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_cases import tiny_model
 from scipy.stats import spearmanr
@@ -32,6 +32,7 @@ from amc_lib.regions import Region
 
 STAGES = ["match head", "fusion layer 4", "fusion layer 3", "fusion layer 2", "text layers", "image tower"]
 TIED = "text_encoder.cls.predictions.decoder.weight"  # to the word embeddings
+PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
 
 
 def region(picture: int, box, phrase: str) -> Region:
@@ -101,6 +102,7 @@ def test_random_state_is_left_alone(checkpoint):
 # --------------------------------------------------------------------------------------------------------- correlations
 
 
+@PROPERTY
 @given(st.integers(0, 10_000), st.booleans())
 def test_correlation_is_scipys(seed, with_ties):
     maps = np.random.default_rng(seed).random((2, 4, 3, 3))

@@ -116,7 +116,7 @@ def faithfulness_figure(table: pd.DataFrame) -> Figure:
     table: of one fill; columns system, curve, order, share (of the cells, [0, 1]), probability, ci_low, ci_high.
     """
     systems, curves = _systems(table), list(dict.fromkeys(table["curve"]))
-    figure = new_figure(1.0 + 2.0 * len(systems), 0.75 + 1.75 * len(curves))
+    figure = new_figure(max(4.6, 1.0 + 2.0 * len(systems)), 0.75 + 1.75 * len(curves))
     grid = figure.subplots(len(curves), len(systems), sharex=True, sharey=True, squeeze=False)
     for row, curve in zip(grid, curves, strict=True):
         for axes, system in zip(row, systems, strict=True):
@@ -145,28 +145,31 @@ def faithfulness_figure(table: pd.DataFrame) -> Figure:
 def randomisation_figure(table: pd.DataFrame) -> Figure:
     """Rank correlation with the trained model's heatmap, and pointing, while more and more of it is randomised.
 
-    table: columns system, stage, order, correlation [-1, 1] and pointing (percent), each with _low and _high. Stages
-    without pointing stand apart at the right of the first panel: maps of other phrases and pictures, for comparison.
+    table: columns system, stage, order, correlation [-1, 1] and pointing (percent), each with _low and _high. A row for
+    each stage from the top. Stages without pointing stand apart below: maps of other phrases and pictures, to compare.
     """
-    figure = new_figure(7.0, 3.1)
-    grid = figure.subplots(1, 2, width_ratios=[9, 7])
     table = table.sort_values("order", kind="stable")
+    stages = list(dict.fromkeys(table["stage"]))
+    apart = [stage for stage in stages if table[table["stage"] == stage]["pointing"].isna().all()]
+    places = {stage: number + 0.6 * (stage in apart) for number, stage in enumerate(stages)}
+    figure = new_figure(6.4, 1.0 + 0.27 * len(stages))
+    grid = figure.subplots(1, 2, sharey=True)
     for axes, name in zip(grid, ("correlation", "pointing"), strict=True):
-        part = table.dropna(subset=name)
-        part = part.rename(columns={"stage": "x", name: "value", f"{name}_low": "ci_low", f"{name}_high": "ci_high"})
-        stages = list(dict.fromkeys(part["x"]))
-        apart = [stage for stage in stages if table[table["stage"] == stage]["pointing"].isna().all()]
-        _lines(axes, part[~part["x"].isin(apart)], stages)
-        for system in _systems(part):
-            other = part[(part["system"] == system) & part["x"].isin(apart)]
-            x = [stages.index(stage) for stage in other["x"]]
-            axes.plot(x, other["value"], MARKERS[system], color=COLOURS[system], markersize=3.8)
+        axes.grid(axis="x")
+        for number, system in enumerate(_systems(table)):
+            part = table[table["system"] == system].dropna(subset=name)
+            ends = (part[name] - part[f"{name}_low"], part[f"{name}_high"] - part[name])
+            y = part["stage"].map(places) + 0.09 * (number - 1)
+            look = {"color": COLOURS[system], "marker": MARKERS[system], "markersize": 3.8}
+            axes.errorbar(part[name], y, xerr=ends, linestyle="", elinewidth=1, label=system, **look)
+            joined = ~part["stage"].isin(apart)
+            axes.plot(part[name][joined], y[joined], color=COLOURS[system])
         if apart:
-            axes.axvline(len(stages) - len(apart) - 0.5, color=RULE)
-        axes.set_xticks(range(len(stages)), stages, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_xlim(-0.5, len(stages) - 0.5)
-    grid[0].set(title="rank correlation", ylim=(-0.1, 1.05))
-    grid[1].set(title="pointing accuracy (%)", ylim=(0, 100))
+            axes.axhline(places[apart[0]] - 0.8, color=RULE)
+    grid[0].set_yticks(list(places.values()), stages)
+    grid[0].set_ylabel("randomised down to")
+    grid[0].set(title="rank correlation of heatmaps", xlim=(-0.1, 1.05), ylim=(max(places.values()) + 0.5, -0.5))
+    grid[1].set(title="pointing accuracy (%)", xlim=(0, 100))
     handles, labels = grid[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
     figure.set_layout_engine("constrained", w_pad=0.05)
