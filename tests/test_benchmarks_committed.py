@@ -12,6 +12,9 @@ from amc_lib.benchmarks.rows import COLUMNS
 from amc_lib.benchmarks.summary import CLAIMS, CSV, readme_table, with_table
 from amc_lib.provenance import ROOT
 
+if not CSV.is_file():
+    pytest.skip("figures/benchmarks.csv: 08_benchmarks has not been run in full yet", allow_module_level=True)
+
 CLAIMED = pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 BOUNDS = {  # of the issue, written once more so that a claim cannot be weakened in one place
     "train_step_speedup": (1.5, None),
