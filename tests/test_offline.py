@@ -105,7 +105,6 @@ NOT_IMPORTED = {
     "ipykernel": "runs the notebooks",
     "jupyterlab": "`make lab`",
     "ruff": "`make test`, `make format`",
-    "scipy": "nothing imports it today; provenance writes down its version",
     "seaborn": "nothing imports it today",
 }
 
