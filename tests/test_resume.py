@@ -74,12 +74,12 @@ FILES = 4  # of a snapshot: model, optimizer, process-0, snapshot.json; before t
 SNAPSHOTS = sum(step % 3 == 0 or step % 4 == 0 for step in range(1, UPDATES + 1))  # every 3, and of each epoch's end
 WHILE_WRITING = [
     Harm(call="replace", at=1 + 2 * FILES),  # all of the second snapshot, at update 4, is there but its description
-    Harm(call="fsync", at=1 + FILES + 2),  # half of it
+    pytest.param(Harm(call="fsync", at=1 + FILES + 2), marks=pytest.mark.slow),  # half of it
 ]
 AT_THE_END = Harm(call="replace", at=1 + SNAPSHOTS * FILES + 3)  # weights are new, their description is not yet
 
 
-@pytest.mark.parametrize("harm", WHILE_WRITING, ids=lambda harm: harm.call)
+@pytest.mark.parametrize("harm", WHILE_WRITING, ids=["replace", "fsync"])
 def test_kill_inside_a_snapshot_leaves_the_one_before(processes, undisturbed, tmp_path, harm):
     printed = killed_and_continued(processes, tmp_path / "run", [harm])
     assert f"{tmp_path}/run/snapshots/step-0000004: was not written to its end; the snapshot before it is" in printed

@@ -97,13 +97,14 @@ def undisturbed(tmp_path_factory):
         ({"phrases_per_image": 1, "workers": 1}, 7, 6),  # a worker that had read ahead
     ],
 )
-def test_stopped_run_goes_on_with_the_same_bits(tmp_path, capsys, training, step, resumed):
+def test_stopped_run_goes_on_with_the_same_bits(tmp_path, capsys, undisturbed, training, step, resumed):
     stopped(tmp_path / "stopped", step, **training)
     continued = run(tmp_path / "stopped", **training)
     updates = STEPS // training.get("accumulation", 1)
     assert f"finetuning: continues at update {resumed} of {updates} from {tmp_path}" in capsys.readouterr().out
     assert continued[2].account() == {"continued_at": [resumed], "unwritten_snapshots": 0}
-    assert same(continued, run(tmp_path / "undisturbed", **training))
+    changes_numbers = set(training) - {"snapshot_every"}
+    assert same(continued, run(tmp_path / "undisturbed", **training) if changes_numbers else undisturbed)
 
 
 def test_run_may_go_on_after_its_last_update(tmp_path, undisturbed):
