@@ -174,7 +174,7 @@ class Explorer:
 
 
 def _percent(box: Box, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A box in pixels -> its extent across and down the image of `size` (width, height), percent in steps of sliders."""
+    """A box in pixels -> its extent across and down the image of `size` (width, height), percent to a tenth."""
     x1, y1, x2, y2 = (round(100 * edge / side, 1) for edge, side in zip(box, size * 2, strict=True))
     return (x1, x2), (y1, y2)
 
