@@ -139,7 +139,7 @@ class Explorer:
     def _panel(self) -> widgets.Widget:
         asked, chosen = (self.phrase, self.suggestions, self.time), (self.scene, self.upload)
         sliders = (self.layer, self.across, self.down)
-        columns = [widgets.VBox((widgets.HTML("<b>box</b> as mask"), self.mask))]
+        columns = [widgets.VBox((self.mask, widgets.HTML("<b>box</b> as mask")))]
         for name in self.systems:
             strip = [self.strips[name]] if name in self.strips else []
             columns.append(widgets.VBox((self.pictures[name], self.texts[name], *strip)))
@@ -174,9 +174,9 @@ class Explorer:
 
 
 def _percent(box: Box, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A box in pixels -> its extent across and down the image of `size` (width, height), percent."""
-    (x1, y1, x2, y2), (width, height) = box, size
-    return (100 * x1 / width, 100 * x2 / width), (100 * y1 / height, 100 * y2 / height)
+    """A box in pixels -> its extent across and down the image of `size` (width, height), percent to a tenth."""
+    x1, y1, x2, y2 = (round(100 * edge / side, 1) for edge, side in zip(box, size * 2, strict=True))
+    return (x1, x2), (y1, y2)
 
 
 def draw_scene(settings: SceneSettings, index: int) -> Image.Image:

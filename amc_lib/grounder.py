@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from amc_lib.wording import shown
 
 DEFAULT_CHECKPOINT = "amc-scenes"
 MARKER_SHARE = 0.02  # half the marker's width, of the image's shorter side
+ONE_QUESTION = threading.Lock()  # at a time: JupyterLab handles widgets in a thread of their own, beside the cells
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Grounder:
     def _ground(self, encoded: EncodedImage, phrases: Sequence[str]) -> list[Grounding]:
         model, tokenizer, picture = self.checkpoint.model, self.checkpoint.tokenizer, encoded.picture
         memory = encoded.memory.rows(torch.zeros(len(phrases), dtype=torch.long, device=model.temp.device))
-        raw, scores, of_tokens = ground_remembered(model, tokenizer, memory, phrases, self.layer)
+        with ONE_QUESTION:
+            raw, scores, of_tokens = ground_remembered(model, tokenizer, memory, phrases, self.layer)
         size = (picture.height, picture.width)
         maps = gradcam.normalise(gradcam.upsample(raw, size, "bicubic").clamp(min=0)).numpy()  # [P, H, W]
         points = peak(raw, size).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def test_encoded_picture_gives_the_same_answers_and_is_not_encoded_again(grounde
         assert (kept.point, kept.score) == (new.point, new.score) and (kept.heatmap == new.heatmap).all()
     deeper = Grounder(grounder.checkpoint, layer=2).ground(encoded, "w1 w2")
     assert (deeper.heatmap != fresh[0].heatmap).any()
+
+
+def test_questions_from_two_threads_do_not_meet(grounder, picture):
+    """As in JupyterLab, where widgets are handled beside the running cells."""
+    encoded, phrases = grounder.encode(picture), [f"w{n} w{n + 1}" for n in range(1, 13)]
+    expected = [grounder.ground(encoded, phrase) for phrase in phrases]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda phrase: grounder.ground(encoded, phrase), phrases))
+    for one, other in zip(found, expected, strict=True):
+        assert one.score == other.score and (one.heatmap == other.heatmap).all()
 
 
 def test_picture_encoded_by_another_checkpoint_is_refused(grounder, other, picture):

@@ -28,7 +28,8 @@ SCENE, TYPED = 2, "the spotted cup"
 RUN_MENU = "return [...document.querySelectorAll('.lm-MenuBar-item')].find(item => item.textContent.trim() == 'Run')"
 RUN_ALL = "return document.querySelector('.lm-Menu-item[data-command=\"runmenu:run-all\"]')"
 CONNECTED = "return document.querySelector('#jp-main-statusbar')?.innerText.includes('(ipykernel) | Idle')"
-IDLE = "return document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=\"idle\"]')"
+DONE = """return [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+    .every(prompt => /[0-9]/.test(prompt.textContent))"""
 PHRASE = """return [...document.querySelectorAll('.widget-text')]
     .find(box => box.querySelector('label')?.textContent == 'phrase')?.querySelector('input')"""
 COLUMN = """[...document.querySelectorAll('.widget-vbox')].find(box => box.querySelector(':scope > img') &&
@@ -76,7 +77,7 @@ def test_typed_phrase_changes_the_picture(lab, tmp_path):
         browser.click(browser.until(RUN_MENU))
         browser.click(browser.until(RUN_ALL))
         source = {name: browser.until(f"return {SOURCE}", name) for name in expected.pictures}
-        browser.until(IDLE)
+        browser.until(DONE)
         before, said_before = picture_of(browser, "AMC"), browser.script(f"return {SAID}", "AMC")
         browser.type(browser.until(PHRASE), TYPED)
         for name in expected.pictures:
