@@ -237,7 +237,7 @@ def test_rows_that_contradict_or_repeat_others_are_named(folder):
         (f'{HEADER}a.png,"cat,1,2,10,20\n', "line 2: is no CSV"),
         (f"{HEADER}a.png,café,1,2,10,20\n".encode("latin-1"), 'line 2: is not UTF-8; save the table as "CSV UTF-8"'),
         (f"{HEADER}a.png,cat,1,2,10,20\n".encode("utf-16"), "line 1: is not UTF-8"),
-        (f"{HEADER}a\0.png,cat,1,2,10,20\n", "row 2: the image 'a\\x00.png' is no file name"),
+        (f"{HEADER}a\0.png,cat,1,2,10,20\n", "cannot be read as text: it holds NUL characters"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
