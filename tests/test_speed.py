@@ -35,7 +35,7 @@ def batch(seed: int = 0) -> Batch:
 
 @pytest.mark.parametrize(
     "chosen",
-    [settings(), settings(ObjectiveSettings(mlm_distillation="official")), settings(amc=AmcSettings(0.0, 0.0))],
+    [settings(), settings(ObjectiveSettings(mlm_distillation="official")), settings(amc=replace(TINY_AMC, lambda1=0.0, lambda2=0.0))],
     ids=["vocabulary", "official", "without AMC"],
 )
 def test_updates_are_those_of_the_plain_step(chosen):
@@ -143,3 +143,19 @@ def test_attention_has_no_second_derivative_that_is_silently_wrong():
     (gradient,) = torch.autograd.grad(attend(query, key, value, None, 0.5, SCALING).sum(), query, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+def test_gradients_of_shared_keys_do_not_depend_on_threads():
+    """Added up in one order; plain indexing of this size is added up by whichever thread comes first."""
+    generator, before, found = torch.Generator().manual_seed(0), torch.get_num_threads(), []
+    keys = torch.randn(2, 4, 64, 32, generator=generator)
+    weights = torch.randn(64, 4, 64, 32, generator=generator)
+    try:
+        for threads in (1, 2, 2, 2):
+            torch.set_num_threads(threads)
+            leaf = keys.clone().requires_grad_()
+            (Shared(leaf, torch.arange(64) % 2).gather() * weights).sum().backward()
+            found.append(leaf.grad)
+    finally:
+        torch.set_num_threads(before)
+    assert all(gradient.equal(found[0]) for gradient in found)

@@ -17,13 +17,16 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 @dataclass(frozen=True)
 class Shared:
-    """Keys or values of images, and the image that each of R rows looks at: stands for `of_images[rows]`."""
+    """Keys or values of images, and the image that each of R rows looks at: stands for `of_images[rows]`.
+
+    Rows are taken with `index_select`: the backward pass of indexing adds up in an order that threads decide.
+    """
 
     of_images: Tensor  # [I, h, N, d]
     rows: Tensor  # int64 [R]
 
     def gather(self) -> Tensor:
-        return self.of_images[self.rows]  # [R, h, N, d]
+        return self.of_images.index_select(0, self.rows)  # [R, h, N, d]
 
 
 def gathered(tokens: Tensor | Shared) -> Tensor:
@@ -56,11 +59,11 @@ def _by_image(query: Tensor, key: Shared, value: Shared, dropout: float, scaling
     order = key.rows.argsort(stable=True)
     counts = key.rows.bincount(minlength=len(key.of_images)).tolist()
     seen = []
-    for own, k, v in zip(query[order].split(counts), key.of_images.unbind(), value.of_images.unbind(), strict=True):
+    for own, k, v in zip(query.index_select(0, order).split(counts), key.of_images.unbind(), value.of_images.unbind(), strict=True):
         flat = own.transpose(0, 1).flatten(1, 2)  # [r, h, L, d] -> [h, r*L, d]
         attended = _Attention.apply(flat, k, v, None, dropout, scaling)
         seen.append(attended.unflatten(1, own.shape[::2][:2]).transpose(0, 1))  # -> [r, h, L, d]
-    return torch.cat(seen)[order.argsort()]
+    return torch.cat(seen).index_select(0, order.argsort())
 
 
 class _Attention(torch.autograd.Function):
