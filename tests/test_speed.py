@@ -132,15 +132,17 @@ def test_attention_in_bf16_rounds_and_no_more(padded):
             if dtype is torch.bfloat16
             else scores.softmax(-1) @ value
         )
-        output.square().sum().backward()
+        (output * output.detach()).sum().backward()
         results += [x.double() for x in (output, query.grad, key.grad, value.grad)]
     for name, rounded, exact in zip(("output", "query", "key", "value"), found, expected, strict=True):
-        assert (rounded - exact).abs().max() < 0.03 * exact.abs().max(), name
+        assert (rounded - exact).abs().max() < 0.05 * exact.abs().max(), name
 
 
-def test_attention_has_no_second_derivative_that_is_silently_wrong():
+def test_second_derivative_of_attention_is_refused():
     query, key, value = tokens(rows=3)
-    (gradient,) = torch.autograd.grad(attend(query, key, value, None, 0.5, SCALING).sum(), query, create_graph=True)
+    above = torch.ones(4, dtype=torch.float64, requires_grad=True)  # what stands above has parameters
+    output = (attend(query, key, value, None, 0.5, SCALING) * above).sum()
+    (gradient,) = torch.autograd.grad(output, query, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
