@@ -87,7 +87,8 @@ def training_losses(
     input_ids, masks = torch.cat(texts), batch.attention_mask.repeat(len(texts), 1)  # [2B, L], [B, L] without fusion
     image_embeds = model.visual_encoder(image)  # [I, N, D]
     text_embeds, *corrupted = model.encode_text(input_ids, masks).split(B)  # [B, L, D] each
-    image_feat, text_feat = model.image_features(image_embeds)[rows], model.text_features(text_embeds)  # [B, E]
+    image_feat = model.image_features(image_embeds).index_select(0, rows)  # [B, E]; see `Shared` on index_select
+    text_feat = model.text_features(text_embeds)
 
     if move_momentum:
         model.update_momentum()
@@ -162,7 +163,8 @@ def _other_pairs(
     """
     own = torch.arange(len(text_embeds), device=text_embeds.device)
     of_text, of_image = own[: len(image_negatives)], own[: len(text_negatives)]
-    texts = torch.cat((text_embeds[of_text], text_embeds[text_negatives], corrupted_embeds))
+    own_texts, other_texts = text_embeds.index_select(0, of_text), text_embeds.index_select(0, text_negatives)
+    texts = torch.cat((own_texts, other_texts, corrupted_embeds))
     masks = torch.cat((text_mask[of_text], text_mask[text_negatives], text_mask))
     fused = model.text_encoder.fuse(texts, masks, memory.rows(rows[torch.cat((image_negatives, of_image, own))]))
     negatives = len(image_negatives) + len(text_negatives)
@@ -170,13 +172,20 @@ def _other_pairs(
 
 
 def _mlm(model: ALBEF, fused: Tensor, teacher_fused: Tensor, labels: Tensor, alpha: float, distillation: str) -> Tensor:
-    """MLM loss; the vocabulary form needs logits at labelled positions only."""
-    if distillation == "vocabulary":
+    """MLM loss; the vocabulary form needs logits at labelled positions only.
+
+    Those are few, and are predicted in the weights' own precision: rounding the vocabulary's weights would cost more.
+    """
+    weights, few = model.text_encoder.cls.predictions.decoder.weight, distillation == "vocabulary"
+    if few:
         labelled = labels != IGNORED
-        fused, teacher_fused, labels = fused[labelled], teacher_fused[labelled], labels[labelled]  # [M, D], [M]
-    with torch.no_grad():
-        teacher_logits = model.text_encoder_m.predict(teacher_fused)
-    return masked_language_loss(model.text_encoder.predict(fused), teacher_logits, labels, alpha, distillation)
+        fused, teacher_fused = (embeds[labelled].to(weights.dtype) for embeds in (fused, teacher_fused))  # [M, D]
+        labels = labels[labelled]
+    rounded = torch.is_autocast_enabled(fused.device.type) and not few
+    with torch.autocast(fused.device.type, enabled=rounded):
+        with torch.no_grad():
+            teacher_logits = model.text_encoder_m.predict(teacher_fused)
+        return masked_language_loss(model.text_encoder.predict(fused), teacher_logits, labels, alpha, distillation)
 
 
 def _amc(raw: Tensor, box_mask: Tensor, amc: AmcSettings) -> Tensor:

@@ -116,10 +116,11 @@ def plain_losses(
     positive_logits = model.itm_head(fused[:, 0])  # [B, 2]
     B = len(rows)
     images, texts = negatives or draw_negatives(sim_i2t[:, :B], sim_t2i[:, :B], same_image, generator=generator)
-    other_image, _ = fusion_layers(model.text_encoder, text_embeds, mask, image_embeds[images])
-    other_text, _ = fusion_layers(model.text_encoder, text_embeds[texts], mask[texts], image_embeds)
+    own, rest = slice(len(images)), slice(len(texts))  # all B rows, or none in a batch of one image
+    other_image, _ = fusion_layers(model.text_encoder, text_embeds[own], mask[own], image_embeds[images])
+    other_text, _ = fusion_layers(model.text_encoder, text_embeds[texts], mask[texts], image_embeds[rest])
     logits = torch.cat((positive_logits, model.itm_head(other_image[:, 0]), model.itm_head(other_text[:, 0])))
-    labels = torch.tensor([1] * B + [0] * (2 * B), device=logits.device)
+    labels = (torch.arange(len(logits), device=logits.device) < B).long()
 
     mlm = masked_words(model, batch, image_embeds, image_embeds_m, alpha, settings.objective.mlm_distillation)
     with_amc = batch.has_box.any() and amc.active

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 IGNORED = -100  # label of a position that takes no MLM loss
 
@@ -30,22 +31,53 @@ def contrastive_loss(
     (bool [B, B]: rows of the same image), all pairs of its image alike. Returns the loss and the similarities sim_i2t,
     sim_t2i [B, B] (divided by the temperature) from which hard negatives are drawn.
     """
-    B = len(image_feat)
-    own = slice(first, first + B)
-    image_candidates = torch.cat((image_feat_m.T, image_queue), dim=1)  # [E, A + Q]
-    text_candidates = torch.cat((text_feat_m.T, text_queue), dim=1)
-    sim_i2t = image_feat @ text_candidates / temperature  # [B, A + Q]
-    sim_t2i = text_feat @ image_candidates / temperature
-    with torch.no_grad():
-        truth = torch.zeros_like(sim_i2t)
-        truth[:, own] = torch.eye(B, device=truth.device) if matching is None else matching / matching.sum(1, True)
-        soft_i2t = (image_feat_m[own] @ text_candidates / temperature).softmax(1)
-        soft_t2i = (text_feat_m[own] @ image_candidates / temperature).softmax(1)
-        targets_i2t = alpha * soft_i2t + (1 - alpha) * truth
-        targets_t2i = alpha * soft_t2i + (1 - alpha) * truth
-    loss_i2t = F.cross_entropy(sim_i2t, targets_i2t)
-    loss_t2i = F.cross_entropy(sim_t2i, targets_t2i)
-    return (loss_i2t + loss_t2i) / 2, sim_i2t[:, own], sim_t2i[:, own]
+    matching = torch.eye(len(image_feat), device=image_feat.device) if matching is None else matching
+    own = slice(first, first + len(image_feat))
+    of_both, sims = [], []
+    for feat, feat_m, others_m, queue in (
+        (image_feat, image_feat_m[own], text_feat_m, text_queue),
+        (text_feat, text_feat_m[own], image_feat_m, image_queue),
+    ):
+        loss, sim = _Contrast.apply(feat, temperature, feat_m, others_m, queue, matching, alpha, first)
+        of_both.append(loss)
+        sims.append(sim[:, own])
+    return (of_both[0] + of_both[1]) / 2, *sims
+
+
+class _Contrast(torch.autograd.Function):
+    """One direction of ITC: features [B, E] -> loss and similarities [B, A + Q].
+
+    Its gradients are taken in the forward pass: the queue is then free to move before the backward pass, and need be
+    neither copied nor rounded.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, feat: Tensor, temperature: Tensor, feat_m: Tensor, others_m: Tensor, queue: Tensor,
+        matching: Tensor, alpha: float, first: int,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        own, ctx.dtype = slice(first, first + len(feat)), feat.dtype
+        feat, feat_m, others_m = (x.to(temperature.dtype) for x in (feat, feat_m, others_m))
+        with torch.autocast(feat.device.type, enabled=False):
+            candidates = others_m.T.contiguous()  # [E, A]
+            soft = (torch.cat((feat_m @ candidates, feat_m @ queue), dim=1) / temperature).softmax(1)
+            truth = torch.zeros_like(soft)
+            truth[:, own] = matching / matching.sum(1, True)
+            targets = alpha * soft + (1 - alpha) * truth
+            with torch.enable_grad():
+                inputs = [x.detach().requires_grad_() for x in (feat, temperature)]
+                sim = torch.cat((inputs[0] @ candidates, inputs[0] @ queue), dim=1) / inputs[1]  # [B, A + Q]
+                loss = F.cross_entropy(sim, targets)
+            ctx.save_for_backward(*torch.autograd.grad(loss, inputs))
+        sim = sim.detach()
+        ctx.mark_non_differentiable(sim)
+        return loss.detach(), sim
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        of_feat, of_temperature = (gradient * x for x in ctx.saved_tensors)
+        return of_feat.to(ctx.dtype), of_temperature, *[None] * 6
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, BertConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
 
 from amc_lib.config import TextSettings
+from amc_lib.model.attention import Shared, attend, gathered
 
 ATTENTION = "amc_lib"
 PADDING_SCORE = -10000.0  # added to the scores of padded text positions before the softmax, as in ALBEF
@@ -32,8 +33,8 @@ class Watch:
 def attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Shared,
+    value: Tensor | Shared,
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
@@ -42,8 +43,9 @@ def attention(
     """query [B, h, L, d], key and value [B, h, N, d], additive mask [B, 1, 1, N] or None -> ([B, L, h, d], None)."""
     watch: Watch | None = getattr(module, "watch", None)
     if watch is None:
-        output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
+        output = attend(query, key, value, attention_mask, dropout, scaling)
     else:
+        key, value = gathered(key), gathered(value)
         scores = query @ key.transpose(-1, -2) * scaling  # [B, h, L, N]
         probabilities = (scores if attention_mask is None else scores + attention_mask).softmax(-1)
         watch.probabilities = probabilities
@@ -61,37 +63,31 @@ class ImageMemory:
     self-attention hands in goes back unchanged.
     """
 
-    def __init__(self, layers: dict[int, tuple[Tensor, Tensor]]) -> None:
-        self._layers = layers
+    def __init__(self, layers: dict[int, tuple[Tensor, Tensor]], rows: Tensor | None = None) -> None:
+        """Keys and values [I, h, N, d] by layer; `rows` (int64 [R]): the image of each phrase, if not its own."""
+        self._layers, self._rows = layers, rows
         self.is_updated = dict.fromkeys(layers, True)
-        slots = {i: SimpleNamespace(keys=keys, values=values) for i, (keys, values) in layers.items()}
-        self.cross_attention_cache = SimpleNamespace(layers=slots)
+        self.cross_attention_cache = SimpleNamespace(layers={i: self._slot(*pair) for i, pair in layers.items()})
+
+    def _slot(self, keys: Tensor, values: Tensor) -> SimpleNamespace:
+        if self._rows is None:
+            return SimpleNamespace(keys=keys, values=values)
+        return SimpleNamespace(keys=Shared(keys, self._rows), values=Shared(values, self._rows))
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         return key, value
 
     def rows(self, index: Tensor) -> ImageMemory:
-        """The memory of images `index` (int64 [R]), one row for each phrase that looks at an image.
-
-        A single image's rows are views of it: at base size a copy for each of 14 phrases costs a tenth of pointing.
-        """
-        picked = {}
-        for i, (keys, values) in self._layers.items():
-            one = len(keys) == 1
-            picked[i] = tuple(t.expand(len(index), -1, -1, -1) if one else t[index] for t in (keys, values))
-        return ImageMemory(picked)
+        """The memory of images `index` (int64 [R]), one row for each phrase that looks at an image; nothing is copied."""
+        return ImageMemory(self._layers, index if self._rows is None else self._rows[index])
 
     def tokens(self, image: Tensor, token: Tensor) -> ImageMemory:
         """The memory of one token each: token `token[r]` of image `image[r]`, int64 [R] both."""
-        return ImageMemory(
-            {
-                i: (
-                    keys[image, :, token][:, :, None],
-                    values[image, :, token][:, :, None],
-                )  # [I, h, N, d] -> [R, h, 1, d]
-                for i, (keys, values) in self._layers.items()
-            }
-        )
+        image = image if self._rows is None else self._rows[image]
+        of_tokens = {}
+        for i, (keys, values) in self._layers.items():  # [I, h, N, d] -> [R, h, 1, d]
+            of_tokens[i] = keys[image, :, token][:, :, None], values[image, :, token][:, :, None]
+        return ImageMemory(of_tokens)
 
 
 class TextEncoder(nn.Module):

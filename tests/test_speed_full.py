@@ -1,0 +1,76 @@
+"""The fast step at base size against the plain one: equal losses, less time, less memory. Outside `make test`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from plain_step import PlainStepper
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from amc_lib.config import Settings
+from amc_lib.footprint import Stepper, full_size_batch
+from amc_lib.presets import preset
+
+REPETITIONS = 3
+LEAST_SPEEDUP = {"float32": 1.5, "bf16": 3.0}
+MOST_MEMORY = {"float32": 0.8, "bf16": 0.55}  # that autograd keeps for a sample
+NEGATIVES = (torch.tensor([1, 0]), torch.tensor([1, 0]))
+
+pytestmark = pytest.mark.slow
+
+
+def without_dropout() -> Settings:
+    paper = preset("paper")
+    return replace(paper, model=replace(paper.model, text=replace(paper.model.text, dropout=0.0)))
+
+
+def kept_bytes(stepper: Stepper | PlainStepper, size: int) -> int:
+    """Bytes that autograd keeps for the backward pass of a batch, parameters and buffers not counted."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in stepper.model.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = stepper.losses(full_size_batch(size))
+    found = sum(kept.values())
+    del losses
+    return found
+
+
+def seconds(stepper: Stepper | PlainStepper) -> float:
+    batch, begin = full_size_batch(2), time.perf_counter()
+    stepper.step(batch)
+    return time.perf_counter() - begin
+
+
+@pytest.mark.parametrize(("precision", "relative"), [("float32", 1e-5), ("bf16", 0.01)])
+def test_losses_are_those_of_the_plain_step(precision, relative):
+    settings, batch = without_dropout(), full_size_batch(2)
+    fast = Stepper(settings, "cpu", precision, checkpointing=False)
+    found = {name: loss.item() for name, loss in vars(fast.losses(batch, negatives=NEGATIVES)).items()}
+    del fast
+    plain = PlainStepper(settings)
+    expected = {name: loss.item() for name, loss in vars(plain.losses(batch, negatives=NEGATIVES)).items()}
+    assert found == pytest.approx(expected, rel=relative)
+    assert all(loss > 0 for loss in expected.values())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_step_is_faster_and_keeps_less(precision):
+    settings = preset("paper")
+    fast, plain = Stepper(settings, "cpu", precision, checkpointing=False), PlainStepper(settings)
+    pairs = [(seconds(plain), seconds(fast)) for _ in range(1 + REPETITIONS)][1:]
+    speedup = statistics.median(of_plain / of_fast for of_plain, of_fast in pairs)
+    each = [kept_bytes(stepper, 3) - kept_bytes(stepper, 2) for stepper in (plain, fast)]
+    assert speedup >= LEAST_SPEEDUP[precision], pairs
+    assert each[1] <= MOST_MEMORY[precision] * each[0], each
