@@ -35,7 +35,11 @@ def batch(seed: int = 0) -> Batch:
 
 @pytest.mark.parametrize(
     "chosen",
-    [settings(), settings(ObjectiveSettings(mlm_distillation="official")), settings(amc=replace(TINY_AMC, lambda1=0.0, lambda2=0.0))],
+    [
+        settings(),
+        settings(ObjectiveSettings(mlm_distillation="official")),
+        settings(amc=replace(TINY_AMC, lambda1=0.0, lambda2=0.0)),
+    ],
     ids=["vocabulary", "official", "without AMC"],
 )
 def test_updates_are_those_of_the_plain_step(chosen):

@@ -43,7 +43,7 @@ def attend(
         return F.scaled_dot_product_attention(query, key, value, padding, dropout, scale=scaling)
     if isinstance(key, Shared):
         return _by_image(query, key, value, dropout, scaling)
-    R, h, L, _ = query.shape
+    R, h = query.shape[:2]
     if padding is not None:
         padding = padding.expand(R, h, 1, -1).flatten(0, 1)  # [R*h, 1, N]
     flat = (x.flatten(0, 1) for x in (query, key, value))  # [R*h, ., d]
@@ -59,7 +59,8 @@ def _by_image(query: Tensor, key: Shared, value: Shared, dropout: float, scaling
     order = key.rows.argsort(stable=True)
     counts = key.rows.bincount(minlength=len(key.of_images)).tolist()
     seen = []
-    for own, k, v in zip(query.index_select(0, order).split(counts), key.of_images.unbind(), value.of_images.unbind(), strict=True):
+    of_image = query.index_select(0, order).split(counts)
+    for own, k, v in zip(of_image, key.of_images.unbind(), value.of_images.unbind(), strict=True):
         flat = own.transpose(0, 1).flatten(1, 2)  # [r, h, L, d] -> [h, r*L, d]
         attended = _Attention.apply(flat, k, v, None, dropout, scaling)
         seen.append(attended.unflatten(1, own.shape[::2][:2]).transpose(0, 1))  # -> [r, h, L, d]
@@ -71,8 +72,14 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, dropout: float, scaling: float
-    ) -> Tensor:  # fmt: skip
+        ctx: FunctionCtx,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        padding: Tensor | None,
+        dropout: float,
+        scaling: float,
+    ) -> Tensor:
         start = query.new_zeros(1, 1, 1) if padding is None else padding
         scores = torch.baddbmm(start, query, key.transpose(1, 2), alpha=scaling)  # [G, L, N]
         probabilities = scores.softmax(-1)

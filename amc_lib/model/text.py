@@ -78,7 +78,7 @@ class ImageMemory:
         return key, value
 
     def rows(self, index: Tensor) -> ImageMemory:
-        """The memory of images `index` (int64 [R]), one row for each phrase that looks at an image; nothing is copied."""
+        """The memory of images `index` (int64 [R]), one row for each phrase that looks at one; no copy."""
         return ImageMemory(self._layers, index if self._rows is None else self._rows[index])
 
     def tokens(self, image: Tensor, token: Tensor) -> ImageMemory:
