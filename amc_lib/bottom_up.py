@@ -16,6 +16,7 @@ import torch
 from amc_lib.detector import UNKNOWN, Proposals
 
 FIELDS = 6
+MOST_DIGITS = 9  # of a picture's sides and of its number of boxes
 
 
 class RegionFile:
@@ -28,13 +29,16 @@ class RegionFile:
         self.path = Path(path)
         self._places: dict[str, tuple[int, int]] = {}  # image_id -> number of its line, first byte
         start = 0
-        with self.path.open("rb") as file:
+        try:
+            file = self.path.open("rb")
+        except OSError as error:
+            raise ValueError(f"{self.path}: cannot be read: {error.strerror}") from error
+        with file:
             for number, line in enumerate(file, start=1):
                 fields = line.count(b"\t") + 1
                 if fields != FIELDS:
                     raise self._malformed(number, f"has {fields} fields, not {FIELDS}")
-                name = line[: line.index(b"\t")].decode("utf-8", errors="replace").strip()
-                self._places[name] = (number, start)
+                self._places[self._name(line[: line.index(b"\t")], number)] = (number, start)
                 start += len(line)
 
     def __len__(self) -> int:
@@ -50,11 +54,22 @@ class RegionFile:
         number, start = self._places[image_id]
         with self.path.open("rb") as file:
             file.seek(start)
-            _, *fields = file.readline().rstrip(b"\r\n").split(b"\t")
+            name, *fields = file.readline().rstrip(b"\r\n").split(b"\t")
+        if self._name(name, number) != image_id or len(fields) != FIELDS - 1:
+            raise self._malformed(number, "has changed since the file was opened")
         try:
             return _proposals(*fields)
         except ValueError as error:
             raise self._malformed(number, str(error)) from error
+
+    def _name(self, field: bytes, number: int) -> str:
+        try:
+            name = field.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            name = ""
+        if not name:
+            raise self._malformed(number, "its image_id is no UTF-8 text")
+        return name
 
     def _malformed(self, number: int, what: str) -> ValueError:
         return ValueError(f"{self.path}, line {number}: {what}")
@@ -69,12 +84,14 @@ def _proposals(width: bytes, height: bytes, count: bytes, boxes: bytes, features
         raise ValueError(f"boxes have {corners.shape[1]} numbers each, not 4")
     if not (corners[:, :2] < corners[:, 2:]).all():
         raise ValueError("a box has no area")
+    if (corners[:, 2:] <= 0).any() or (corners[:, :2] >= torch.tensor([columns, rows])).any():
+        raise ValueError(f"a box lies outside the picture of {columns} x {rows}")
     labels = torch.full((number,), UNKNOWN, dtype=torch.int64)
     return Proposals(corners, torch.full((number,), torch.nan), labels, content, (rows, columns))
 
 
 def _positive(text: bytes, name: str) -> int:
-    if not text.strip().isdigit() or int(text) == 0:
+    if not text.strip().isdigit() or len(text) > MOST_DIGITS or int(text) == 0:
         raise ValueError(f"{name} {text[:20].decode('utf-8', errors='replace')!r} is no positive whole number")
     return int(text)
 

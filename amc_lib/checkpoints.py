@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from amc_lib.config import Settings
-from amc_lib.files import write_bytes, write_json
+from amc_lib.files import json_bytes, write_together
 from amc_lib.model import ALBEF, build
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.parameters import from_mapping
 from amc_lib.phrases import Tokenizer
 from amc_lib.provenance import ROOT, plain
+from amc_lib.weights_check import check_weights
+from amc_lib.wording import line, reason, shown
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "checkpoint.json"
 SHIPPED = ROOT / "data" / "checkpoints"  # named checkpoints that come with the repository
@@ -47,24 +50,28 @@ class Checkpoint:
 def save_checkpoint(
     folder: str | Path, model: ALBEF, tokenizer: Tokenizer, settings: Settings, about: Mapping[str, Any]
 ) -> Path:
-    """Write the online model to `folder`; both files are atomic, the description last. Returns the folder."""
+    """Write the online model to `folder` and return the folder.
+
+    Both files are on disk before either takes the place of an older one; weights that a power cut has left beside the
+    description of others are refused by `load_checkpoint`, because their hash is not the one in the description.
+    """
     folder = Path(folder)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in online_state(model).items()})
-    write_bytes(folder / WEIGHTS, weights)
     content = {
         "settings": plain(settings),
         "vocabulary": list(tokenizer.vocabulary),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "about": plain(about),
     }
-    write_json(folder / DESCRIPTION, content)
+    write_together({folder / WEIGHTS: weights, folder / DESCRIPTION: json_bytes(content)})
     return folder
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:
     """Load a checkpoint folder, or one that the repository ships by its name.
 
-    Raises CheckpointError with one sentence if it is missing, damaged, or does not fit its own settings.
+    Raises CheckpointError with one sentence if it is missing, damaged, does not fit its own settings, or holds weights
+    that are no finite numbers.
     """
     folder, about = find(source), description(source)
     try:
@@ -78,9 +85,10 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
         settings = from_mapping(Settings, about.get("settings"))
         tokenizer = _tokenizer(about.get("vocabulary"), settings)
         tensors = load(data)
+        check_weights(tensors, settings.model)
         model = build(settings.model)
     except (ArithmeticError, RuntimeError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError(f"{folder}: {reason(error)}") from error
     load_weights(model, tensors, origin=str(folder))
     return Checkpoint(model, tokenizer, settings, about.get("about", {}), digest)
 
@@ -91,7 +99,7 @@ def description(source: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint's description: {error}") from error
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint's description: {reason(error)}") from error
     if not isinstance(content, dict) or not isinstance(content.get("about", {}), dict):
         raise CheckpointError(f"{path}: is no description of a checkpoint")
     return content
@@ -106,6 +114,11 @@ def load_weights(model: ALBEF, tensors: Mapping[str, Tensor], origin: str) -> No
         f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(expected[name].shape)}"
         for name in expected
         if name in tensors and tensors[name].shape != expected[name].shape
+    ]
+    problems += [
+        f"{name} is {tensors[name].dtype}, the model has {expected[name].dtype}"
+        for name in expected
+        if name in tensors and tensors[name].is_floating_point() != expected[name].is_floating_point()
     ]
     if problems:
         raise CheckpointError(f"{origin}: does not fit the model: {first_few(problems)}")
@@ -125,14 +138,14 @@ def online_state(model: ALBEF) -> dict[str, Tensor]:
 def find(source: str | Path) -> Path:
     """The folder of a checkpoint given by path or by the name of a shipped one."""
     for folder in (Path(source), SHIPPED / str(source)):
-        if (folder / DESCRIPTION).is_file():
+        if os.path.isfile(folder / DESCRIPTION):  # also False for names that no file can have
             return folder
-    raise CheckpointError(f"no checkpoint at {str(source)!r}; shipped ones: {', '.join(shipped()) or 'none'}")
+    raise CheckpointError(f"no checkpoint at {shown(str(source))}; shipped ones: {', '.join(shipped()) or 'none'}")
 
 
 def exists(source: str | Path) -> bool:
     """Whether there is a checkpoint at a path or of a shipped name."""
-    return any((folder / DESCRIPTION).is_file() for folder in (Path(source), SHIPPED / str(source)))
+    return any(os.path.isfile(folder / DESCRIPTION) for folder in (Path(source), SHIPPED / str(source)))
 
 
 def shipped() -> list[str]:
@@ -144,6 +157,8 @@ def _tokenizer(vocabulary: Any, settings: Settings) -> Tokenizer:
     text = settings.model.text
     if not isinstance(vocabulary, list) or not all(isinstance(token, str) for token in vocabulary):
         raise ValueError("its vocabulary is no list of words")
+    if len(set(vocabulary)) != len(vocabulary):
+        raise ValueError("its vocabulary has a word twice")
     if len(vocabulary) > text.vocab_size:
         raise ValueError(f"its vocabulary has {len(vocabulary)} words, the model {text.vocab_size}")
     return Tokenizer(vocabulary, text.max_tokens)
@@ -153,4 +168,4 @@ def first_few(problems: Iterable[str], limit: int = 5) -> str:
     """The first problems as one line, with the number of the others."""
     problems = list(problems)
     more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
-    return "; ".join(problems[:limit]) + more
+    return "; ".join(map(line, problems[:limit])) + more

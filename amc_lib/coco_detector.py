@@ -6,8 +6,6 @@ comes as one file: fasterrcnn_resnet50_fpn_coco-258fb6c6.pth, from the address t
 
 from __future__ import annotations
 
-import pickle
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,27 +19,28 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from amc_lib.checkpoints import CheckpointError
 from amc_lib.detector import Proposals, best_boxes
+from amc_lib.official import read_official
+from amc_lib.wording import reason
 
 BOXES = 36  # proposals a picture, as in the files that bottom-up attention is shared in
 OVERLAP = 0.5  # largest intersection over union of two kept boxes, whatever their labels
-LONGEST_REASON = 200  # characters of torch's own words in an error
 SHORT_SIDE = 800  # pixels to which a picture's shorter side is brought, as in the weights' training
 
 
 def load_coco_detector(path: str | Path, boxes: int = BOXES, short_side: int = SHORT_SIDE) -> CocoDetector:
     """The detector with the weights of a downloaded file, of which tensors alone are read.
 
-    Raises CheckpointError with one sentence if the file is missing, damaged, or holds other weights.
+    Raises CheckpointError with one sentence if the file is missing, damaged, or holds other weights or such that are
+    no finite numbers.
     """
     model = fasterrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=len(_categories()), min_size=short_side
     )
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        model.load_state_dict(state)
-    except (AttributeError, EOFError, OSError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        reason = textwrap.shorten(str(error), LONGEST_REASON)
-        raise CheckpointError(f"{path}: is no file of torchvision's Faster R-CNN on COCO: {reason}") from error
+        model.load_state_dict(read_official(path))
+    except (CheckpointError, RuntimeError) as error:
+        why = reason(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{path}: is no file of torchvision's Faster R-CNN on COCO: {why}") from error
     return CocoDetector(model, boxes)
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from amc_lib.config_checks import not_negative, positive, require
+from amc_lib.config_data import PhotoSettings, SceneSettings
+from amc_lib.wording import shown
+
 Tier = Literal["scenes", "paper"]
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+LARGEST_SEED = 2**32 - 1  # of numpy
+LARGEST_QUEUE = 2**28  # numbers in one queue, a GiB; the paper's has 2**24
+LARGEST_SIDE = 16384  # pixels of a square input or map
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,15 @@ class VisionSettings:
     drop_path: float = 0.0  # stochastic depth of the last block
 
     def __post_init__(self) -> None:
-        _require(
+        positive(self, "image_size", "patch_size", "width", "depth", "heads", "mlp_ratio")
+        not_negative(self, "region_width", "drop_path")
+        require(self.image_size <= LARGEST_SIDE, f"image_size must not exceed {LARGEST_SIDE}")
+        require(self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path}")
+        require(
             self.image_size % self.patch_size == 0,
-            f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}",
+            f"image_size {self.image_size} is no multiple of patch_size {shown(self.patch_size)}",
         )
-        _require(self.width % self.heads == 0, f"vision width {self.width} is no multiple of its {self.heads} heads")
+        require(self.width % self.heads == 0, f"vision width {self.width} is no multiple of its {self.heads} heads")
 
     @property
     def grid(self) -> int:
@@ -60,12 +68,15 @@ class TextSettings:
     max_tokens: int = 25  # [CLS] and [SEP] included (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
-        _require(self.width % self.heads == 0, f"text width {self.width} is no multiple of its {self.heads} heads")
-        _require(
+        positive(self, "vocab_size", "width", "layers", "heads", "ffn_width", "positions")
+        require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
+        require(self.max_tokens > 2, f"max_tokens must be more than [CLS] and [SEP], got {self.max_tokens}")
+        require(self.width % self.heads == 0, f"text width {self.width} is no multiple of its {self.heads} heads")
+        require(
             0 < self.fusion_from < self.layers,
             f"fusion_from {self.fusion_from} must lie inside the {self.layers} text encoder layers",
         )
-        _require(self.max_tokens <= self.positions, f"max_tokens {self.max_tokens} exceeds positions {self.positions}")
+        require(self.max_tokens <= self.positions, f"max_tokens {self.max_tokens} exceeds positions {self.positions}")
 
 
 @dataclass(frozen=True)
@@ -81,13 +92,20 @@ class ModelSettings:
     temperature_range: tuple[float, float] = (0.001, 0.5)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.vision.width == self.text.width,
             f"vision width {self.vision.width} and text width {self.text.width} must be equal: image tokens are the "
             "keys and values of the fusion layers",
         )
-        _require(0 <= self.momentum <= 1, f"momentum must lie in [0, 1], got {self.momentum}")
-        _require(self.queue_size >= 0, f"queue_size must not be negative, got {self.queue_size}")
+        low, high = self.temperature_range
+        positive(self, "embed_dim", "temperature")
+        not_negative(self, "queue_size")
+        require(0 <= self.momentum <= 1, f"momentum must lie in [0, 1], got {self.momentum}")
+        require(0 < low <= high, f"temperature_range must be positive and in order, got {low} to {high}")
+        require(
+            self.queue_size * self.embed_dim <= LARGEST_QUEUE,
+            f"queue_size {shown(self.queue_size)} times embed_dim {shown(self.embed_dim)} exceeds {LARGEST_QUEUE}",
+        )
 
 
 @dataclass(frozen=True)
@@ -101,9 +119,9 @@ class ObjectiveSettings:
     region_softness: float = 0.07  # detector-based: how softly an image's best proposal is taken, in cosine; 0: hard
 
     def __post_init__(self) -> None:
-        _require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
-        _require(0 < self.mlm_probability < 1, f"mlm_probability must lie in (0, 1), got {self.mlm_probability}")
-        _require(self.region_softness >= 0, f"region_softness must not be negative, got {self.region_softness}")
+        require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
+        require(0 < self.mlm_probability < 1, f"mlm_probability must lie in (0, 1), got {self.mlm_probability}")
+        not_negative(self, "alpha_ramp_epochs", "region_softness")
 
 
 @dataclass(frozen=True)
@@ -119,8 +137,8 @@ class AmcSettings:
     map_size: int = 256  # side to which heatmap and box mask are brought, pixels (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
-        for name in ("lambda1", "lambda2", "delta1", "delta2"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        not_negative(self, "lambda1", "lambda2", "delta1", "delta2")
+        require(0 < self.map_size <= LARGEST_SIDE, f"map_size must lie in 1 to {LARGEST_SIDE}")
 
     @property
     def active(self) -> bool:
@@ -149,41 +167,14 @@ class TrainingSettings:
     precision: Literal["float32", "bf16"] = "float32"  # of the passes (autocast); weights stay float32
     checkpointing: bool = False  # recompute layers in the backward pass: less memory, the same numbers
     workers: int = 0  # processes that read images, for each device; 0 reads in the training process
+    snapshot_every: int = 1000  # updates between two snapshots, and one after every epoch; 0: none is written
 
     def __post_init__(self) -> None:
-        _require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
-        _require(self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}")
-        _require(self.phrases_per_image > 0, f"phrases_per_image must be positive, got {self.phrases_per_image}")
-        _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
-        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
-        _require(self.accumulation > 0, f"accumulation must be positive, got {self.accumulation}")
-        _require(self.workers >= 0, f"workers must not be negative, got {self.workers}")
-
-
-@dataclass(frozen=True)
-class SceneSettings:
-    """Drawn scenes of the scenes tier (amc_lib.datasets.scenes)."""
-
-    seed: int = 0
-    size: int = 320  # side of the square picture, pixels
-    objects: tuple[int, int] = (6, 9)  # named things in a scene, both ends included
-    train_objects: tuple[int, int] = (1, 9)  # the same in pretrain and train: some show one thing, as photographs do
-    object_width: tuple[float, float] = (0.13, 0.28)  # share of the picture's side
-    rotation_degrees: float = 25.0  # largest turn either way
-    max_occlusion: float = 0.5  # largest hidden share of a named thing
-    distractors: tuple[int, int] = (1, 3)  # pictograms that nothing names
-    pretrain: int = 24000  # scenes in each split; with captions alone, never a box
-    train: int = 6000
-    val: int = 300
-    phrases: int = 800
-    referring_a: int = 600
-    referring_b: int = 600
-
-    def count(self, split: str) -> int:
-        """Number of scenes of a split; ValueError for a name that is none."""
-        splits = ("pretrain", "train", "val", "phrases", "referring_a", "referring_b")
-        _require(split in splits, f"unknown scenes split {split!r}; known: {', '.join(splits)}")
-        return getattr(self, split)
+        positive(self, "epochs", "batch_size", "phrases_per_image", "learning_rate", "accumulation")
+        not_negative(self, "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay")
+        not_negative(self, "max_grad_norm", "short_captions_until", "fuse_from", "hard_negatives_from")
+        not_negative(self, "seed", "workers", "snapshot_every")
+        require(self.seed <= LARGEST_SEED, f"seed must not exceed {LARGEST_SEED}, got {shown(self.seed)}")
 
 
 @dataclass(frozen=True)
@@ -206,27 +197,10 @@ class DetectorSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.image_size % 32 == 0, f"image_size {self.image_size} is no multiple of the coarsest stride, 32")
-        _require(0 < self.boxes <= self.candidates, f"boxes {self.boxes} must lie in 1 to candidates {self.candidates}")
-        _require(0 < self.overlap <= 1, f"overlap must lie in (0, 1], got {self.overlap}")
-        _require(0 <= self.warmup_steps < self.steps, f"warmup_steps {self.warmup_steps} must be below {self.steps}")
-
-
-@dataclass(frozen=True)
-class PhotoSettings:
-    """Photographs of the paper tier: how finetuning augments them and evaluation reads them (PROTOCOL)."""
-
-    flip: float = 0.5  # probability of a horizontal flip; left and right change places in the phrase
-    gray: float = 0.2  # probability of losing all colour
-    jitter: float = 0.4  # largest relative change of brightness, contrast and saturation; hue stays
-    jitter_probability: float = 0.5
-    one_box: bool = True  # one box, drawn at random, of a record with several; else all of them
-    refer_max_words: int = 30  # of a phrase on RefCOCO+ and RefCLEF; elsewhere phrases.MAX_WORDS
-    refer_image_size: int = 384  # side of the input on RefCOCO+ and RefCLEF, pixels; elsewhere the model's own
-
-    def __post_init__(self) -> None:
-        for name in ("flip", "gray", "jitter", "jitter_probability"):
-            _require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        require(self.image_size % 32 == 0, f"image_size {self.image_size} is no multiple of the coarsest stride, 32")
+        require(0 < self.boxes <= self.candidates, f"boxes {self.boxes} must lie in 1 to candidates {self.candidates}")
+        require(0 < self.overlap <= 1, f"overlap must lie in (0, 1], got {self.overlap}")
+        require(0 <= self.warmup_steps < self.steps, f"warmup_steps {self.warmup_steps} must be below {self.steps}")
 
 
 @dataclass(frozen=True)
@@ -244,12 +218,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         text = self.model.text
-        _require(
+        require(
             text.fusion_from <= self.amc.layer < text.layers,
             f"layer {self.amc.layer} has no cross-attention; fusion layers are {text.fusion_from}-{text.layers - 1}",
         )
         largest = max(stage.batch_size * stage.phrases_per_image for stage in (self.pretraining, self.finetuning))
-        _require(
+        require(
             self.model.queue_size == 0 or largest <= self.model.queue_size,
             f"a batch of {largest} phrases exceeds queue_size {self.model.queue_size}",
         )

@@ -29,6 +29,7 @@ from amc_lib.files import write_bytes, write_csv, write_json
 from amc_lib.parameters import from_mapping
 from amc_lib.provenance import ROOT, plain, provenance, settings_hash
 from amc_lib.training import set_seed
+from amc_lib.weights_check import not_finite
 
 RUNS = ROOT / "runs"
 DESCRIPTION = "detector.json"
@@ -87,7 +88,10 @@ def load_detector(source: str | Path = TRAINED) -> SceneDetector:
             raise ValueError(f"the hash of {WEIGHTS} is not the one in {DESCRIPTION}")
         vocabulary = Vocabulary(**{name: tuple(words) for name, words in about["vocabulary"].items()})
         detector = Detector(from_mapping(DetectorSettings, about["settings"]), vocabulary)
-        detector.load_state_dict(load(data))
+        weights = load(data)
+        if names := not_finite(weights):
+            raise ValueError(f"has weights that are no finite numbers: {', '.join(names)}")
+        detector.load_state_dict(weights)
     except UNREADABLE as error:
         raise CheckpointError(f"{folder}: is damaged or no detector: {textwrap.shorten(str(error), 200)}") from error
     return SceneDetector(detector, folder, digest)

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,10 +40,37 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all are on disk before the first is renamed, in order, into its place."""
+    with ExitStack() as files:
+        for path, data in reversed(contents.items()):  # what is opened last is renamed first
+            file = files.enter_context(atomic_file(path))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder if it is missing. Raises OSError where nothing can be written into it."""
+    with atomic_file(folder / ".probe") as file:
+        file.write(b"\0")
+    (folder / ".probe").unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what writers that were killed have left in a folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def json_bytes(obj: Any) -> bytes:
+    """`obj` as indented UTF-8 JSON; NaN and infinity, which JSON lacks, are a ValueError."""
+    return f"{json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
+
+
 def write_json(path: str | Path, obj: Any) -> None:
-    """Write `obj` as indented UTF-8 JSON atomically; NaN and infinity, which JSON lacks, are a ValueError."""
-    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+    """Write `obj` as JSON (`json_bytes`) atomically."""
+    write_bytes(path, json_bytes(obj))
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:

@@ -18,6 +18,7 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -30,7 +31,7 @@ from amc_lib.model import ALBEF, build
 from amc_lib.model.objectives import IGNORED
 from amc_lib.presets import preset
 from amc_lib.provenance import device_name, processor_name, provenance
-from amc_lib.step import Batch, training_losses
+from amc_lib.step import Batch, Losses, training_losses
 from amc_lib.training import parameter_groups
 
 TOKENS = 12  # of a phrase, as region descriptions have
@@ -89,14 +90,20 @@ class Stepper:
         self.model.checkpoint_layers(checkpointing)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, 0.02), lr=1e-5, fused=True)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def losses(self, batch: Batch, **draw: Any) -> Losses:
+        """`draw`: `negatives` or `generator` of `training_losses`."""
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.precision == "bf16"):
-            return training_losses(self.model, batch, self.settings.objective, self.settings.amc, alpha=0.4).total
+            return training_losses(self.model, batch, self.settings.objective, self.settings.amc, alpha=0.4, **draw)
 
-    def step(self, batch: Batch) -> None:
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.losses(batch).total
+
+    def step(self, batch: Batch, **draw: Any) -> Losses:
         self.optimizer.zero_grad(set_to_none=True)
-        self.forward(batch).backward()
+        losses = self.losses(batch, **draw)
+        losses.total.backward()
         self.optimizer.step()
+        return losses
 
     def seconds(self, batch: Batch) -> float:
         """The median of `REPETITIONS` steps after one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +16,7 @@ from torch import Tensor
 from amc_lib import gradcam
 from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.config import VisionSettings
-from amc_lib.datasets.image_files import reading
+from amc_lib.datasets.image_files import open_image, reading, small_enough, to_rgb
 from amc_lib.datasets.scene_bank import pixels
 from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluation import ground_remembered, peak, remember_images
@@ -24,6 +24,7 @@ from amc_lib.figures.style import heat_overlay
 from amc_lib.model.text import ImageMemory
 from amc_lib.phrases import clean
 from amc_lib.sources import open_checkpoint
+from amc_lib.wording import shown
 
 DEFAULT_CHECKPOINT = "amc-scenes"
 MARKER_SHARE = 0.02  # half the marker's width, of the image's shorter side
@@ -70,7 +71,7 @@ class Grounder:
         if checkpoint.settings.model.vision.trunk == "regions":
             raise CheckpointError("this checkpoint reads a detector's proposals: open it with RegionGrounder.load")
         self.checkpoint = checkpoint
-        self.layer = checkpoint.about.get("layer", checkpoint.settings.amc.layer) if layer is None else layer
+        self.layer = _layer(checkpoint) if layer is None else layer
 
     @classmethod
     def load(cls, source: str | Path = DEFAULT_CHECKPOINT, layer: int | None = None) -> Grounder:
@@ -118,12 +119,23 @@ class Grounder:
         return groundings
 
 
+def _layer(checkpoint: Checkpoint) -> int:
+    """The layer that a checkpoint names beside its weights, else that of its training."""
+    layer, text = checkpoint.about.get("layer", checkpoint.settings.amc.layer), checkpoint.settings.model.text
+    if not isinstance(layer, int) or not text.fusion_from <= layer < text.layers:
+        fusion = f"{text.fusion_from}-{text.layers - 1}"
+        raise CheckpointError(f"this checkpoint names the layer {shown(layer)}; its fusion layers are {fusion}")
+    return layer
+
+
 def checked_phrases(phrase: str | Sequence[str]) -> list[str]:
     """One phrase or several as a list. Raises ValueError for one that is no text or has no words."""
-    phrases = [phrase] if isinstance(phrase, str) else list(phrase or ())
+    if not isinstance(phrase, Iterable):
+        raise ValueError(f"a phrase must be text, got {shown(phrase)}")
+    phrases = [phrase] if isinstance(phrase, str) else list(phrase)
     for text in phrases:
         if not isinstance(text, str):
-            raise ValueError(f"a phrase must be text, got {text!r}")
+            raise ValueError(f"a phrase must be text, got {shown(text)}")
         clean(text)
     return phrases
 
@@ -141,13 +153,6 @@ def read_image(image: Image.Image | str | Path | BinaryIO) -> Image.Image:
         raise ValueError(f"an image must be a PIL image or a path, got {type(image).__name__}")
     with reading(image):
         if isinstance(image, Image.Image):
-            return _upright_rgb(image)
-        with Image.open(image) as file:
-            return _upright_rgb(file)
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip rather than scale
-        upright = Image.fromarray((np.asarray(upright) / 257).clip(0, 255).astype(np.uint8))
-    return upright.convert("RGB")
+            return to_rgb(ImageOps.exif_transpose(small_enough(image)))
+        with open_image(image) as file:
+            return to_rgb(ImageOps.exif_transpose(file))

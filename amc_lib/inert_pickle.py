@@ -9,8 +9,8 @@ contents are not installed. `torch.load` would refuse such classes (weights_only
 from __future__ import annotations
 
 import io
+import math
 import mmap
-import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
+
+from amc_lib.bounded_pickle import BoundedUnpickler
 
 ZIP_START = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first number in a file of PyTorch before 1.6, whose later ones are zips
@@ -49,7 +51,10 @@ class PickledFile:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """The tensor itself, mapped from the file. ValueError or RuntimeError if it reaches beyond its storage."""
+        """The tensor itself, mapped from the file.
+
+        ValueError or RuntimeError if it reaches beyond its storage or has more elements than that.
+        """
         storage = stored.storage
         if not isinstance(storage, Storage):
             raise ValueError("a tensor is of a kind that is not read here")
@@ -57,6 +62,8 @@ class PickledFile:
         size = storage.numel * storage.dtype.itemsize
         if not 0 <= size <= available:
             raise ValueError(f"storage {storage.key} should have {size} bytes, the file has {available}")
+        if math.prod(stored.size) > storage.numel:
+            raise ValueError(f"a tensor repeats the {storage.numel} numbers of storage {storage.key}")
         numbers = torch.empty(0, dtype=torch.uint8)
         if size:
             numbers = torch.frombuffer(self._bytes, dtype=torch.uint8, count=size, offset=start)
@@ -121,10 +128,10 @@ KNOWN = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(BoundedUnpickler):
     """Everything that it hands to a pickle ignores being given state, so that a file cannot change it either."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | mmap.mmap) -> None:
         super().__init__(file, encoding="latin1")
         self.storages: dict[str, Storage] = {}
 
@@ -164,17 +171,18 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Places]:
 
 def _read_legacy(file: BinaryIO) -> tuple[Any, Places]:
     """Pickles in a row (magic number, version, system, content, storage keys), then length and numbers of each key."""
-    if _Unpickler(file).load() != LEGACY_MAGIC:
+    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # which gives no more than there is, whatever is asked
+    if _Unpickler(data).load() != LEGACY_MAGIC:
         raise ValueError("it is a pickle, but not one of PyTorch")
-    _version, _system = _Unpickler(file).load(), _Unpickler(file).load()
-    unpickler = _Unpickler(file)
-    content, keys = unpickler.load(), _Unpickler(file).load()
+    _version, _system = _Unpickler(data).load(), _Unpickler(data).load()
+    unpickler = _Unpickler(data)
+    content, keys = unpickler.load(), _Unpickler(data).load()
     places = {}
     for key in keys:
-        (numel,) = struct.unpack("<q", file.read(8))
+        (numel,) = struct.unpack("<q", data.read(8))
         size = numel * unpickler.storages[key].dtype.itemsize
-        places[key] = (file.tell(), size)
-        file.seek(size, io.SEEK_CUR)
-    if file.tell() > file.seek(0, io.SEEK_END):
-        raise ValueError("it is cut short")
+        if not 0 <= size <= len(data) - data.tell():
+            raise ValueError("it is cut short")
+        places[key] = (data.tell(), size)
+        data.seek(size, io.SEEK_CUR)
     return content, places

@@ -19,7 +19,8 @@ def start(namespace: Mapping[str, Any], *known: str) -> dict[str, Any]:
     Raises ValueError with one sentence for a name that is not known or a tier that is not there.
     """
     parameters = notebook_parameters(namespace, " ".join(known).split())
-    preset(parameters["tier"])
+    if "tier" in parameters:
+        preset(parameters["tier"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     print(
         f"amc_lib {amc_lib.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, {device}"

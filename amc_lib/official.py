@@ -24,6 +24,8 @@ from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.model.vision import resize_positions
 from amc_lib.phrases import SPECIAL
+from amc_lib.weights_check import not_finite
+from amc_lib.wording import named, reason, shown
 
 TEXT_TOWERS = ("text_encoder", "text_encoder_m")
 TWINS = dict(zip(TIED, ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"), strict=True))
@@ -34,6 +36,7 @@ RENAMED = {  # beginnings of names: of DataParallel, and of finetuned models, wh
     "module.": "",
     **{f"{tower}.{part}.": f"{tower}.bert.{part}." for tower in TEXT_TOWERS for part in ("embeddings", "encoder")},
 }
+MOST_SHARED = 8  # size of all tensors of a file, as a multiple of the file's: tied ones stand there once
 LEFT_OUT = (POSITION_IDS, "idx_queue")  # idx_queue: image numbers of the queue, in ALBEF's retrieval finetuning
 MAY_BE_ABSENT = {  # beginnings of names that a file lacks together or not at all -> what stands there instead
     MOMENTUM: "momentum model, now a copy of the online model",
@@ -112,12 +115,11 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason(error)}") from error
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
-    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise CheckpointError(f"{path}: has values that are no finite numbers: {first_few(broken)}")
+    if broken := not_finite(tensors):
+        raise CheckpointError(f"{path}: has values that are no finite numbers: {'; '.join(broken)}")
     return tensors
 
 
@@ -142,11 +144,11 @@ def bert_vocabulary(path: str | Path, size: int = TextSettings.vocab_size) -> li
     try:
         tokens = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a vocabulary: {error}") from error
+        raise CheckpointError(f"{path}: cannot be read as a vocabulary: {reason(error)}") from error
     if len(tokens) != size:
         raise CheckpointError(f"{path}: has {len(tokens)} tokens, the model's vocabulary {size}")
     if len(set(tokens)) != size:
-        raise CheckpointError(f"{path}: has a token twice: {Counter(tokens).most_common(1)[0][0]!r}")
+        raise CheckpointError(f"{path}: has a token twice: {shown(Counter(tokens).most_common(1)[0][0])}")
     missing = [token for token in SPECIAL if token not in tokens]
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
@@ -160,10 +162,18 @@ def _pickled_tensors(path: Path) -> dict[str, Tensor]:
         content = content["model"]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no tensors")
-    foreign = [f"{name!s:.50}" for name, value in content.items() if not isinstance(value, StoredTensor)]
+    foreign = [named(f"{name!s:.50}") for name, value in content.items() if not isinstance(value, StoredTensor)]
     if foreign:
         raise CheckpointError(f"{path}: holds values that are no tensors: {first_few(foreign)}")
-    return {str(name): file.tensor(value) for name, value in content.items()}
+    if any(not isinstance(name, str) for name in content):
+        raise CheckpointError(f"{path}: holds a tensor whose name is no text")
+    tensors, left = {}, MOST_SHARED * path.stat().st_size
+    for name, value in content.items():
+        tensors[name] = file.tensor(value)
+        left -= tensors[name].nbytes
+        if left < 0:
+            raise CheckpointError(f"{path}: holds far more tensors than numbers, which they share")
+    return tensors
 
 
 def _our_names(tensors: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -176,7 +186,7 @@ def _our_names(tensors: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor
                 name = new + name.removeprefix(old)
                 changes[f"{old}* -> {new}*"] += 1
         if name in ours:
-            raise CheckpointError(f"{path}: holds {name} twice")
+            raise CheckpointError(f"{path}: holds {named(name)} twice")
         ours[name] = tensor
     if "queue_ptr" in ours and not ours.keys() & set(POINTERS):
         ours |= dict.fromkeys(POINTERS, ours.pop("queue_ptr"))

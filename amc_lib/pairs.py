@@ -65,6 +65,10 @@ class PairDataset(Dataset):
         """The image of a row and its drawn phrases as the model reads them, changed together where they change."""
         raise NotImplementedError
 
+    def image_name(self, row: int) -> str:
+        """What a person finds the image of a row by."""
+        return f"image {row}"
+
     def pairs(self, row: int) -> Pairs:
         key = (self.seed, self.epoch, row)
         rng = np.random.default_rng(key)
@@ -105,20 +109,24 @@ class EpochBatches(Sampler[list[int]]):
     """Batches of a shuffle that depends on (seed, epoch) alone, cut into parts for `world` processes.
 
     Part `rank` of every batch of `world * batch_size` indices; what does not fill `whole` such batches is left for
-    other epochs.
+    other epochs. The place of a run among its batches is `epoch` and `first`, the batch that iteration begins with.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, whole: int = 1) -> None:
         self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
         self.batches = length // (batch_size * world * whole) * whole
-        self.epoch = 0
+        self.epoch = self.first = 0
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
+        return self.between(self.first, self.batches)
+
+    def between(self, first: int, stop: int) -> Iterator[list[int]]:
+        """This process's part of the epoch's batches `first` to `stop`, counted from 0, without the last."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        for batch in range(self.batches):
+        for batch in range(first, stop):
             start = (batch * self.world + self.rank) * self.batch_size
             yield order[start : start + self.batch_size].tolist()
 

@@ -11,7 +11,10 @@ from typing import Any, Literal
 
 from amc_lib.config import AmcSettings, ObjectiveSettings, Settings, TrainingSettings
 from amc_lib.presets import preset
+from amc_lib.wording import shown
 
+LARGEST = 2**63 - 1  # of any number among the settings; no sensible one comes near it
+LONGEST_NAME = 40
 FINETUNING_PARAMETERS = tuple(
     [
         "tier",
@@ -61,9 +64,9 @@ def replace(settings: Any, **values: Any) -> Any:
 def from_mapping(kind: type, values: Any, where: str = "settings") -> Any:
     """A settings dataclass from nested plain values, as JSON gives them. Raises ValueError naming the field."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where} must be a mapping, got {values!r}")
+        raise ValueError(f"{where} must be a mapping, got {shown(values)}")
     hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
+    unknown = [name for name in values if name not in hints]
     if unknown:
         raise ValueError(f"{where}: {unknown_name(unknown[0], hints)}")
     missing = [f.name for f in dataclasses.fields(kind) if _required(f) and f.name not in values]
@@ -77,27 +80,30 @@ def typed(value: Any, hint: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_mapping(hint, value, name)
     if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, typing.get_args(hint)))}, got {value!r}")
+        if not isinstance(value, str) or value not in typing.get_args(hint):
+            known = ", ".join(map(repr, typing.get_args(hint)))
+            raise ValueError(f"{name} must be one of {known}, got {shown(value)}")
         return value
     if typing.get_origin(hint) is tuple:
         parts = typing.get_args(hint)
         if not isinstance(value, list | tuple) or len(value) != len(parts):
-            raise ValueError(f"{name} must be {len(parts)} numbers, got {value!r}")
+            raise ValueError(f"{name} must be {len(parts)} numbers, got {shown(value)}")
         return tuple(typed(item, part, name) for item, part in zip(value, parts, strict=True))
     if isinstance(hint, types.UnionType) and value is None:
         return None
     allowed = (int, float) if hint is float else hint
-    if isinstance(value, bool) != (hint is bool) or not isinstance(value, allowed) or value != value:
-        raise ValueError(f"{name} must be a {_name(hint)}, got {value!r}")
+    if isinstance(value, bool) != (hint is bool) or not isinstance(value, allowed):
+        raise ValueError(f"{name} must be a {_name(hint)}, got {shown(value)}")
+    if hint in (int, float) and not abs(value) <= LARGEST:
+        raise ValueError(f"{name} must be a {_name(hint)}, got {shown(value)}")
     return float(value) if hint is float else value
 
 
-def unknown_name(name: str, known: Mapping[str, Any] | typing.Iterable[str]) -> str:
+def unknown_name(name: Any, known: Mapping[str, Any] | typing.Iterable[str]) -> str:
     """The sentence for a name that is none of `known`."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(str(name)[:LONGEST_NAME], list(known), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown parameter {name!r}{hint} (known: {', '.join(sorted(known))})"
+    return f"unknown parameter {shown(name)}{hint} (known: {', '.join(sorted(known))})"
 
 
 def notebook_parameters(namespace: Mapping[str, Any], known: typing.Iterable[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ are read once, written as plain arrays, and mapped into memory by all processes 
 from __future__ import annotations
 
 import json
+import tokenize
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,8 +19,29 @@ import numpy as np
 from amc_lib.files import write_array, write_json
 from amc_lib.pairs import Phrase
 from amc_lib.regions import Region
+from amc_lib.wording import reason
 
-ARRAYS = ("row_image", "row_end", "text_end", "box_end", "text", "boxes")
+KINDS = {
+    "row_image": np.int32,
+    "row_end": np.int64,
+    "text_end": np.int64,
+    "box_end": np.int64,
+    "text": np.uint8,
+    "boxes": np.float32,
+}
+ARRAYS = tuple(KINDS)
+DAMAGED = (  # what numpy and json raise for damaged files
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 @dataclass(frozen=True)
@@ -77,16 +99,45 @@ def build(regions: Sequence[Region], root: Path, about: dict[str, Any]) -> Photo
 
 
 def open_table(folder: Path, make: Callable[[], PhotoTable]) -> PhotoTable:
-    """The table kept in `folder`; made and written first where there is none."""
+    """The table kept in `folder`; made and written first where there is none. ValueError for a damaged one."""
     description = folder / "table.json"
     if not description.is_file():
         table = make()
         for name in ARRAYS:
             write_array(folder / f"{name}.npy", getattr(table, name))
         write_json(description, {"images": table.images, "about": table.about})
-    content = json.loads(description.read_text(encoding="utf-8"))
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
-    return PhotoTable(content["images"], about=content["about"], **arrays)
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+        table = PhotoTable(content["images"], about=content["about"], **arrays)
+        _check(table)
+    except DAMAGED as error:
+        raise ValueError(f"{folder}: is damaged ({reason(error)}); delete it, and it is made again") from error
+    return table
+
+
+def _check(table: PhotoTable) -> None:
+    """Raise ValueError where the arrays cannot be those of one table."""
+    for name, kind in KINDS.items():
+        array = getattr(table, name)
+        if array.dtype != kind or array.ndim != (2 if name == "boxes" else 1):
+            raise ValueError(f"{name} is {array.dtype} of {array.ndim} dimensions")
+    if table.boxes.shape[1] != 4 or not np.isfinite(table.boxes).all():
+        raise ValueError("boxes are not four finite numbers each")
+    for ends, things in (("row_end", "text_end"), ("text_end", "text"), ("box_end", "boxes")):
+        counts, length = np.diff(getattr(table, ends), prepend=0), len(getattr(table, things))
+        if (counts < 0).any() or counts.sum() != length:
+            raise ValueError(f"{ends} does not lead to the end of {things}")
+    if len(table.row_image) != len(table.row_end) or len(table.text_end) != len(table.box_end):
+        raise ValueError("its arrays are of different lengths")
+    images = table.images
+    if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
+        raise ValueError("its images are no list of names")
+    if any(name.startswith("/") or ".." in name.split("/") for name in images):
+        raise ValueError("an image lies outside its folder")
+    if len(table.row_image) and not 0 <= table.row_image.min() <= table.row_image.max() < len(images):
+        raise ValueError("a row is of an image that is not there")
+    bytes(table.text).decode()
 
 
 def _span(ends: np.ndarray, index: int) -> tuple[int, int]:

@@ -17,13 +17,13 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from amc_lib import photo_table
 from amc_lib.config import Settings
 from amc_lib.datasets import flickr30k, records, refer, visual_genome
-from amc_lib.datasets.image_files import ImageFile, UnreadableImageError
+from amc_lib.datasets.image_files import ImageFile, UnreadableImageError, open_image
+from amc_lib.datasets.image_files import reading as unreadable
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment, Resize, to_input
 from amc_lib.distributed import process_state
@@ -51,8 +51,8 @@ def data_root() -> Path:
 class PhotoPairs(PairDataset):
     """Rows of a table, each visit with its picture read and augmented anew.
 
-    A picture that cannot be read is named in a warning, counted in `Pairs.unreadable`, and the next row of another
-    picture stands in.
+    A picture that cannot be read, or does not hold a box of its own, is named in a warning, counted in
+    `Pairs.unreadable`, and the next row of another picture stands in.
     """
 
     def __init__(self, table: PhotoTable, root: Path, augment: Augment, seed: int, per_image: int = 1) -> None:
@@ -81,8 +81,16 @@ class PhotoPairs(PairDataset):
     def choices(self, row: int) -> list[Phrase]:
         return self.table.phrases(row)
 
+    def image_name(self, row: int) -> str:
+        return self.table.image(row)
+
     def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, list[Phrase]]:
-        return self.augment(ImageFile(self.root / self.table.image(row)).open(), phrases, rng)
+        path = self.root / self.table.image(row)
+        picture = ImageFile(path).open()
+        try:
+            return self.augment(picture, phrases, rng)
+        except ValueError as error:
+            raise UnreadableImageError(f"{path}: {error}") from error
 
 
 def training_pairs(settings: Settings) -> PhotoPairs:
@@ -172,7 +180,7 @@ class PhotoBank:
 
     def size(self, region: Region) -> tuple[int, int]:
         """(height, width) of the picture, from its header."""
-        with Image.open(region.image.path) as file:
+        with unreadable(region.image.path), open_image(region.image.path) as file:
             return file.height, file.width
 
 

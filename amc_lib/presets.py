@@ -14,6 +14,7 @@ from amc_lib.config import (
     TrainingSettings,
     VisionSettings,
 )
+from amc_lib.wording import shown
 
 
 def _scenes() -> Settings:
@@ -46,6 +47,7 @@ def _scenes() -> Settings:
             short_captions_until=4,
             fuse_from=3,
             hard_negatives_from=5,
+            snapshot_every=50,
         ),
         finetuning=TrainingSettings(
             epochs=3,
@@ -57,6 +59,7 @@ def _scenes() -> Settings:
             cosine_by="step",
             warmup_steps=50,
             max_grad_norm=1.0,
+            snapshot_every=50,
         ),
     )
 
@@ -91,6 +94,6 @@ def detector_based(settings: Settings) -> Settings:
 
 def preset(tier: str) -> Settings:
     """The settings of a tier. Raises ValueError for an unknown tier."""
-    if tier not in _PRESETS:
-        raise ValueError(f"unknown tier {tier!r}; known: {', '.join(_PRESETS)}")
+    if not isinstance(tier, str) or tier not in _PRESETS:
+        raise ValueError(f"unknown tier {shown(tier)}; known: {', '.join(_PRESETS)}")
     return _PRESETS[tier]()

@@ -2,27 +2,25 @@
 
 A run folder holds the checkpoint, history.csv (losses and validation pointing over steps) and metrics.json (settings,
 what it started from, final numbers, provenance). A folder whose metrics name the same settings and the same start is
-opened instead of being trained again.
+opened instead of being trained again; one that was cut off goes on from its newest snapshot (`snapshots/`, which a
+finished run no longer has).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from amc_lib.checkpoints import DESCRIPTION, Checkpoint, description, find, load_checkpoint, save_checkpoint, shipped
+from amc_lib.checkpoints import Checkpoint, description, find, shipped
 from amc_lib.config import Settings
 from amc_lib.datasets import scene_language
 from amc_lib.distributed import process_state
 from amc_lib.evaluation import point_at
-from amc_lib.files import write_csv, write_json
 from amc_lib.model import ALBEF, build
 from amc_lib.own_data import OwnData
 from amc_lib.pairs import Collator
@@ -31,10 +29,11 @@ from amc_lib.phrases import Tokenizer, word_vocabulary
 from amc_lib.proposal_bank import ProposalBank
 from amc_lib.provenance import ROOT, plain, provenance, settings_hash
 from amc_lib.region_answers import choose_regions
+from amc_lib.run_folder import Run, is_finished, open_run, require_writable, write_run
 from amc_lib.sources import is_official, official_albef, open_checkpoint, weights_hash
 from amc_lib.step import training_losses
 from amc_lib.tiers import Bank, training_pairs, validation_bank
-from amc_lib.training import set_seed, train
+from amc_lib.training import Snapshots, set_seed, train
 from amc_lib.vmrm import pair_losses
 
 RUNS = ROOT / "runs"
@@ -43,17 +42,7 @@ PRETRAINED_VMRM, TUNED_VMRM = "vmrm-pretrained-scenes", "vmrm-scenes"
 CURVES = ["itc", "itm", "mlm", "amc", "mrm", "pointing"]
 VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
 IMAGES_AT_ONCE = 32
-NEUTRAL = ("workers", "checkpointing")  # settings of training that change no number
-
-
-@dataclass(frozen=True)
-class Run:
-    folder: Path
-    history: pd.DataFrame  # columns step, epoch, seconds, learning_rate, losses, pointing
-    metrics: dict[str, Any]
-
-    def checkpoint(self) -> Checkpoint:
-        return load_checkpoint(self.folder)
+NEUTRAL = ("workers", "checkpointing", "snapshot_every")  # settings of training that change no number
 
 
 def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
@@ -81,7 +70,7 @@ def _import_albef(settings: Settings, output: str | Path | None) -> Run:
     if not is_finished(folder):
         history = pd.DataFrame(columns=["step", *CURVES])
         record = provenance(settings, seed=settings.pretraining.seed)
-        _write_run(folder, checkpoint, history, identity, plain(checkpoint.about["imported"]), record)
+        write_run(folder, checkpoint, history, identity, plain(checkpoint.about["imported"]), record)
     print(checkpoint.about["imported"])
     return open_run(folder)
 
@@ -144,15 +133,6 @@ def _with_detector(settings: Settings) -> bool:
     return settings.model.vision.trunk == "regions"
 
 
-def open_run(folder: str | Path) -> Run:
-    """A finished run. Raises ValueError if the folder holds none."""
-    folder = Path(folder)
-    if not is_finished(folder):
-        raise ValueError(f"{folder}: no finished run")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return Run(folder, pd.read_csv(folder / "history.csv"), metrics)
-
-
 def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
     """The histories of named runs as one long table with columns run, step, name, value.
 
@@ -166,10 +146,6 @@ def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
         for name, run in runs.items()
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def is_finished(folder: Path) -> bool:
-    return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
 
 
 def _identity(
@@ -207,13 +183,17 @@ def _run(
     data_sha256 = data.sha256 if data else None
     identity = _identity(stage, settings, init_sha256, data_sha256)
     folder = Path(output) if output else RUNS / f"{stage}-seed{training.seed}-{settings_hash(identity)}"
+    snapshots = Snapshots(folder / "snapshots", identity)
     if is_finished(folder):
         run = open_run(folder)
         if _holds(run, stage, settings, init_sha256, data_sha256):
             state.print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
+            snapshots.remove()
             return run
         raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
     state.print(f"{stage}: seed {training.seed}, into {_shown(folder)}")
+    if state.is_main_process:
+        require_writable(folder)
     pairs = data.training_pairs(settings) if data else training_pairs(settings, stage)
     validation = data.validation_bank(settings) if data else validation_bank(settings)
     set_seed(training.seed)
@@ -222,29 +202,17 @@ def _run(
     collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
     validate = _validator(validation, tokenizer, settings) if validation else None
     losses = pair_losses if _with_detector(settings) else training_losses
-    history = pd.DataFrame(train(model, pairs, collator, settings, stage, validate, step_losses=losses))
-    record = provenance(
-        settings, seed=training.seed, seconds=time.perf_counter() - begin, processes=state.num_processes
+    history = pd.DataFrame(
+        train(model, pairs, collator, settings, stage, validate, step_losses=losses, snapshots=snapshots)
     )
+    seconds = time.perf_counter() - begin + snapshots.earlier_seconds
+    more = {"processes": state.num_processes, **snapshots.account()}
+    record = provenance(settings, seed=training.seed, seconds=seconds, **more)
     if state.is_main_process:
-        _write_run(folder, Checkpoint(model, tokenizer, settings, {}, ""), history, identity, pairs.about, record)
+        write_run(folder, Checkpoint(model, tokenizer, settings, {}, ""), history, identity, pairs.about, record)
+        snapshots.remove()
     state.wait_for_everyone()
     return open_run(folder)
-
-
-def _write_run(
-    folder: Path,
-    checkpoint: Checkpoint,
-    history: pd.DataFrame,
-    identity: dict[str, Any],
-    data: dict[str, Any],
-    record: dict[str, Any],
-) -> None:
-    """All files of a run; metrics.json, whose presence says that the run is finished, comes last."""
-    write_csv(folder / "history.csv", history)
-    save_checkpoint(folder, checkpoint.model, checkpoint.tokenizer, checkpoint.settings, {**record, **identity})
-    final = history.iloc[-1].to_dict() if len(history) else {}
-    write_json(folder / "metrics.json", {**identity, "final": final, "data": data, "provenance": record})
 
 
 def _shown(folder: Path) -> str:

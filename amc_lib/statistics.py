@@ -1,4 +1,7 @@
-"""How certain a pointing accuracy is: bootstrap intervals over images, since phrases of one image go together."""
+"""How certain a number is: bootstrap over images (phrases of one image go together), paired tests, correction.
+
+Values have one row for each training seed and one column for each phrase, [S, P], or are [P] for a single row.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,129 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval, all in percent."""
+    """An estimate with its interval, in the unit of what was averaged (percent for accuracies)."""
 
     value: float
     low: float
     high: float
 
 
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A paired difference in percentage points with its interval, and the two-sided p of no difference."""
+
+    p: float
+
+
+@dataclass(frozen=True)
+class Discordance:
+    """Phrases that one system alone hits, and McNemar's exact two-sided p of their being equally many."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+    @property
+    def odds_ratio(self) -> float:
+        """only_first / only_second: infinite where the second hits nothing alone, 1 where neither does."""
+        if self.only_second == 0:
+            return float("inf") if self.only_first else 1.0
+        return self.only_first / self.only_second
+
+    @property
+    def cohens_g(self) -> float:
+        """Share of the discordant phrases that the first alone hits, minus a half: [-0.5, 0.5]."""
+        discordant = self.only_first + self.only_second
+        return self.only_first / discordant - 0.5 if discordant else 0.0
+
+
+def mean_interval(
+    values: np.ndarray, image_ids: Sequence[str], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of values [P] or [S, P] with a percentile bootstrap interval, in the values' own unit.
+
+    Each draw takes as many images as there are, with replacement, together with all their phrases and all seeds: the
+    interval says how the mean, averaged over these seeds, would vary with other images.
+    """
+    values = np.atleast_2d(np.asarray(values, dtype=float)).mean(axis=0)  # [S, P] -> [P]
+    image = _image_numbers(len(values), image_ids)
+    totals, sums = np.bincount(image), np.bincount(image, weights=values)  # [I] each
+    counts = _image_draws(len(totals), draws, seed)
+    resampled = (counts @ sums) / (counts @ totals)  # [draws, I] @ [I] -> [draws]
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
 def accuracy_interval(
     hits: np.ndarray, image_ids: Sequence[str], *, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """Accuracy of hits [P], or [S, P] of S training seeds on the same phrases, with a percentile bootstrap interval.
+    """Accuracy in percent of hits [P] or [S, P], with `mean_interval`'s interval."""
+    mean = mean_interval(hits, image_ids, level=level, draws=draws, seed=seed)
+    return Interval(100 * mean.value, 100 * mean.low, 100 * mean.high)
 
-    Each draw takes as many images as there are, with replacement, together with all their phrases and all seeds: the
-    interval says how the accuracy, averaged over these seeds, would vary with other images. Values in percent.
+
+def paired_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    image_ids: Sequence[str],
+    *,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> Difference:
+    """Mean of `first` minus mean of `second` (hits [P] or [S, P] on the same phrases), in percentage points.
+
+    Two levels are resampled: images with all their phrases, and training seeds. Rows of one seed stay together; a
+    system with a single row (one checkpoint, no seeds) is compared with every row of the other. Few seeds show too
+    little of their spread: with S of them the bootstrap sees (S - 1) / S of its variance.
     """
-    hits = np.atleast_2d(np.asarray(hits, dtype=float)).mean(axis=0)  # [S, P] -> [P]
-    if len(hits) == 0 or len(hits) != len(image_ids):
-        raise ValueError(f"{len(hits)} hits of phrases in {len(image_ids)} images' names: need as many, at least one")
-    _, image = np.unique(np.asarray(image_ids), return_inverse=True)
-    totals, sums = np.bincount(image), np.bincount(image, weights=hits)  # [I] each
-    counts = np.random.default_rng(seed).multinomial(len(totals), np.full(len(totals), 1 / len(totals)), size=draws)
-    resampled = (counts @ sums) / (counts @ totals)  # [draws, I] @ [I] -> [draws]
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(100 * hits.mean(), 100 * float(low), 100 * float(high))
+    first, second = (np.atleast_2d(np.asarray(hits, dtype=float)) for hits in (first, second))
+    if len(first) != len(second) and 1 not in (len(first), len(second)):
+        raise ValueError(f"{len(first)} seeds cannot be paired with {len(second)}: need as many, or one")
+    differences = first - second  # [S, P]
+    image = _image_numbers(differences.shape[1], image_ids)
+    totals = np.bincount(image)  # [I]
+    sums = np.stack([np.bincount(image, weights=row) for row in differences], axis=1)  # [I, S]
+    seeds = len(differences)
+    of_seeds = np.random.default_rng((seed, 1)).multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    counts = _image_draws(len(totals), draws, seed)
+    resampled = ((counts @ sums) * of_seeds).sum(1) / (counts @ totals)  # [draws, S] -> [draws]
+    low, high = 100 * np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    against = 1 + min((resampled <= 0).sum(), (resampled >= 0).sum())
+    p = min(1.0, 2 * against / (draws + 1))
+    return Difference(100 * float(differences.mean()), float(low), float(high), float(p))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> Discordance:
+    """Discordant phrases of hits bool [P] each. Takes phrases for independent, which those of one image are not."""
+    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    discordant = only_first + only_second
+    p = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return Discordance(only_first, only_second, p)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's correction of p values made together, in their order: an error anywhere among them at most as likely."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return corrected
+
+
+def _image_numbers(phrases: int, image_ids: Sequence[str]) -> np.ndarray:
+    """Each phrase's image as a number, int [P]."""
+    if phrases == 0 or phrases != len(image_ids):
+        raise ValueError(f"{phrases} hits of phrases in {len(image_ids)} images' names: need as many, at least one")
+    return np.unique(np.asarray(image_ids), return_inverse=True)[1]
+
+
+def _image_draws(images: int, draws: int, seed: int) -> np.ndarray:
+    """How often each image is taken in each draw with replacement, int [draws, I]."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)

@@ -32,7 +32,6 @@ DETECTOR = (
     {"learning_rate": 1e-3},
     {"learning_rate": 3e-3},
     {"learning_rate": 1.2e-2},
-    {"image_size": 192},
     {"channels": 128},
     {"width": 512},
     {"candidates": 400},

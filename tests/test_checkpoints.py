@@ -231,6 +231,24 @@ def test_write_that_fails_leaves_the_old_checkpoint(folder, monkeypatch):
     assert sorted(path.name for path in folder.iterdir()) == [DESCRIPTION, WEIGHTS]
 
 
+def test_new_weights_beside_an_old_description_are_named(folder, monkeypatch):
+    """What a kill between the two renames leaves."""
+
+    class Killed(BaseException): ...
+
+    def killed_before_the_description(source, target):
+        if target.name == DESCRIPTION:
+            raise Killed
+        rename(source, target)
+
+    rename = files.os.replace
+    monkeypatch.setattr(files.os, "replace", killed_before_the_description)
+    with pytest.raises(Killed):
+        write(folder, seed=1)
+    with refused(f"{folder / WEIGHTS}: damaged (its hash is not the one in {DESCRIPTION})"):
+        load_checkpoint(folder)
+
+
 def test_nothing_is_pickled(folder):
     assert sorted(path.name for path in folder.iterdir()) == [DESCRIPTION, WEIGHTS]
     data = (folder / WEIGHTS).read_bytes()
@@ -247,3 +265,38 @@ def test_pickle_in_place_of_the_weights_is_not_run(folder, tmp_path):
     with refused(str(folder)):
         load_checkpoint(folder)
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder, value):
+    tensors = load_file(folder / WEIGHTS)
+    tensors[TEMP][0, 0] = value
+    reweigh(folder, save(tensors))
+    with refused(f"{folder}: has weights that are no finite numbers: {TEMP}"):
+        load_checkpoint(folder)
+
+
+def test_weights_of_another_type_are_refused(folder):
+    tensors = load_file(folder / WEIGHTS)
+    reweigh(folder, save(tensors | {TEMP: tensors[TEMP].long()}))
+    with refused(f"{TEMP} is torch.int64, the model has torch.float32"):
+        load_checkpoint(folder)
+
+
+def test_settings_that_ask_for_more_than_the_file_holds_build_nothing(folder, monkeypatch):
+    monkeypatch.setattr(checkpoints, "build", lambda settings: pytest.fail("a model was built"))
+    describe(folder, lambda c: c["settings"]["model"]["text"].update(vocab_size=10**9))
+    with refused("its settings ask for at least 24,000,027,456 weights, the file holds 39,435"):
+        load_checkpoint(folder)
+
+
+def test_word_that_stands_twice_in_the_vocabulary_is_refused(folder):
+    describe(folder, lambda c: c.update(vocabulary=[*c["vocabulary"][:-1], "w0"]))
+    with refused("its vocabulary has a word twice"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "a\0b"])
+def test_name_that_no_folder_can_have_is_no_checkpoint(source):
+    with refused("no checkpoint at '"):
+        load_checkpoint(source)

@@ -54,6 +54,7 @@ REFUSED = [
     (TrainingSettings, {"batch_size": 0}, "batch_size must be positive, got 0"),
     (TrainingSettings, {"learning_rate": 0}, "learning_rate must be positive, got 0"),
     (TrainingSettings, {"seed": -1}, "seed must not be negative, got -1"),
+    (TrainingSettings, {"snapshot_every": -1}, "snapshot_every must not be negative, got -1"),
 ]
 
 ALLOWED = [

@@ -335,6 +335,15 @@ def test_detector_of_other_code_or_bytes_is_refused(run, tmp_path):
         load_detector(tmp_path)
 
 
+def test_weights_that_are_no_numbers_are_refused(run, tmp_path):
+    detector = run.detector().detector
+    with torch.no_grad():
+        next(detector.parameters()).fill_(torch.nan)
+    detector_runs.save_detector(tmp_path, detector, {})
+    with pytest.raises(CheckpointError, match="has weights that are no finite numbers"):
+        load_detector(tmp_path)
+
+
 def test_shipped_run_is_opened_for_its_settings_alone(run, in_a_folder_of_its_own, no_training):
     shipped_folder = in_a_folder_of_its_own / "shipped" / detector_runs.TRAINED
     shutil.copytree(run.folder, shipped_folder)

@@ -6,7 +6,15 @@ import os
 import pandas as pd
 import pytest
 
-from amc_lib.files import atomic_file, write_bytes, write_csv, write_json
+from amc_lib.files import (
+    atomic_file,
+    check_writable,
+    remove_unfinished,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_together,
+)
 
 
 def test_bytes_come_back_and_folders_are_made(tmp_path):
@@ -78,3 +86,40 @@ def test_files_follow_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "x.bin").stat().st_mode & 0o777 == 0o644
+
+
+def test_files_that_belong_together_are_renamed_when_all_are_written(tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_together({first: b"old", second: b"old"})
+    flush, descriptors = os.fsync, []
+
+    def full_at_the_second(descriptor: int) -> None:
+        descriptors.append(descriptor)
+        if len(descriptors) == 2:
+            raise OSError("disk full")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_the_second)
+    with pytest.raises(OSError, match="disk full"):
+        write_together({first: b"new", second: b"new"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"first": b"old", "second": b"old"}
+    monkeypatch.undo()
+    renamed, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (renamed.append(target), replace(source, target)))
+    write_together({first: b"new", second: b"newer"})
+    assert renamed == [first, second] and second.read_bytes() == b"newer"
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    (tmp_path / ".weights.safetensors.0123abcd.tmp").write_bytes(b"half")
+    write_bytes(tmp_path / "x.bin", b"")
+    remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_writable_folder_is_made_and_left_empty(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        check_writable(tmp_path / "file")

@@ -151,3 +151,30 @@ def test_picture_that_does_not_open_is_named(root):
     picture.unlink()
     with refused("7.jpg: no such image"):
         region.image.open()
+
+
+@pytest.mark.parametrize("image_id", ["../7", "/etc/passwd", "a/b", "7\x1b", "7" * 200])
+def test_image_id_that_is_no_name_is_refused(root, image_id):
+    (root / "test.txt").write_text(f"7\n{image_id}\n", encoding="utf-8")
+    with refused(f"{root / 'test.txt'}: '{image_id[:9]}"[:60] if image_id.isprintable() else "is no image id"):
+        flickr30k.read(root, "test", strict=False)
+
+
+def test_text_in_another_encoding_is_no_file_without_phrases(root):
+    for name in ("Sentences/7.txt", "Annotations/7.xml"):
+        whole = (root / name).read_bytes()
+        (root / name).write_bytes(whole.decode().encode("utf-16-le"))
+        with refused(f"{root / name}: cannot be read as text: it holds NUL characters, as UTF-16 does"):
+            flickr30k.read(root, "test")
+        (root / name).write_bytes(whole)
+    (root / "Sentences" / "7.txt").write_text("\n", encoding="utf-8")
+    with refused(f"{root / 'Sentences' / '7.txt'}: holds no caption"):
+        flickr30k.read(root, "test")
+
+
+@pytest.mark.parametrize("width", ["nan", "inf", "0", "-5", "1e7"])
+def test_size_that_no_picture_has_is_refused(root, width):
+    text = ANNOTATIONS.replace("<width>50<", f"<width>{width}<")
+    (root / "Annotations" / "7.xml").write_text(text, encoding="utf-8")
+    with refused("7.xml: size needs the numbers width and height"):
+        flickr30k.read(root, "test")

@@ -1,65 +1,55 @@
-"""The base-size model on this machine: slow, and outside `make test`."""
+"""The base-size model on this machine: slow, and outside `make test`. 08_benchmarks measures the same with care."""
 
 from __future__ import annotations
 
-import statistics
-import time
+from dataclasses import replace
 
 import pytest
 import torch
-from full_size import PHRASES, base_model, one_by_one, tokenizer
+from plain_pointing import one_by_one
 
-from amc_lib.evaluation import ground_phrases, peak
-from amc_lib.footprint import full_size_batch
-from amc_lib.model import ALBEF
-from amc_lib.presets import preset
-from amc_lib.step import training_losses
+from amc_lib.benchmarks import benchmark_plan
+from amc_lib.benchmarks.pointing import PHRASES, Pointer
+from amc_lib.benchmarks.timing import ratio, side_by_side, use_all_cores
+from amc_lib.evaluation import ground_phrases
+from amc_lib.footprint import Stepper, full_size_batch
 
-LAYER = 8
-REPETITIONS = 3
-LEAST_SPEEDUP = 15
+LEAST_POINTING_SPEEDUP = 20
+PLAN = replace(benchmark_plan(quick=False), repetitions=3)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def model() -> ALBEF:
-    return base_model()
+def pointer() -> Pointer:
+    use_all_cores()
+    return Pointer(PLAN.model)
 
 
-def seconds(call) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def test_all_phrases_of_an_image_at_once_are_faster_and_equal(model):
-    image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    tokens, rows = tokenizer(), [0] * len(PHRASES)
-    raw, _ = ground_phrases(model, tokens, image, PHRASES, rows, LAYER)
-    alone = torch.stack([one_by_one(model, tokens, image, phrase, LAYER) for phrase in PHRASES])
-    scaled = [maps / maps.flatten(1).max(1).values[:, None, None] for maps in (raw, alone)]  # padding scales the mean
+def test_all_phrases_of_an_image_at_once_point_where_each_alone_does(pointer):
+    together, _ = ground_phrases(
+        pointer.model, pointer.tokens, pointer.image, PHRASES, [0] * len(PHRASES), pointer.layer
+    )
+    alone = torch.stack([one_by_one(pointer.model, pointer.tokens, pointer.image, p, pointer.layer) for p in PHRASES])
+    scaled = [maps / maps.flatten(1).max(1).values[:, None, None] for maps in (together, alone)]  # padding scales both
     torch.testing.assert_close(*scaled, rtol=0, atol=1e-5)
-    assert (peak(raw, (333, 500)) == peak(alone, (333, 500))).all()
-    together = statistics.median(
-        seconds(lambda: ground_phrases(model, tokens, image, PHRASES, rows, LAYER)) for _ in range(REPETITIONS)
-    )
-    each = statistics.median(
-        sum(seconds(lambda p=phrase: one_by_one(model, tokens, image, p, LAYER)) for phrase in PHRASES)
-        for _ in range(REPETITIONS)
-    )
-    assert each / together >= LEAST_SPEEDUP, f"{each:.2f} s against {together:.2f} s"
+    assert (pointer.at_once(PHRASES) == pointer.one_by_one(PHRASES)).all()
 
 
-def test_full_size_step_reaches_every_parameter(model):
-    settings = preset("paper")
-    losses = training_losses(model.train(), full_size_batch(2), settings.objective, settings.amc, alpha=0.4)
-    model.zero_grad(set_to_none=True)
+def test_all_phrases_of_an_image_at_once_are_faster(pointer):
+    forms = {"plain": lambda: pointer.one_by_one(PHRASES), "fast": lambda: pointer.at_once(PHRASES)}
+    seconds = side_by_side(forms, PLAN.repetitions)
+    assert ratio(seconds, "plain", "fast").value >= LEAST_POINTING_SPEEDUP, seconds
+
+
+def test_full_size_step_reaches_every_parameter():
+    stepper = Stepper(PLAN.model, "cpu", "float32", checkpointing=False)
+    losses = stepper.losses(full_size_batch(2))
     losses.total.backward()
     values = {name: value.item() for name, value in vars(losses).items()}
     assert all(value > 0 for value in values.values()), values
-    assert values["itc"] == pytest.approx(torch.tensor(2.0 + settings.model.queue_size).log().item(), rel=0.2)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert values["itc"] == pytest.approx(torch.tensor(2.0 + PLAN.model.model.queue_size).log().item(), rel=0.2)
+    trainable = {name: p for name, p in stepper.model.named_parameters() if p.requires_grad}
     assert not [name for name, p in trainable.items() if p.grad is None or not p.grad.isfinite().all()]
     assert sum(p.numel() for p in trainable.values()) == pytest.approx(210e6, rel=0.02)
-    assert model.queue_ptr_img.item() == 2
+    assert stepper.model.queue_ptr_img.item() == 2

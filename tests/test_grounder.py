@@ -188,3 +188,22 @@ def test_phrase_of_no_words_is_refused_alone_and_in_a_list(grounder, picture, ph
     for asked in (phrase, ["w1", phrase]):
         with refused(f"the phrase {phrase!r} has no words"):
             grounder.ground(picture, asked)
+
+
+@pytest.mark.parametrize(("layer", "shown"), [(0, "0"), (5, "5"), ("top", "'top'"), (None, "None")])
+def test_checkpoint_that_names_no_layer_of_its_own_is_refused(folder, layer, shown):
+    checkpoint = Grounder.load(folder).checkpoint
+    checkpoint.about["layer"] = layer
+    with refused(f"this checkpoint names the layer {shown}; its fusion layers are 2-4"):
+        Grounder(checkpoint)
+
+
+@pytest.mark.parametrize("phrase", [7, None, 1.5])
+def test_phrase_that_is_no_text_is_refused(grounder, picture, phrase):
+    with refused(f"a phrase must be text, got {phrase}"):
+        grounder.ground(picture, phrase)
+
+
+def test_picture_without_pixels_is_refused(grounder):
+    with refused("it has 0 x 5 pixels"):
+        grounder.ground(Image.new("RGB", (0, 5)), "w1")

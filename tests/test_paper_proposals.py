@@ -149,7 +149,7 @@ def test_labels_and_scores_are_those_of_torchvision(detector):
 
 
 def test_file_that_is_no_such_detector_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="No such file"):
+    with pytest.raises(CheckpointError, match="no such file"):
         load_coco_detector(tmp_path / "missing.pth")
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     with pytest.raises(CheckpointError, match=r"page\.pth: is no file of torchvision's Faster R-CNN on COCO"):
@@ -160,3 +160,32 @@ def test_file_that_is_no_such_detector_is_refused(tmp_path):
     torch.save({"weight": Path("code")}, tmp_path / "objects.pth")
     with pytest.raises(CheckpointError, match=r"objects\.pth"):
         load_coco_detector(tmp_path / "objects.pth")
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"width": "5", "height": "5"}, "a box lies outside the picture of 5 x 5"),
+        ({"number": "1" + "0" * 12}, "num_boxes '1000000000000' is no positive whole number"),
+    ],
+)
+def test_regions_that_cannot_be_those_of_the_picture_are_refused(tmp_path, changed, sentence):
+    path = written(tmp_path, line(), line("8", **changed))
+    with pytest.raises(ValueError, match=re.escape(f"{path}, line 2: {sentence}")):
+        RegionFile(path)["8"]
+
+
+def test_regions_whose_file_is_missing_or_names_no_picture_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing\.tsv: cannot be read: No such file"):
+        RegionFile(tmp_path / "nothing.tsv")
+    (tmp_path / "a.tsv").write_bytes(b"\xff" + line().encode())
+    with pytest.raises(ValueError, match=r"a\.tsv, line 1: its image_id is no UTF-8 text"):
+        RegionFile(tmp_path / "a.tsv")
+
+
+def test_coco_weights_that_are_not_finite_are_refused(weights, tmp_path):
+    state = torch.load(weights)
+    next(iter(state.values())).view(-1)[0] = torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match="has values that are no finite numbers"):
+        load_coco_detector(tmp_path / "nan.pth")

@@ -224,3 +224,34 @@ def test_stray_name_in_a_notebook_is_refused(name, meant):
 def test_names_may_come_from_a_generator():
     namespace = shell_namespace(tier="scenes", seed=1)
     assert notebook_parameters(namespace, (name for name in KNOWN)) == {"tier": "scenes", "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lambda1": float("inf")}, "lambda1 must be a number, got inf"),
+        ({"learning_rate": 10**400}, "learning_rate must be a number, got <whole number of more than 40 digits>"),
+        ({"epochs": -(10**5000)}, "epochs must be a whole number, got <whole number of more than 40 digits>"),
+        ({"seed": 2**32}, "seed must not exceed 4294967295, got 4294967296"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
+        ({"warmup_steps": -1}, "warmup_steps must not be negative, got -1"),
+        ({"map_size": 0}, "map_size must lie in 1 to 16384"),
+        ({"precision": ["bf16"]}, "precision must be one of 'float32', 'bf16', got ['bf16']"),
+        ({7: 1}, "unknown parameter 7"),
+    ],
+    ids=range(9),
+)
+def test_value_that_no_run_could_use_is_refused(values, message):
+    with refused(message):
+        resolve("scenes", "finetuning", values)
+
+
+@pytest.mark.parametrize("name", ["patch_size", "heads", "width", "image_size"])
+def test_size_of_nothing_is_refused(name):
+    with refused(f"{name} must be positive, got 0"):
+        VisionSettings(**{name: 0})
+
+
+def test_tier_that_is_no_text_is_refused():
+    with refused("unknown tier ['scenes']; known: scenes, paper"):
+        resolve(["scenes"], "finetuning", {})

@@ -163,3 +163,19 @@ def test_table_whose_writing_was_cut_off_is_made_again(tmp_path, monkeypatch, wr
     assert len(list(tmp_path.glob("*.npy"))) == written and not (tmp_path / "table.json").exists()
     found = open_table(tmp_path, lambda: table(region("c-0", "fresh")))
     assert rows(found) == [("VG_100K/1.jpg", [Phrase("fresh", (CUP,))])]
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "why"),
+    [
+        ("boxes", np.full((1, 4), np.nan, np.float32), "boxes are not four finite numbers each"),
+        ("text_end", np.array([10**6]), "text_end does not lead to the end of text"),
+        ("row_image", np.array([7], np.int32), "a row is of an image that is not there"),
+        ("row_image", np.array([0], np.int64), "row_image is int64 of 1 dimensions"),
+    ],
+)
+def test_damaged_table_is_named(tmp_path, name, array, why):
+    open_table(tmp_path, lambda: table(region("a-0")))
+    np.save(tmp_path / f"{name}.npy", array)
+    with pytest.raises(ValueError, match=f"{tmp_path}: is damaged .{why}.; delete it, and it is made again"):
+        open_table(tmp_path, never)

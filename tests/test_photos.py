@@ -98,6 +98,7 @@ def test_pair_is_the_augmented_picture_of_its_row(root, settings):
     pair, again = pairs[7], training_pairs(settings)
     again.epoch = 3
     assert pair.key == (0, 3, 7) and pair.unreadable == 0 and pair.image.shape == (3, 32, 32)
+    assert (root / "visual_genome" / pairs.image_name(7)).is_file()
     assert again[7].image.equal(pair.image) and again[7].phrases == pair.phrases
     assert not again[8].image.equal(pair.image)
     (phrase,), (box,) = pairs.choices(7), pair.phrases[0].boxes

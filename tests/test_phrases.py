@@ -185,3 +185,17 @@ def test_same_generator_same_corruption(tokenizer, many):
     assert first[0].equal(second[0]) and first[1].equal(second[1])
     assert not first[1].equal(other[1])
     assert rows.equal(many[:50])
+
+
+@pytest.mark.parametrize("phrase", ["\0", "\u200b", "\u0301", "\ufffd", "\u202e \u200b"])
+def test_phrase_of_which_the_tokenizer_would_make_nothing_is_refused(phrase):
+    with pytest.raises(ValueError, match="has no words"):
+        clean(phrase)
+
+
+def test_phrase_that_is_no_unicode_or_endless_is_refused():
+    with pytest.raises(ValueError, match="is no Unicode text"):
+        clean("cat \ud800")
+    with pytest.raises(ValueError, match="has more than 10000 characters"):
+        clean("a" * 10_001)
+    assert clean("$ \U0001f600") == "$ \U0001f600"

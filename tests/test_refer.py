@@ -225,3 +225,33 @@ def test_what_is_missing_is_named(root):
     (root / "refcoco+" / "instances.json").unlink()
     with refused("instances.json: no such file"):
         refer.read(root, "refcoco+", "unc", "testA")
+
+
+@pytest.mark.parametrize("bbox", [[True, 2, 3, 4], [10**400, 2, 3, 4], [1e308, 0, 1e308, 1], [0, 0, 1e7, 1]])
+def test_box_of_impossible_numbers_is_refused(root, bbox):
+    annotations = [{"id": 11, "bbox": bbox}]
+    (root / "refcoco+" / "instances.json").write_text(json.dumps({"annotations": annotations}), encoding="utf-8")
+    with refused("instances.json, annotation 0: bbox needs the numbers x, y, width and height"):
+        refer.read(root, "refcoco+", "unc", "testA")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": True}, "ref 0: image_id is neither a number nor text"),
+        ({"image_id": 10**5000}, "ref 0: image_id <whole number of more than 40 digits> is no id"),
+        ({"ref_id": "\ud800"}, "ref 0: ref_id '\\ud800' is no id"),
+        ({"split": ["testA"]}, "ref 0: split ['testA'] is no text"),
+        ({"file_name": 3}, "ref 0: file_name 3 is no text"),
+    ],
+)
+def test_entry_of_another_kind_is_named(root, change, message):
+    write_refs(root, [REFS[0] | change])
+    with refused(message):
+        refer.read(root, "refcoco+", "unc", "testA")
+
+
+def test_json_with_a_number_of_thousands_of_digits_is_named(root):
+    (root / "refcoco+" / "instances.json").write_text("9" * 5000, encoding="utf-8")
+    with refused("instances.json: is no JSON that can be read: it holds a number of thousands of digits"):
+        refer.read(root, "refcoco+", "unc", "testA")

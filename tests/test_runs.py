@@ -155,6 +155,11 @@ def test_second_call_opens_what_is_there(pretrained, amc, no_training):
     assert sha(finetune(TINY, str(pretrained.folder), amc.folder)) == sha(amc)
 
 
+@pytest.mark.parametrize("neutral", [{"workers": 2}, {"checkpointing": True}, {"snapshot_every": 7}])
+def test_settings_that_change_no_number_make_no_other_run(pretrained, no_training, neutral):
+    assert pretrain(with_training(**neutral)).folder == pretrained.folder
+
+
 def test_captions_give_the_phrases_that_they_list():
     captions = [["a big red cup"], ["we see two cats, a small dog and the hat of a woman in blue"]]
     (short,), long = SceneBank(TINY.scenes, "pretrain", torch.zeros(2), captions, []).caption_phrases()

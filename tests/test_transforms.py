@@ -235,3 +235,16 @@ def test_jitter_without_probability_leaves_colours():
     plain = to_input(noise(), SIDE, "bilinear")
     assert all(augmented(noise(), seed=seed, jitter=0.4)[0].equal(plain) for seed in range(9))
     assert not any(augmented(noise(), seed=s, jitter=0.4, jitter_probability=1)[0].equal(plain) for s in range(9))
+
+
+@pytest.mark.parametrize("box", [(-5.0, 2.0, 4.0, 9.0), (2.0, 3.0, 500.0, 9.0)])
+def test_box_that_overruns_the_picture_is_cut_off_at_its_edge(box):
+    augment = Augment(PhotoSettings(flip=0, gray=0, jitter_probability=0), side=10)
+    _, (phrase,) = augment(Image.new("RGB", (20, 10)), [Phrase("cat", (box,))], np.random.default_rng(0))
+    assert all(0 <= edge <= 1 for edge in phrase.boxes[0])
+
+
+def test_box_outside_the_picture_is_refused():
+    augment = Augment(PhotoSettings(), side=10)
+    with pytest.raises(ValueError, match=r"a box \(30, 2, 40, 9\) lies outside its image of 20 x 10"):
+        augment(Image.new("RGB", (20, 10)), [Phrase("cat", ((30.0, 2.0, 40.0, 9.0),))], np.random.default_rng(0))

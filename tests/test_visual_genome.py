@@ -238,3 +238,26 @@ def test_malformed_authors_record_is_named_or_left_out(root, change, message):
         visual_genome.read_records(path, root)
     regions = visual_genome.read_records(path, root, strict=False)
     assert ([r.id for r in regions], len(regions.skipped)) == (["vg_attributes:0-0"], 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["../VG_100K/1.jpg", "/etc/passwd", "VG_100K/../../1.jpg", "a\0.jpg", "..\\\\1.jpg", ""]
+)
+def test_name_that_leads_out_of_the_root_is_refused(root, name):
+    path = records_file(root, {"image": name})
+    with refused(f"is no name of a file below {root}") as caught:
+        visual_genome.read_records(path, root)
+    assert str(caught.value).startswith(f"{path}, record 0: ") and str(caught.value).isprintable()
+
+
+def test_link_that_a_person_put_there_is_followed(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("disk")
+    (root / "VG_100K" / "1.jpg").rename(elsewhere / "1.jpg")
+    (root / "VG_100K" / "1.jpg").symlink_to(elsewhere / "1.jpg")
+    (region,) = visual_genome.read_records(records_file(root, {}), root)
+    assert region.image.open().size == (50, 40)
+
+
+def test_name_that_no_file_can_have_is_not_there(root):
+    with refused("is not in "):
+        visual_genome.read_records(records_file(root, {"image": "x" * 5000}), root)

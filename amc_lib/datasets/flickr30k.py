@@ -8,19 +8,20 @@ its chain; chain 0 ("not visual") has none.
 
 from __future__ import annotations
 
-import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from pathlib import Path
 
 from amc_lib.datasets.image_files import ImageFolder
-from amc_lib.datasets.records import Regions, Skips, checked, phrase_of, read_text
+from amc_lib.datasets.records import FARTHEST, Regions, Skips, checked, phrase_of, read_text
 from amc_lib.regions import Box, Region
+from amc_lib.wording import shown
 
 SPLITS = ("train", "val", "test")
 IMAGE_FOLDERS = ("flickr30k-images", "images")
 NOT_VISUAL = "0"
+_ID = re.compile(r"\w{1,100}", re.ASCII)  # of a picture, and the name of its files
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s+([^\]]+)\]")  # chain, types, words
 
 
@@ -55,13 +56,20 @@ def image_ids(root: Path, split: str) -> list[str]:
     """The pictures of a split, in the order of its list."""
     if split not in SPLITS:
         raise ValueError(f"unknown Flickr30k Entities split {split!r}; known: {', '.join(SPLITS)}")
-    return read_text(root / f"{split}.txt").split()
+    path = root / f"{split}.txt"
+    ids = read_text(path).split()
+    if bad := [image_id for image_id in ids if not _ID.fullmatch(image_id)]:
+        raise ValueError(f"{path}: {shown(bad[0])} is no image id")
+    return ids
 
 
 def phrases(path: Path) -> list[tuple[str, str]]:
     """(chain, phrase) of every marked phrase of a Sentences file, in order; those of chain 0 included."""
     found = []
-    for number, caption in enumerate(read_text(path).splitlines(), start=1):
+    captions = read_text(path).splitlines()
+    if not any(captions):
+        raise ValueError(f"{path}: holds no caption")
+    for number, caption in enumerate(captions, start=1):
         marked = _PHRASE.findall(caption)
         if len(marked) != caption.count("[/EN#"):
             raise ValueError(f"{path}, caption {number}: a phrase is not closed or has no words")
@@ -97,15 +105,18 @@ def _size(annotation: ElementTree.Element, path: Path) -> tuple[float, float] | 
     if (size := annotation.find("size")) is None:
         return None
     try:
-        return float(size.findtext("width", "")), float(size.findtext("height", ""))
+        width, height = (float(size.findtext(name, "")) for name in ("width", "height"))
+        if not (0 < width <= FARTHEST and 0 < height <= FARTHEST):
+            raise ValueError
     except ValueError as error:
         raise ValueError(f"{path}: size needs the numbers width and height") from error
+    return width, height
 
 
 def _box(corners: ElementTree.Element, size: tuple[float, float] | None, where: str) -> Box:
     try:
         x1, y1, x2, y2 = (float(corners.findtext(name, "")) - 1 for name in ("xmin", "ymin", "xmax", "ymax"))
-        if not math.isfinite(x1 + y1 + x2 + y2):
+        if not all(abs(edge) <= FARTHEST for edge in (x1, y1, x2, y2)):
             raise ValueError
     except ValueError as error:
         raise ValueError(f"{where}: a box needs the numbers xmin, ymin, xmax and ymax") from error

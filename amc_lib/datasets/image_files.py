@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
+
+from amc_lib.wording import line, named
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow knows more, some of which start programs
+MOST_PIXELS = 89_478_485  # from which on Pillow warns of decompression bombs
+BROKEN = (  # what Pillow raises for damaged files
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 class UnreadableImageError(ValueError):
@@ -21,9 +43,32 @@ def reading(image: object) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise UnreadableImageError(f"{image}: no such image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{image}: cannot be read as an image: {error}") from error
+        raise UnreadableImageError(f"{named(str(image))}: no such image") from error
+    except BROKEN as error:
+        why = str(error).removeprefix(f"cannot identify image file {str(image)!r}") or "of no known kind"
+        raise UnreadableImageError(f"{named(str(image))}: cannot be read as an image: {line(why)}") from error
+
+
+def open_image(source: Any) -> Image.Image:
+    """A picture of one of FORMATS, not yet decoded; one of more than MOST_PIXELS is refused by its header."""
+    picture = Image.open(source, formats=FORMATS)
+    return small_enough(picture)
+
+
+def small_enough(picture: Image.Image) -> Image.Image:
+    """The picture. ValueError for one without pixels, or of more than MOST_PIXELS."""
+    if not 0 < picture.width * picture.height <= MOST_PIXELS:
+        raise ValueError(f"it has {picture.width} x {picture.height} pixels, of 1 to {MOST_PIXELS:,} that are read")
+    return picture
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """The first frame as RGB; 16 bits of grey are scaled, which Pillow would cut off. ValueError for floats."""
+    if picture.mode == "F":
+        raise ValueError("its values are floats, whose range is not known")
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+    return picture.convert("RGB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +79,8 @@ class ImageFile:
 
     def open(self) -> Image.Image:
         """RGB at its stored size. UnreadableImageError naming the file if it is missing or damaged."""
-        with reading(self.path), Image.open(self.path) as file:
-            return file.convert("RGB")
+        with reading(self.path), open_image(self.path) as file:
+            return to_rgb(file)
 
 
 class ImageFolder:
@@ -64,5 +109,5 @@ class ImageFolder:
         """The picture of a name, whatever folders stand before it. `where` begins the sentence if it is missing."""
         file_name = name.rpartition("/")[2]
         if file_name not in self._paths:
-            raise ValueError(f"{where}: the image {file_name} is not in {' or '.join(self.names)}")
+            raise ValueError(f"{where}: the image {named(file_name)} is not in {' or '.join(self.names)}")
         return ImageFile(Path(self._paths[file_name], file_name))

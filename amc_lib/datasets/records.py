@@ -6,14 +6,17 @@ Every error is a ValueError with one sentence that names the file and, where the
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amc_lib.phrases import clean
 from amc_lib.regions import Box, Region
+from amc_lib.wording import shown
+
+FARTHEST = 1e6  # pixels from a picture's corner to where a box may end; anything beyond is no box
+LARGEST_ID = 2**63  # ids are whole numbers below it
 
 
 class Regions(list[Region]):
@@ -50,19 +53,27 @@ class Skips:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as text: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as text: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: cannot be read as text: {error.reason} at byte {error.start} of UTF-8") from error
+    if "\0" in text:
+        raise ValueError(f"{path}: cannot be read as text: it holds NUL characters, as UTF-16 does")
+    return text
 
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: is no JSON, or not all of it: {error}") from error
+    except ValueError as error:  # of int()
+        raise ValueError(f"{path}: is no JSON that can be read: it holds a number of thousands of digits") from error
     except RecursionError as error:
         raise ValueError(f"{path}: is no JSON that can be read: it is nested too deeply") from error
 
@@ -93,15 +104,42 @@ def list_entry(record: Any, name: str, where: str) -> list[Any]:
 def id_entry(record: Any, name: str, where: str) -> int | str:
     """record[name], which must be an integer or text."""
     value = entry(record, name, where)
-    if not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{where}: {name} is neither a number nor text")
+    if abs(value) >= LARGEST_ID if isinstance(value, int) else not is_unicode(value):
+        raise ValueError(f"{where}: {name} {shown(value)} is no id")
     return value
+
+
+def text_entry(record: Any, name: str, where: str) -> str:
+    """record[name], which must be text."""
+    value = entry(record, name, where)
+    if not isinstance(value, str) or not is_unicode(value):
+        raise ValueError(f"{where}: {name} {shown(value)} is no text")
+    return value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written at all: JSON and pickles may hold halves of surrogate pairs, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def path_below(root: Path, name: str, where: str) -> Path:
+    """The file that a record calls `name`, which may not lead out of `root`."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name or "\\" in name:
+        raise ValueError(f"{where}: {shown(name)} is no name of a file below {root}")
+    return root / path
 
 
 def phrase_of(text: Any, where: str) -> str:
     """A phrase as written, if any word of it is left after `amc_lib.phrases.clean`."""
     if not isinstance(text, str):
-        raise ValueError(f"{where}: the phrase {text!r} is no text")
+        raise ValueError(f"{where}: the phrase {shown(text)} is no text")
     try:
         clean(text)
     except ValueError as error:
@@ -110,9 +148,10 @@ def phrase_of(text: Any, where: str) -> str:
 
 
 def four_numbers(values: Any, names: str, where: str) -> Box:
-    """Four finite numbers; `names` says which they should be."""
+    """Four numbers, none beyond FARTHEST; `names` says which they should be."""
     numbers = tuple(values) if isinstance(values, list | tuple) else ()
-    if len(numbers) != 4 or not all(isinstance(n, int | float) and abs(n) < math.inf for n in numbers):
+    kinds = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+    if len(numbers) != 4 or not kinds or not all(abs(n) <= FARTHEST for n in numbers):
         raise ValueError(f"{where}: bbox needs the numbers {names}")
     return tuple(map(float, numbers))
 

@@ -8,11 +8,11 @@ of every ref of a split is one region with the one box of its ref.
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from amc_lib.bounded_pickle import BoundedUnpickler, Refused
 from amc_lib.datasets.image_files import ImageFolder
 from amc_lib.datasets.records import (
     Regions,
@@ -25,8 +25,10 @@ from amc_lib.datasets.records import (
     list_entry,
     phrase_of,
     read_json,
+    text_entry,
 )
 from amc_lib.regions import Box, Region
+from amc_lib.wording import named, reason, shown
 
 IMAGE_FOLDERS = {  # below the root, as the refer toolkit lays them out
     "refcoco": "images/mscoco/images/train2014",
@@ -55,11 +57,11 @@ def read(root: str | Path, dataset: str, split_by: str, split: str, strict: bool
     for number, ref in enumerate(refs):
         with skips.record():
             where = f"{path}, ref {number}"
-            splits.add(str(entry(ref, "split", where)))
+            splits.add(text_entry(ref, "split", where))
             if ref["split"] == split:
                 regions += _regions(ref, instances, images, where, skips)
     if split not in splits:
-        raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits)) or 'none'}")
+        raise ValueError(f"{path}: no split {split!r}; it has {', '.join(map(named, sorted(splits)[:9])) or 'none'}")
     return Regions(regions, skips.sentences)
 
 
@@ -69,23 +71,23 @@ def read_refs(path: Path) -> list[Mapping[str, Any]]:
         refs = _Containers(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
-    except pickle.UnpicklingError as error:
+    except Refused as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise ValueError(f"{path}: is no pickle that can be read: {error}") from error
+        raise ValueError(f"{path}: is no pickle that can be read: {reason(error)}") from error
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise ValueError(f"{path}: holds no list of refs")
     return refs
 
 
-class _Containers(pickle.Unpickler):
+class _Containers(BoundedUnpickler):
     """An unpickler that knows no class and no function, so that nothing in the file is executed."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"refused, because it names {module}.{name}; only plain containers are read")
+        raise Refused(f"refused, because it names {named(f'{module}.{name}')}; only plain containers are read")
 
     def persistent_load(self, identifier: Any) -> Any:
-        raise pickle.UnpicklingError("refused, because it refers to objects outside the file")
+        raise Refused("refused, because it refers to objects outside the file")
 
 
 def read_detections(path: str | Path) -> dict[str, tuple[Box, ...]]:
@@ -132,10 +134,11 @@ class _Instances:
     def box(self, ann_id: int | str, image_id: int | str, size: tuple[float, float] | None, ref: str) -> Box:
         """xyxy, of the annotation that `ref` names by its id."""
         if ann_id not in self._annotations:
-            raise ValueError(f"{ref}: instances.json has no annotation {ann_id}")
+            raise ValueError(f"{ref}: instances.json has no annotation {named(str(ann_id))}")
         where, record = self._annotations[ann_id]
         if record.get("image_id", image_id) != image_id:
-            raise ValueError(f"{ref}: is of image {image_id}, but its {where} is of image {record['image_id']}")
+            own, others = shown(image_id), shown(record["image_id"])
+            raise ValueError(f"{ref}: is of image {own}, but its {where} is of image {others}")
         return checked(from_size(entry(record, "bbox", where), where), where, size)
 
 
@@ -151,7 +154,7 @@ def _by_id(records: list[Any], kind: str, skips: Skips) -> dict[int | str, tuple
 def _regions(ref: Mapping[str, Any], instances: _Instances, images: ImageFolder, where: str, skips: Skips) -> list:
     ref_id, image_id = id_entry(ref, "ref_id", where), id_entry(ref, "image_id", where)
     name, size = instances.image(image_id)
-    image = images.find(name or _image_name(str(entry(ref, "file_name", where))), where)
+    image = images.find(name or _image_name(text_entry(ref, "file_name", where)), where)
     box = instances.box(id_entry(ref, "ann_id", where), image_id, size, where)
     regions = []
     for number, sentence in enumerate(list_entry(ref, "sentences", where)):

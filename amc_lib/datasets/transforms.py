@@ -44,7 +44,8 @@ def swap_sides(text: str) -> str:
 class Augment:
     """Picture and phrases of one visit, changed together (PROTOCOL, Finetuning).
 
-    Boxes come in pixels of the picture and leave as shares of its sides. The result depends on the generator alone.
+    Boxes come in pixels of the picture, of which they may overrun the edges, and leave as shares of its sides. The
+    result depends on the generator alone. Raises ValueError for a box outside the picture.
     """
 
     settings: PhotoSettings
@@ -55,6 +56,7 @@ class Augment:
     ) -> tuple[Tensor, list[Phrase]]:
         chosen = [self._one_box(phrase, rng) for phrase in phrases]
         edges = torch.tensor([box for phrase in chosen for box in phrase.boxes]).reshape(-1, 4)
+        edges = _clipped(edges, picture.width, picture.height)
         corners = BoundingBoxes(edges, format="XYXY", canvas_size=(picture.height, picture.width))
         image, corners = _squared(functional.pil_to_tensor(picture), self.side), _squared(corners, self.side)
         if rng.random() < self.settings.flip:
@@ -78,6 +80,16 @@ class Augment:
         return v2.Compose(
             [v2.RandomApply([jitter], self.settings.jitter_probability), v2.RandomGrayscale(self.settings.gray)]
         )
+
+
+def _clipped(boxes: Tensor, width: int, height: int) -> Tensor:
+    """Boxes xyxy [n, 4] cut off at the edges of the picture. ValueError where nothing is left of one."""
+    inside = boxes.clamp(min=0).minimum(torch.tensor([width, height] * 2))
+    lost = (boxes[:, :2] < boxes[:, 2:]).all(1) & (inside[:, :2] >= inside[:, 2:]).any(1)
+    if lost.any():
+        corners = ", ".join(f"{edge:g}" for edge in boxes[lost][0].tolist())
+        raise ValueError(f"a box ({corners}) lies outside its image of {width} x {height}")
+    return inside
 
 
 def _squared(image_or_boxes: Tensor, side: int) -> Tensor:

@@ -14,6 +14,7 @@ row of its own, `SOURCE:IMAGE:RECORD-0`; in the authors' files (`read_records`) 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,11 +32,14 @@ from amc_lib.datasets.records import (
     from_size,
     id_entry,
     list_entry,
+    path_below,
     phrase_of,
     read_list,
+    text_entry,
 )
 from amc_lib.phrases import clean
 from amc_lib.regions import Box, Region
+from amc_lib.wording import named, shown
 
 SPLIT = "train"
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
@@ -56,7 +60,7 @@ def held_out_images(flickr30k_root: str | Path, refer_root: str | Path) -> HeldO
     for split in ("val", "test"):
         for image_id in flickr30k.image_ids(Path(flickr30k_root), split):
             if not image_id.isdecimal():
-                raise ValueError(f"{Path(flickr30k_root, split)}.txt: the image id {image_id!r} is no number")
+                raise ValueError(f"{Path(flickr30k_root, split)}.txt: the image id {shown(image_id)} is no number")
             flickr.add(int(image_id))
     path = Path(refer_root, "refcoco+", "refs(unc).p")
     coco = set()
@@ -129,7 +133,7 @@ def _image_id(record: Any, where: str) -> tuple[int | str, str]:
     """The image id of a record, and `where` with it; some files and versions call it `id`."""
     has_long_name = isinstance(record, Mapping) and "image_id" in record
     image_id = id_entry(record, "image_id" if has_long_name else "id", where)
-    return image_id, f"{where} ({image_id})"
+    return image_id, f"{where} ({named(str(image_id))})"
 
 
 def _things(
@@ -161,8 +165,9 @@ def _described(path: Path, pictures: Mapping[int | str, _Picture | None], skips:
             with skips.record():
                 at = f"{where}, region {number}"
                 box = _clipped(thing, ("width", "height"), picture, at)
-                if (image_id := str(thing.get("image_id", picture.image_id))) != picture.image_id:
-                    raise ValueError(f"{at}: is of image {image_id}")
+                image_id = str(id_entry(thing, "image_id", at)) if "image_id" in thing else picture.image_id
+                if image_id != picture.image_id:
+                    raise ValueError(f"{at}: is of image {named(image_id)}")
                 phrase = phrase_of(entry(thing, "phrase", at), at)
                 name = f"regions:{picture.image_id}:{id_entry(thing, 'region_id', at)}-0"
                 yield Region(name, SPLIT, picture.image, picture.image_id, phrase, (box,))
@@ -216,16 +221,15 @@ def read_records(path: str | Path, image_root: str | Path, strict: bool = True) 
     regions: list[Region] = []
 
     @cache
-    def image_file(name: str) -> ImageFile | None:
-        image = Path(image_root, name)
-        return ImageFile(image) if image.is_file() else None
+    def image_file(path: Path) -> ImageFile | None:
+        return ImageFile(path) if os.path.isfile(path) else None
 
     for number, record in enumerate(read_list(path)):
         with skips.record():
             where = f"{path}, record {number}"
-            name = str(entry(record, "image", where))
-            if (image := image_file(name)) is None:
-                raise ValueError(f"{where}: the image {name} is not in {image_root}")
+            name = text_entry(record, "image", where)
+            if (image := image_file(path_below(Path(image_root), name, where))) is None:
+                raise ValueError(f"{where}: the image {named(name)} is not in {image_root}")
             regions += _of_record(record, image, name, f"{path.stem}:{number}", where)
     return Regions(regions, skips.sentences)
 

@@ -1,5 +1,13 @@
 """Figures: each function returns a matplotlib Figure, `save` writes it with its provenance, `to_image` shows it."""
 
+from amc_lib.figures.claims import claims_figure
+from amc_lib.figures.explanations import (
+    difficulty_figure,
+    faithfulness_figure,
+    measures_figure,
+    randomisation_figure,
+)
+from amc_lib.figures.growth import growth_figure
 from amc_lib.figures.method import method_figure
 from amc_lib.figures.qualitative import Example, Shown, qualitative_figure
 from amc_lib.figures.results import accuracy_figure, learning_curves, table_markdown
@@ -14,11 +22,17 @@ __all__ = [
     "Shown",
     "TwoWays",
     "accuracy_figure",
+    "claims_figure",
+    "difficulty_figure",
+    "faithfulness_figure",
     "folder_of",
+    "growth_figure",
     "heat_overlay",
     "learning_curves",
+    "measures_figure",
     "method_figure",
     "qualitative_figure",
+    "randomisation_figure",
     "save",
     "scene_sheet",
     "table_markdown",

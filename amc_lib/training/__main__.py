@@ -11,7 +11,9 @@ import sys
 from typing import Any
 
 from amc_lib.parameters import FINETUNING_PARAMETERS, resolve
+from amc_lib.run_folder import RunError
 from amc_lib.runs import finetune
+from amc_lib.training import DivergedError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     init, output, tier = (given.pop(name) for name in ("init", "output", "tier"))
     try:
         run = finetune(resolve(tier or "scenes", "finetuning", given), init, output)
-    except ValueError as error:
+    except (DivergedError, RunError, ValueError) as error:
         sys.exit(str(error))
     print(f"The run is in {run.folder}")
 
@@ -32,7 +34,7 @@ def _value(text: str) -> Any:
     """A number or a truth value where the text is one, else the text."""
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         return text
 
 

@@ -1,11 +1,17 @@
-"""The training loop, on whatever devices accelerate finds: losses, updates, validation, history."""
+"""The training loop, on whatever devices accelerate finds: losses, updates, validation, history, snapshots.
+
+Same settings, same seed, same number of threads and processes, same machine and libraries: the same bits, whether or
+not the run was killed and continued on the way. Not promised: with another number of threads or processes (sums are
+taken in another order), on another processor or version of torch (other kernels), with bf16 across machines, and on
+GPUs, where the backward passes of scatter and index operations add with atomics in whatever order they arrive; there a
+continued run starts from the same state and then differs as two uninterrupted runs do.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,20 +19,17 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from amc_lib.config import Settings, TrainingSettings
 from amc_lib.distributed import without_accelerator
 from amc_lib.model import ALBEF
 from amc_lib.pairs import Collator, EpochBatches, PairDataset
 from amc_lib.step import Batch, Losses, training_losses
+from amc_lib.training.log import History, Log, named, names, values
 from amc_lib.training.schedule import alpha_at, learning_rate, parameter_groups
-
-History = list[dict[str, float]]
-
-
-class DivergedError(RuntimeError):
-    """A loss or gradient that is not a finite number."""
+from amc_lib.training.snapshots import Snapshots
+from amc_lib.training.state import TrainingState
+from amc_lib.training.watch import Watch
 
 
 class TrainingStep(nn.Module):
@@ -58,91 +61,132 @@ def train(
     validate: Callable[[ALBEF], float] | None = None,
     log_every: int = 25,
     step_losses: Callable[..., Any] = training_losses,
+    snapshots: Snapshots | None = None,
 ) -> History:
     """Train `model` in place for `stage` ("pretraining" or "finetuning") and return its history.
 
-    `step_losses` gives a dataclass of scalars with their `total`; another system than ALBEF has others.
+    `step_losses` gives a dataclass of scalars with their `total`; another system than ALBEF has others. Where there
+    are `snapshots` of this very run, it goes on from the newest, and it leaves new ones as it goes.
 
     A history row holds step (updates so far), epoch, seconds, learning_rate, the mean losses since the row before and
     how many images could not be read so far; at the end of an epoch also `pointing` (percent, from `validate`).
-    Raises DivergedError at the first loss that is not finite.
+    Raises DivergedError at the first loss or gradient that is not finite.
     """
-    training: TrainingSettings = getattr(settings, stage)
-    accelerator = _accelerator(training)
-    world, rank = accelerator.num_processes, accelerator.process_index
-    batches = EpochBatches(len(pairs), training.batch_size, training.seed, rank, world, training.accumulation)
-    if not len(batches):
-        needed = training.batch_size * world * training.accumulation
-        raise ValueError(f"{len(pairs)} images do not fill one batch of {needed}")
-    loader = DataLoader(pairs, batch_sampler=batches, collate_fn=collator, num_workers=training.workers)
-    if rank:
-        torch.manual_seed(torch.initial_seed() + rank)  # dropout of its own
-    model.checkpoint_layers(training.checkpointing)
-    optimizer = torch.optim.AdamW(parameter_groups(model, training.weight_decay), lr=training.learning_rate, fused=True)
-    step_module = TrainingStep(model, settings, training.precision, step_losses).train()
-    step_module, optimizer = accelerator.prepare(step_module, optimizer)
-    generator = torch.Generator(accelerator.device).manual_seed(training.seed + rank)
-    updates = len(batches) // training.accumulation
-    log = _Log(accelerator, stage, training.epochs, updates, log_every)
-    for epoch in range(training.epochs):
-        batches.epoch = pairs.epoch = epoch
-        pairs.most_things = 1 if epoch < training.short_captions_until else None
-        model.train()
-        for number, batch in enumerate(loader):
-            rate = learning_rate(training, log.step, updates)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with accelerator.accumulate(step_module):
-                losses = step_module(
-                    batch.to(accelerator.device),
-                    alpha=alpha_at(settings, log.step, updates),
-                    fuse=epoch >= training.fuse_from,
-                    hard_negatives=epoch >= training.hard_negatives_from,
-                    move_momentum=number % training.accumulation == 0,
-                    generator=generator,
-                )
-                _update(accelerator, step_module, optimizer, losses, training.max_grad_norm)
-            log.add(losses, batch, rate)
+    loop = _Loop(model, pairs, collator, settings, stage, log_every, step_losses, snapshots)
+    loop.go_on()
+    log = loop.state.log
+    for epoch in range(log.step // log.updates, loop.training.epochs):
+        loop.train_epoch(epoch)
         if validate is not None:
             log.validated(epoch, 100 * validate(model))
+        loop.keep()
     log.bar.close()
     return log.history
 
 
-class _Log:
-    """Counts updates, shows progress, and makes a history row of the means over all processes every few updates."""
+class _Loop:
+    """One stage of training on one process."""
 
-    def __init__(self, accelerator: Accelerator, stage: str, epochs: int, updates: int, every: int) -> None:
-        self.accelerator, self.updates, self.every = accelerator, updates, every
-        self.history: History = []
-        self.step = self.unreadable = 0
-        self.recent: list[Tensor] = []
-        self.names: list[str] = []
-        self.start = time.perf_counter()
-        shown = {} if accelerator.is_main_process else {"disable": True}
-        self.bar = tqdm(total=epochs * updates, desc=stage, unit="step", **shown)
+    def __init__(
+        self,
+        model: ALBEF,
+        pairs: PairDataset,
+        collator: Collator,
+        settings: Settings,
+        stage: str,
+        log_every: int,
+        step_losses: Callable[..., Any],
+        snapshots: Snapshots | None,
+    ) -> None:
+        training: TrainingSettings = getattr(settings, stage)
+        self.settings, self.training, self.stage, self.pairs, self.snapshots = (
+            settings,
+            training,
+            stage,
+            pairs,
+            snapshots,
+        )
+        self.accelerator = accelerator = _accelerator(training)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        self.batches = EpochBatches(len(pairs), training.batch_size, training.seed, rank, world, training.accumulation)
+        if not len(self.batches):
+            needed = training.batch_size * world * training.accumulation
+            raise ValueError(f"{len(pairs)} images do not fill one batch of {needed}")
+        own = torch.Generator()  # of the loader, so that beginning an epoch draws nothing from the global one
+        self.loader = DataLoader(
+            pairs, batch_sampler=self.batches, collate_fn=collator, num_workers=training.workers, generator=own
+        )
+        if rank:
+            torch.manual_seed(torch.initial_seed() + rank)  # dropout of its own
+        model.checkpoint_layers(training.checkpointing)
+        groups = parameter_groups(model, training.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
+        step_module = TrainingStep(model, settings, training.precision, step_losses).train()
+        self.step_module, optimizer = accelerator.prepare(step_module, optimizer)
+        generator = torch.Generator(accelerator.device).manual_seed(training.seed + rank)
+        log = Log(accelerator, stage, training.epochs, len(self.batches) // training.accumulation, log_every)
+        self.state = TrainingState(model, optimizer, generator, log, rank)
+        self.watch = Watch(pairs, self.batches, snapshots.diverged_file(rank) if snapshots else None)
 
-    def add(self, losses: Losses, batch: Batch, rate: float) -> None:
-        self.names = _names(losses)
-        self.recent.append(_values(losses))
-        self.unreadable += int(batch.unreadable)
-        if not self.accelerator.sync_gradients:
+    def go_on(self) -> None:
+        """Become the newest snapshot of this run, if there is one."""
+        if self.snapshots is None:
             return
-        self.step += 1
-        self.bar.update()
-        if self.step % self.every and self.step % self.updates:
-            return
-        means = _named(self.names, self.accelerator.reduce(torch.stack(self.recent).mean(0), "mean"))
-        lost = self.accelerator.reduce(torch.tensor(self.unreadable, device=self.accelerator.device), "sum")
-        row = {"step": self.step, "epoch": self.step / self.updates, "seconds": time.perf_counter() - self.start}
-        self.history.append(row | {"learning_rate": rate} | means | {"unreadable": int(lost)})
-        self.bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
-        self.recent = []
+        accelerator, log = self.accelerator, self.state.log
+        what_else_decides = {"processes": accelerator.num_processes, "device": accelerator.device.type}
+        snapshot = self.snapshots.newest(images=len(self.pairs), **what_else_decides)
+        if snapshot is not None:
+            self.state.restore(snapshot)
+            end = self.training.epochs * log.updates
+            accelerator.print(f"{self.stage}: continues at update {log.step} of {end} from {snapshot.folder}")
 
-    def validated(self, epoch: int, pointing: float) -> None:
-        self.history[-1]["pointing"] = pointing
-        if self.accelerator.is_main_process:
-            self.bar.write(f"epoch {epoch + 1}: pointing on the validation split {pointing:.1f} %")
+    def keep(self) -> None:
+        """Leave a snapshot."""
+        if self.snapshots is not None and self.training.snapshot_every:
+            self.snapshots.write(self.state.log.progress(), self.state.parts())
+
+    def train_epoch(self, epoch: int) -> None:
+        """The batches of an epoch that are still to come."""
+        log, training, batches = self.state.log, self.training, self.batches
+        batches.epoch = self.pairs.epoch = epoch
+        batches.first = log.step % log.updates * training.accumulation
+        self.pairs.most_things = 1 if epoch < training.short_captions_until else None
+        self.state.model.train()
+        for number, batch in enumerate(self.loader, batches.first):
+            self.train_batch(batch, number)
+            due = training.snapshot_every and log.step % training.snapshot_every == 0
+            if due and self.accelerator.sync_gradients and log.step % log.updates:  # an epoch's end has its own
+                self.keep()
+
+    def train_batch(self, batch: Batch, number: int) -> None:
+        """Gradients of an epoch's batch and, with the last batch of an update, the update."""
+        log, training, epoch = self.state.log, self.training, self.batches.epoch
+        rate = learning_rate(training, log.step, log.updates)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate
+        with self.accelerator.accumulate(self.step_module):
+            losses = self.step_module(
+                batch.to(self.accelerator.device),
+                alpha=alpha_at(self.settings, log.step, log.updates),
+                fuse=epoch >= training.fuse_from,
+                hard_negatives=epoch >= training.hard_negatives_from,
+                move_momentum=number % training.accumulation == 0,
+                generator=self.state.generator,
+            )
+            self._require_finite("loss", losses.total, losses, number)
+            self.accelerator.backward(losses.total)
+            if self.accelerator.sync_gradients:
+                limit = training.max_grad_norm or math.inf
+                norm = self.accelerator.clip_grad_norm_(self.step_module.parameters(), limit)
+                self._require_finite("gradient", norm, losses, number)
+            self.state.optimizer.step()
+            self.state.optimizer.zero_grad(set_to_none=True)
+        log.add(losses, batch, rate)
+
+    def _require_finite(self, what: str, value: Tensor, losses: Losses, number: int) -> None:
+        if not torch.isfinite(value):
+            first = number - number % self.training.accumulation
+            self.watch.stop(what, named(names(losses), values(losses)), self.state.log.step, first, number)
 
 
 def _accelerator(training: TrainingSettings) -> Accelerator:
@@ -157,36 +201,3 @@ def _accelerator(training: TrainingSettings) -> Accelerator:
         gradient_accumulation_steps=training.accumulation,
         kwargs_handlers=[wrapping],
     )
-
-
-def _update(
-    accelerator: Accelerator,
-    step_module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    losses: Losses,
-    max_grad_norm: float,
-) -> None:
-    """Gradients of the batch and, with the last batch of an update, the update."""
-    total = losses.total
-    if not torch.isfinite(total):
-        raise DivergedError(f"the loss is no longer a finite number: {_named(_names(losses), _values(losses))}")
-    accelerator.backward(total)
-    if accelerator.sync_gradients:
-        norm = accelerator.clip_grad_norm_(step_module.parameters(), max_grad_norm or math.inf)
-        if not torch.isfinite(norm):
-            values = _named(_names(losses), _values(losses))
-            raise DivergedError(f"the gradient is no longer a finite number, at losses {values}")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _names(losses: Losses) -> list[str]:
-    return [*vars(losses), "total"]
-
-
-def _values(losses: Losses) -> Tensor:
-    return torch.stack([getattr(losses, name).detach().float() for name in _names(losses)])
-
-
-def _named(names: Sequence[str], values: Tensor) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(names, values, strict=True)}

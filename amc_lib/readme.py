@@ -1,0 +1,70 @@
+"""The README's tables, made of the csv files under figures/: `python -m amc_lib.readme` renews them.
+
+A table stands between the marks `<!-- name -->` and `<!-- end of name -->`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from amc_lib.figures import FOLDER
+from amc_lib.files import write_bytes
+from amc_lib.provenance import ROOT
+
+README = ROOT / "README.md"
+SYSTEMS = ("chance", "centre", "ALBEF", "ALBEF finetuned", "AMC", "VMRM", "oracle")
+COLUMNS = {  # heading -> split and group of concepts
+    "phrases": ("phrases", "all"),
+    "referring A": ("referring A", "all"),
+    "referring B": ("referring B", "all"),
+    "phrases, never boxed": ("phrases", "unboxed"),
+}
+
+
+def accuracy_block(table: pd.DataFrame, costs: pd.DataFrame) -> str:
+    """Table 1 with intervals, and what each system that was measured costs; nothing is marked as best."""
+    cells = {
+        (row.system, row.split, row.concepts): f"{row.accuracy:.1f} [{row.ci_low:.1f}, {row.ci_high:.1f}]"
+        for row in table.itertuples()
+    }
+    of_system = {
+        row.system: (f"{row.weights_millions:.1f}", f"{row.ms_first_phrase:.0f} + {row.ms_further_phrase:.0f}")
+        for row in costs.itertuples()
+    }
+    heads = ["pointing accuracy, %", *COLUMNS, "weights, M", "ms"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for system in SYSTEMS:
+        accuracies = [cells.get((system, *column), "–") for column in COLUMNS.values()]
+        if any(cell != "–" for cell in accuracies):
+            lines.append(f"| {' | '.join([system, *accuracies, *of_system.get(system, ('', ''))])} |")
+    return "\n".join(lines)
+
+
+def with_block(text: str, name: str, block: str) -> str:
+    """The text with what stands between the marks of `name` replaced. Raises ValueError where it lacks them."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, has_begin, rest = text.partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not has_begin or not has_end:
+        raise ValueError(f"the text lacks the marks {begin} and {end}")
+    return f"{before}{begin}\n\n{block}\n\n{end}{after}"
+
+
+def blocks(folder: Path = FOLDER) -> Mapping[str, str]:
+    """Every block by its name."""
+    table, costs = (pd.read_csv(folder / name) for name in ("table1.csv", "costs.csv"))
+    return {"table 1": accuracy_block(table, costs)}
+
+
+def renewed(text: str) -> str:
+    """The README's text with all of its tables as the csv files have them."""
+    for name, block in blocks().items():
+        text = with_block(text, name, block)
+    return text
+
+
+if __name__ == "__main__":
+    write_bytes(README, renewed(README.read_text(encoding="utf-8")).encode())

@@ -1,0 +1,74 @@
+"""What a run leaves in its folder, and how that is opened again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from amc_lib.checkpoints import DESCRIPTION, Checkpoint, load_checkpoint, save_checkpoint
+from amc_lib.files import check_writable, remove_unfinished, write_csv, write_json
+
+
+class RunError(RuntimeError):
+    """A run that cannot be written."""
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    history: pd.DataFrame  # columns step, epoch, seconds, learning_rate, losses, pointing
+    metrics: dict[str, Any]
+
+    def checkpoint(self) -> Checkpoint:
+        return load_checkpoint(self.folder)
+
+
+def open_run(folder: str | Path) -> Run:
+    """A finished run. Raises ValueError if the folder holds none."""
+    folder = Path(folder)
+    if not is_finished(folder):
+        raise ValueError(f"{folder}: no finished run")
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return Run(folder, pd.read_csv(folder / "history.csv"), metrics)
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
+
+
+def require_writable(folder: Path) -> None:
+    """Stop before training, not after it, where the run could not be written. Raises RunError."""
+    try:
+        check_writable(folder)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error}); name another output") from error
+
+
+def write_run(
+    folder: Path,
+    checkpoint: Checkpoint,
+    history: pd.DataFrame,
+    identity: dict[str, Any],
+    data: dict[str, Any],
+    record: dict[str, Any],
+) -> None:
+    """All files of a run; metrics.json, whose presence says that the run is finished, goes first and comes last.
+
+    Raises RunError with one sentence if they cannot be written.
+    """
+    final = history.iloc[-1].to_dict() if len(history) else {}
+    try:
+        remove_unfinished(folder)
+        (folder / "metrics.json").unlink(missing_ok=True)
+        write_csv(folder / "history.csv", history)
+        save_checkpoint(folder, checkpoint.model, checkpoint.tokenizer, checkpoint.settings, {**record, **identity})
+        write_json(folder / "metrics.json", {**identity, "final": final, "data": data, "provenance": record})
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the finished run cannot be written ({error}); what snapshots it has are kept, and the same "
+            "command goes on from the newest"
+        ) from error

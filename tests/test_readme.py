@@ -1,0 +1,48 @@
+"""The README says what the csv files say, and names notebooks, modules and files that are there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+import pandas as pd
+import pytest
+
+from amc_lib.provenance import ROOT
+from amc_lib.readme import README, accuracy_block, renewed, with_block
+
+TEXT = README.read_text(encoding="utf-8")
+
+
+def test_tables_are_made_of_the_committed_csv():
+    assert renewed(TEXT) == TEXT, "python -m amc_lib.readme renews them"
+
+
+def test_block_holds_each_number_where_it_belongs():
+    row = {"accuracy": 69.84, "ci_low": 68.7, "ci_high": 70.85, "phrases": 5, "seeds": 3}
+    table = pd.DataFrame(
+        [
+            {"system": "AMC", "split": "phrases", "concepts": "all"} | row,
+            {"system": "chance", "split": "phrases", "concepts": "unboxed"} | row | {"accuracy": 3.7},
+        ]
+    )
+    costs = pd.DataFrame([{"system": "AMC", "weights_millions": 5.43, "ms_first_phrase": 61.4, "ms_further_phrase": 8}])
+    head, _, chance, amc = accuracy_block(table, costs).splitlines()
+    assert [cell.strip() for cell in amc.split("|")[1:3]] == ["AMC", "69.8 [68.7, 70.8]"]
+    assert amc.endswith("| – | – | – | 5.4 | 61 + 8 |")
+    assert chance.split("|")[5].strip() == "3.7 [68.7, 70.8]" and head.count("|") == chance.count("|")
+
+
+def test_text_without_marks_is_refused():
+    assert with_block("a <!-- x -->old<!-- end of x --> b", "x", "new") == "a <!-- x -->\n\nnew\n\n<!-- end of x --> b"
+    with pytest.raises(ValueError, match="lacks the marks"):
+        with_block("a <!-- x --> b", "x", "new")
+
+
+def test_notebooks_modules_and_files_that_it_names_are_there():
+    for number in re.findall(r"`(\d\d_\w+)`", TEXT):
+        assert (ROOT / "notebooks" / f"{number}.ipynb").is_file(), number
+    for module in re.findall(r"python -m (amc_lib[\w.]*)", TEXT):
+        assert importlib.util.find_spec(module), module
+    for path in re.findall(r"[(`]((?:figures|tests|data|notebooks)/[\w./-]+\.(?:csv|png|py|md|ipynb))", TEXT):
+        assert (ROOT / path).is_file(), path

@@ -1,0 +1,189 @@
+"""Retrieval and matching against loops over single pairs, and the choice of wrong captions."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_cases import tiny_model
+from test_evaluation import WORDS
+
+from amc_lib.certainty import RETRIEVAL
+from amc_lib.checkpoints import Checkpoint
+from amc_lib.config import SceneSettings
+from amc_lib.datasets.scene_bank import SceneBank
+from amc_lib.evaluation import ground_phrases
+from amc_lib.matching import match_probabilities
+from amc_lib.phrases import SPECIAL, Tokenizer
+from amc_lib.regions import Region
+from amc_lib.retrieval import (
+    RECALLS,
+    Captioned,
+    Retrieval,
+    kept_tasks,
+    ranks_again,
+    ranks_of_own,
+    retrieval_table,
+    retrieve,
+    wrong_captions,
+)
+
+LAYER, COUNT, RERANKED = 3, 7, 3
+PICTURE, CAPTION = "picture to caption", "caption to picture"
+PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Captioned:
+    images = torch.randn(COUNT, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    captions = [f"w{n} w{n + 7} w{3 * n}" + " w1" * (n % 3) for n in range(COUNT)]
+    return Captioned(images, captions, [f"image-{n}" for n in range(COUNT)])
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return Checkpoint(tiny_model(torch.float32), Tokenizer([*SPECIAL, *WORDS], max_tokens=12), None, {}, "")
+
+
+@pytest.fixture(scope="module")
+def scores(checkpoint, pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Similarity and match probability [picture, caption], pair by pair."""
+    model = checkpoint.model.eval()
+    similarity, probability = np.zeros((COUNT, COUNT)), np.zeros((COUNT, COUNT))
+    with torch.no_grad():
+        for i, t in itertools.product(range(COUNT), repeat=2):
+            image_feat = model.image_features(model.encode_image(pairs.images[i : i + 1]))
+            text_feat = model.text_features(model.encode_text(*checkpoint.tokenizer([pairs.captions[t]])))
+            similarity[i, t] = float(image_feat @ text_feat.T)
+            image, caption = pairs.images[i : i + 1], [pairs.captions[t]]
+            probability[i, t] = ground_phrases(model, checkpoint.tokenizer, image, caption, [0], LAYER)[1]
+    return similarity, probability
+
+
+def naive_rank(query: int, similarity: np.ndarray, probability: np.ndarray | None) -> int:
+    order = sorted(range(COUNT), key=lambda other: -similarity[query, other])
+    if probability is not None:
+        best = sorted(order[:RERANKED], key=lambda other: -probability[query, other])
+        order = best + order[RERANKED:]
+    return order.index(query)
+
+
+def test_ranks_are_those_of_single_pairs(checkpoint, pairs, scores):
+    found = retrieve(checkpoint, pairs, reranked=RERANKED)
+    assert set(found.ranks) == set(itertools.product((PICTURE, CAPTION), ("contrast", "match")))
+    for task, (similarity, probability) in {PICTURE: scores, CAPTION: [one.T for one in scores]}.items():
+        for score, again in {"contrast": None, "match": probability}.items():
+            expected = [naive_rank(query, similarity, again) for query in range(COUNT)]
+            assert found.ranks[task, score].tolist() == expected
+    assert len({tuple(ranks) for ranks in found.ranks.values()}) > 2
+
+
+def test_matches_are_those_of_single_pairs(checkpoint, pairs, scores):
+    found = retrieve(checkpoint, pairs, reranked=RERANKED)
+    _, probability = scores
+    np.testing.assert_allclose(found.right, probability.diagonal(), atol=1e-5)
+    for kind, wrong in wrong_captions(pairs.captions, seed=0).items():
+        np.testing.assert_allclose(found.wrong[kind], probability[np.arange(COUNT), wrong], atol=1e-5)
+
+
+def test_one_phrase_and_many_pictures(checkpoint, pairs, scores):
+    found = match_probabilities(checkpoint.model, checkpoint.tokenizer, pairs.images, pairs.captions[2])
+    np.testing.assert_allclose(found, scores[1][:, 2], atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_stays_as_it_was(checkpoint, pairs, training):
+    checkpoint.model.train(training)
+    retrieve(checkpoint, pairs, reranked=RERANKED)
+    assert checkpoint.model.training is training
+
+
+# ---------------------------------------------------------------------------------------------------------------- ranks
+
+
+def test_ties_count_against_the_right_one():
+    similarity = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.5, 0.2], [0.9, 0.9, 0.9]])
+    assert ranks_of_own(similarity).tolist() == [1, 0, 2]
+
+
+def test_right_one_that_was_not_ranked_again_keeps_its_rank():
+    best = torch.tensor([[1, 0], [0, 2]])
+    again = ranks_again(np.array([1, 2]), best, torch.tensor([[0.3, 0.9], [0.1, 0.2]]))
+    assert again.tolist() == [0, 2]
+
+
+@PROPERTY
+@given(st.integers(0, 10_000))
+def test_ranking_all_again_leaves_the_first_score_no_say(seed):
+    rng = np.random.default_rng(seed)
+    similarity, probability = rng.random((5, 5)), rng.random((5, 5))
+    best = torch.from_numpy(np.argsort(-similarity, axis=1))
+    again = ranks_again(
+        ranks_of_own(torch.from_numpy(similarity)),
+        best,
+        torch.from_numpy(np.take_along_axis(probability, best.numpy(), 1)),
+    )
+    assert again.tolist() == ranks_of_own(torch.from_numpy(probability)).tolist()
+
+
+# ------------------------------------------------------------------------------------------------------------- captions
+
+
+def test_wrong_captions_are_never_the_own_one():
+    captions = [f"a w{n} and a w{n % 4}" for n in range(12)]
+    for seed in range(20):
+        for rows in wrong_captions(captions, seed).values():
+            assert (rows != np.arange(12)).all() and ((rows >= 0) & (rows < 12)).all()
+    assert (wrong_captions(captions, 0)["random"] != wrong_captions(captions, 1)["random"]).any()
+
+
+def test_similar_caption_shares_most_words_and_is_not_the_same():
+    captions = ["a red cup and a dog", "a dog and a red cup", "a red cup and a cat", "two blue whales"]
+    similar = wrong_captions(captions, 0)["similar"]
+    assert similar[[0, 1]].tolist() == [2, 2]  # the other order of the same words would be right too
+    assert similar[2] in (0, 1)
+
+
+def test_pictures_come_with_their_longest_caption():
+    regions = [[Region(f"{s}-0", "val", None, f"val-{s}", "cat", ((0.0, 0.0, 1.0, 1.0),))] for s in range(2)]
+    features = torch.rand(2, 3, 2, 2)
+    bank = SceneBank(SceneSettings(), "val", features, [["a cat", "a cat and a dog"], ["a cup"]], regions)
+    pairs = Captioned.of(bank)
+    assert (pairs.captions, pairs.image_ids) == (["a cat and a dog", "a cup"], ["val-0", "val-1"])
+    assert pairs.images is features
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def made(ranks: list[int], right: list[float], wrong: list[float]) -> Retrieval:
+    of_task = {(task, score): np.array(ranks) for task in (PICTURE, CAPTION) for score in ("contrast", "match")}
+    return Retrieval(of_task, np.array(right), {"random": np.array(wrong), "similar": np.array(wrong[::-1])})
+
+
+def test_measures_of_known_answers():
+    one = made([0, 4, 5, 12], [0.9, 0.2, 0.6, 0.4], [0.1, 0.1, 0.7, 0.6])
+    assert one.matching("random").tolist() == [1, 0.5, 0.5, 0]
+    assert one.choice("random").tolist() == [True, True, False, False]
+    table = retrieval_table({"AMC": [one, one]}, list("abcd"))
+    recalls = table[(table["task"] == PICTURE) & (table["score"] == "match")].set_index("measure")["value"]
+    assert recalls.to_dict() == {"recall@1": 25, "recall@5": 50, "recall@10": 75}
+    pair = table[table["task"] == "right or random caption"].set_index("measure")
+    assert pair["value"].to_dict() == {"matching": 50, "choice": 50}
+    assert set(pair["chance"]) == {50} and set(table["seeds"]) == {2}
+    assert table[table["measure"] == "recall@1"]["chance"].tolist() == [25] * 4
+    assert len(table) == 4 * len(RECALLS) + 4
+
+
+def test_kept_tasks_hold_what_the_claims_compare():
+    one = made([0, 4, 0, 12], [0.9, 0.2, 0.6, 0.4], [0.1, 0.1, 0.7, 0.6])
+    other = made([3, 0, 0, 0], [0.9] * 4, [0.1] * 4)
+    tasks = kept_tasks({"ALBEF": [one], "AMC": [other, one]}, list("abcd"))
+    assert list(tasks) == list(RETRIEVAL)
+    assert tasks[RETRIEVAL[0]].hits["AMC"].tolist() == [[False, True, True, True], [True, False, True, False]]
+    assert tasks[RETRIEVAL[2]].hits["ALBEF"].tolist() == [one.matching("similar").tolist()]
+    assert tasks[RETRIEVAL[1]].image_ids == list("abcd")
