@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import io
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -28,7 +30,18 @@ from amc_lib.tiers import SheetImage
 SPLIT = "referring_b"  # of the scenes to choose from: the one in which twins stand side by side
 SHOWN_SIDE = 480  # pixels of the longer side of a picture as it is shown; the systems read it at its full size
 COLUMN = "260px"
-MIDDLE = (25.0, 75.0)  # a box across or down a picture before any is drawn, percent
+MIDDLE = (0.25, 0.25, 0.75, 0.75)  # the box before any is drawn, shares of the picture
+
+
+def _alone(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of `Explorer` that waits for others to end: JupyterLab sends widgets' events to several threads."""
+
+    @wraps(method)
+    def waiting(self: Explorer, *arguments: object) -> None:
+        with self.lock:
+            method(self, *arguments)
+
+    return waiting
 
 
 def load_systems(
@@ -55,7 +68,7 @@ class Explorer:
     """
 
     def __init__(self, systems: Mapping[str, Grounder | RegionGrounder], phrase: str, scene: int = 0) -> None:
-        self.systems = dict(systems)
+        self.systems, self.lock = dict(systems), threading.RLock()
         grounder = next(system for system in self.systems.values() if isinstance(system, Grounder))
         self.settings, text = grounder.checkpoint.settings, grounder.checkpoint.settings.model.text
         self.phrase = widgets.Text(value=phrase, description="phrase", continuous_update=False)
@@ -63,9 +76,7 @@ class Explorer:
         self.scene = widgets.BoundedIntText(scene, 0, self.settings.scenes.count(SPLIT) - 1, description="scene")
         self.upload = widgets.FileUpload(accept="image/*", description="own image")
         self.layer = widgets.IntSlider(grounder.layer, text.fusion_from, text.layers - 1, description="layer")
-        self.across, self.down = (
-            widgets.FloatRangeSlider(value=MIDDLE, description=name) for name in ("box, x", "box, y")
-        )
+        self.across, self.down = (widgets.IntRangeSlider(description=name) for name in ("box, x", "box, y"))
         self.message, self.time = widgets.HTML(), widgets.HTML()
         self.mask = widgets.Image(format="png", width=COLUMN)
         self.pictures = {name: widgets.Image(format="png", width=COLUMN) for name in self.systems}
@@ -85,8 +96,9 @@ class Explorer:
     def box(self) -> Box:
         """The drawn box, xyxy as shares of the picture."""
         (x1, x2), (y1, y2) = self.across.value, self.down.value
-        return x1 / 100, y1 / 100, x2 / 100, y2 / 100
+        return x1 / self.across.max, y1 / self.down.max, x2 / self.across.max, y2 / self.down.max
 
+    @_alone
     def read(self, image: Image.Image, regions: Sequence[Region] = ()) -> None:
         """Take another picture, whose phrases with one box are offered, and ask it the phrase."""
         shown = image.copy()
@@ -97,11 +109,13 @@ class Explorer:
                 self.inputs[name] = replace(system.encode(image), picture=shown)
             else:
                 self.inputs[name] = system.propose(image).resized((shown.height, shown.width))
-        single = [region for region in regions if len(region.boxes) == 1]
-        self.boxes = {region.phrase: _percent(region.boxes[0], image.size) for region in single}
+        self.boxes = {region.phrase: region.boxes[0] for region in regions if len(region.boxes) == 1}
         self.suggestions.options = [("", None), *((phrase, phrase) for phrase in self.boxes)]
+        self.size = image.size
+        self._draw_box(tuple(share * side for share, side in zip(MIDDLE, image.size * 2, strict=True)))
         self._new_phrase()
 
+    @_alone
     def ask(self, _: object = None) -> None:
         """Ask every system the phrase; what is wrong with it is said above the pictures."""
         begin = time.perf_counter()
@@ -117,6 +131,7 @@ class Explorer:
         self.show()
         self.time.value = f"answered in {1000 * (time.perf_counter() - begin):.0f} ms"
 
+    @_alone
     def show(self, _: object = None) -> None:
         """Show the answers with the drawn box: what it means as a mask, and the losses of each heatmap."""
         self.mask.value = quick_png(mask_picture(self.image, self.box))
@@ -153,12 +168,19 @@ class Explorer:
         scene = scenes.draw(self.settings.scenes, SPLIT, self.scene.value)
         self.read(scene.image, scene.regions)
 
+    @_alone
     def _new_phrase(self, _: object = None) -> None:
-        for slider, extent in zip((self.across, self.down), self.boxes.get(self.phrase.value, ()), strict=False):
-            slider.unobserve(self.show, names="value")  # it is shown with the answers
-            slider.value = extent
-            slider.observe(self.show, names="value")
+        if self.phrase.value in self.boxes:
+            self._draw_box(self.boxes[self.phrase.value])
         self.ask()
+
+    def _draw_box(self, box: Box) -> None:
+        """Draw a box (xyxy, pixels of the picture) that is shown with the next answers."""
+        (width, height), (x1, y1, x2, y2) = self.size, map(round, box)
+        for slider, side, extent in ((self.across, width, (x1, x2)), (self.down, height, (y1, y2))):
+            slider.unobserve(self.show, names="value")
+            slider.max, slider.value = side, extent
+            slider.observe(self.show, names="value")
 
     def _new_suggestion(self, _: object) -> None:
         if self.suggestions.value:
@@ -171,12 +193,6 @@ class Explorer:
             self.read(read_image(io.BytesIO(self.upload.value[0].content)))
         except ValueError:
             self._say(f"{self.upload.value[0].name}: cannot be read as an image")
-
-
-def _percent(box: Box, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A box in pixels -> its extent across and down the image of `size` (width, height), percent to a tenth."""
-    x1, y1, x2, y2 = (round(100 * edge / side, 1) for edge, side in zip(box, size * 2, strict=True))
-    return (x1, x2), (y1, y2)
 
 
 def draw_scene(settings: SceneSettings, index: int) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -214,10 +215,10 @@ def test_new_phrase_scene_and_layer_are_answered(explorer, grounder, folder):
 
 def test_phrases_of_the_scene_bring_their_box(explorer):
     assert explorer.boxes, "the first scene has no phrase of one box"
-    phrase, extent = next(iter(explorer.boxes.items()))
+    phrase, box = next(iter(explorer.boxes.items()))
     explorer.suggestions.value = phrase
     assert explorer.phrase.value == phrase and explorer.suggestions.value is None
-    assert (explorer.across.value, explorer.down.value) == extent
+    assert (explorer.across.value, explorer.down.value) == ((box[0], box[2]), (box[1], box[3]))
     scene = draw_scene(explorer.settings.scenes, 0)
     assert explorer.mask.value == quick_png(mask_picture(scene, explorer.box))
 
@@ -225,12 +226,37 @@ def test_phrases_of_the_scene_bring_their_box(explorer):
 def test_drawn_box_changes_losses_and_mask_without_asking_again(explorer, monkeypatch):
     heat, said, mask = explorer.strips["AMC"].value, explorer.texts["AMC"].value, explorer.mask.value
     monkeypatch.setattr(Explorer, "_answer", None)  # whoever asks now fails
-    explorer.across.value, explorer.down.value = (0, 20), (70, 100)
+    explorer.across.value, explorer.down.value = (0, 24), (72, 96)
     assert explorer.texts["AMC"].value != said and explorer.mask.value != mask
     assert explorer.strips["AMC"].value == heat
-    terms = box_terms(explorer.answers["AMC"], (0, 0.7, 0.2, 1), explorer.settings.amc)
+    terms = box_terms(explorer.answers["AMC"], (0, 0.75, 0.25, 1), explorer.settings.amc)
     assert f"<b>{terms.l_mean:.3f}</b>" in explorer.texts["AMC"].value
     assert f"<b>{terms.l_max:.3f}</b>" in explorer.texts["AMC"].value
+
+
+def test_events_of_two_threads_wait_for_each_other(explorer, monkeypatch):
+    """As JupyterLab sends them: a phrase to one thread, a moved box to another."""
+    asked, go_on, answer = threading.Event(), threading.Event(), Explorer._answer
+
+    def slowly(self: Explorer, name: str) -> Grounding:
+        asked.set()
+        assert go_on.wait(60)
+        return answer(self, name)
+
+    monkeypatch.setattr(Explorer, "_answer", slowly)
+    phrase = threading.Thread(target=setattr, args=(explorer.phrase, "value", "w3 w4"))
+    box = threading.Thread(target=setattr, args=(explorer.across, "value", (0, 10)))
+    before = shown(explorer)
+    phrase.start()
+    assert asked.wait(60)
+    box.start()
+    box.join(0.3)
+    assert box.is_alive() and shown(explorer) == before
+    go_on.set()
+    phrase.join(60)
+    box.join(60)
+    assert explorer.answers["AMC"].phrase == "w3 w4" and explorer.box[2] == 10 / 96
+    assert explorer.texts["AMC"].value.startswith(heading("AMC", explorer.answers["AMC"], explorer.box))
 
 
 def test_phrase_of_no_words_is_said_above_the_old_pictures(explorer):
@@ -262,6 +288,7 @@ def test_uploaded_picture_is_asked_and_shown_small(explorer, grounder, picture):
     assert explorer.boxes == {}
     large = picture.resize((2000, 1000))
     upload(explorer, "large.png", png(large))
+    assert (explorer.across.max, explorer.down.max) == (2000, 1000) and explorer.box == (0.25, 0.25, 0.75, 0.75)
     assert explorer.answers["AMC"].heatmap.shape == (240, 480)
     assert (explorer.answers["ALBEF"].raw == grounder.ground(large, "w1 w2").raw).all()  # read at its full size
 
