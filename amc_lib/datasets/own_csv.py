@@ -141,7 +141,7 @@ def _image_name(text: str, where: str) -> str:
     if as_windows.anchor or ".." in as_windows.parts:
         raise ValueError(f"{where}: the image {text!r} leaves the folder of the pictures")
     name = PurePosixPath(text).as_posix()
-    if name == "." or "\0" in text:
+    if name == ".":
         raise ValueError(f"{where}: the image {text!r} is no file name")
     return name
 
