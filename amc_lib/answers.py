@@ -44,8 +44,12 @@ CODE = (  # what answers depend on
 
 def ask(checkpoint: Checkpoint, bank: Bank, layer: int, progress: str | None = None) -> Pointing:
     """The answers to a whole split, now and in memory."""
+    regions, explanation = bank.all_regions(), checkpoint.settings.amc.explanation
     with bank.fit(checkpoint.model):
-        return point_at(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank.load, layer, progress=progress)
+        return point_at(
+            checkpoint.model, checkpoint.tokenizer, regions, bank.load, layer, progress=progress,
+            explanation=explanation,
+        )  # fmt: skip
 
 
 def ask_in_parts(checkpoint: Checkpoint, bank: Bank, layer: int) -> Pointing:
@@ -60,7 +64,10 @@ def ask_in_parts(checkpoint: Checkpoint, bank: Bank, layer: int) -> Pointing:
     model = checkpoint.model.to(state.device)
     with bank.fit(model):
         for number in tqdm(mine, desc=bank.title, unit="part", disable=not mine or not state.is_main_process):
-            part = point_at(model, checkpoint.tokenizer, parts[number], bank.load, layer, IMAGES_AT_ONCE)
+            part = point_at(
+                model, checkpoint.tokenizer, parts[number], bank.load, layer, IMAGES_AT_ONCE,
+                explanation=checkpoint.settings.amc.explanation,
+            )  # fmt: skip
             write_bytes(files[number], save(_tensors(part)))
     state.wait_for_everyone()
     stored = [load_file(file) for file in files]
@@ -88,7 +95,8 @@ def _key(checkpoint: Checkpoint, bank: Bank, layer: int) -> str:
     """Hash of what answers depend on: weights, words, phrases and boxes, input, layer, and the code that answers."""
     asked = [(region.id, region.image_id, region.phrase, region.boxes) for region in bank.all_regions()]
     seen = [getattr(bank, name, None) for name in ("image_size", "resize")]
-    content = [checkpoint.sha256, checkpoint.tokenizer.vocabulary, layer, seen, IMAGES_A_PART, plain(asked)]
+    read_at = layer, checkpoint.settings.amc.explanation
+    content = [checkpoint.sha256, checkpoint.tokenizer.vocabulary, read_at, seen, IMAGES_A_PART, plain(asked)]
     digest = hashlib.sha256(json.dumps(content).encode())
     here = Path(__file__).parent
     for path in sorted(path for name in CODE for path in [here / name, *(here / name).glob("*.py")] if path.is_file()):

@@ -65,7 +65,13 @@ def answer(source: str | Path, banks: Mapping[str, Bank], validation: Bank | Non
     parts on disk, so that nothing is asked twice. The detector-based system answers from its own inputs of the same
     scenes, by the way of scoring that is best on its validation split.
     """
-    checkpoint = open_checkpoint(source)
+    return answer_checkpoint(open_checkpoint(source), banks, validation, progress=f"{plain(Path(source))}: ")
+
+
+def answer_checkpoint(
+    checkpoint: Checkpoint, banks: Mapping[str, Bank], validation: Bank | None = None, progress: str = ""
+) -> Answers:
+    """`answer` of a checkpoint in memory; `progress` stands before the split's name at the bars."""
     if checkpoint.settings.model.vision.trunk == "regions":
         return _answer_by_regions(checkpoint)
     if validation is None:
@@ -75,8 +81,7 @@ def answer(source: str | Path, banks: Mapping[str, Bank], validation: Bank | Non
         )
     layers = layer_accuracies(checkpoint, validation)
     layer = max(layers, key=layers.__getitem__)
-    shown = plain(Path(source))
-    pointing = {name: ask(checkpoint, bank, layer, progress=f"{shown}: {name}") for name, bank in banks.items()}
+    pointing = {name: ask(checkpoint, bank, layer, progress=f"{progress}{name}") for name, bank in banks.items()}
     return Answers(layer, layers, pointing)
 
 

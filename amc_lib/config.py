@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from amc_lib.config_checks import not_negative, positive, require
-from amc_lib.config_data import PhotoSettings, SceneSettings
+from amc_lib.config_data import BoxSettings, PhotoSettings, SceneSettings
 from amc_lib.wording import shown
 
 Tier = Literal["scenes", "paper"]
-
+Explanation = Literal["gradcam", "attention"]  # the heatmap: attention times its gradient, or attention alone
 
 LARGEST_SEED = 2**32 - 1  # of numpy
 LARGEST_QUEUE = 2**28  # numbers in one queue, a GiB; the paper's has 2**24
@@ -90,6 +90,7 @@ class ModelSettings:
     momentum: float = 0.995  # of the exponential moving average
     temperature: float = 0.07  # initial; learnt
     temperature_range: tuple[float, float] = (0.001, 0.5)
+    box_head: bool = False  # a box for each pair, from the fused [CLS] (an ablation; see `box_weight`)
 
     def __post_init__(self) -> None:
         require(
@@ -116,12 +117,13 @@ class ObjectiveSettings:
     alpha_ramp_epochs: int = 1  # epochs over which alpha grows linearly from 0
     mlm_probability: float = 0.15  # share of tokens corrupted
     mlm_distillation: Literal["vocabulary", "official"] = "vocabulary"  # axis of the student's log-softmax
+    box_weight: float = 0.0  # of the box head's loss, for which the boxes then serve (an ablation)
     region_softness: float = 0.07  # detector-based: how softly an image's best proposal is taken, in cosine; 0: hard
 
     def __post_init__(self) -> None:
         require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
         require(0 < self.mlm_probability < 1, f"mlm_probability must lie in (0, 1), got {self.mlm_probability}")
-        not_negative(self, "alpha_ramp_epochs", "region_softness")
+        not_negative(self, "alpha_ramp_epochs", "box_weight", "region_softness")
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class AmcSettings:
     delta2: float = 0.5  # margin of equation 2, likewise
     layer: int = 8  # text encoder layer whose cross-attention gives the heatmap, counted from 0
     mean_form: Literal["paper", "official"] = "paper"  # one hinge a sample, or one over the pooled batch
+    explanation: Explanation = "gradcam"  # what the loss asks to lie inside the box, and evaluation reads
     map_size: int = 256  # side to which heatmap and box mask are brought, pixels (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
@@ -215,6 +218,7 @@ class Settings:
     finetuning: TrainingSettings
     scenes: SceneSettings = field(default_factory=SceneSettings)
     photos: PhotoSettings = field(default_factory=PhotoSettings)
+    boxes: BoxSettings = field(default_factory=BoxSettings)
 
     def __post_init__(self) -> None:
         text = self.model.text

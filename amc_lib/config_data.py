@@ -1,10 +1,10 @@
-"""Settings of what is shown to the models: drawn scenes of the scenes tier, photographs of the paper tier."""
+"""Settings of what is shown to the models: drawn scenes, photographs, and how much of the annotated boxes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amc_lib.config_checks import require
+from amc_lib.config_checks import positive, require
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,21 @@ class PhotoSettings:
     def __post_init__(self) -> None:
         for name in ("flip", "gray", "jitter", "jitter_probability"):
             require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class BoxSettings:
+    """What finetuning gets to see of the annotated boxes: all of them, exactly, unless an ablation says otherwise."""
+
+    box_share: float = 1.0  # of the pictures whose phrases keep their boxes; the others are read without
+    box_shift: float = 0.0  # largest displacement of a box along each axis, in its own width and height
+    box_scale: float = 1.0  # factor on a box's width and height, about its centre
+
+    def __post_init__(self) -> None:
+        positive(self, "box_scale")
+        require(0 <= self.box_share <= 1, f"box_share must lie in [0, 1], got {self.box_share}")
+        require(0 <= self.box_shift < 1, f"box_shift must lie in [0, 1), got {self.box_shift}")
+
+    @property
+    def exact(self) -> bool:
+        return self == BoxSettings()

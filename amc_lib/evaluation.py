@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from amc_lib import gradcam
+from amc_lib.config import Explanation
 from amc_lib.model import ALBEF
 from amc_lib.model.text import ImageMemory
 from amc_lib.phrases import Tokenizer
@@ -64,7 +65,13 @@ def pointing_hits(heatmaps: Tensor, regions: Sequence[Region]) -> np.ndarray:
 
 
 def ground_phrases(
-    model: ALBEF, tokenizer: Tokenizer, images: Tensor, phrases: Sequence[str], image_rows: Sequence[int], layer: int
+    model: ALBEF,
+    tokenizer: Tokenizer,
+    images: Tensor,
+    phrases: Sequence[str],
+    image_rows: Sequence[int],
+    layer: int,
+    explanation: Explanation = "gradcam",
 ) -> tuple[Tensor, Tensor]:
     """Raw heatmaps [P, G, G] and match probabilities [P] of phrases, phrase p asked of images[image_rows[p]].
 
@@ -72,7 +79,7 @@ def ground_phrases(
     layers above the heatmap. Gradients and the training mode of the model stay as they were.
     """
     memory = remember_images(model, images).rows(torch.as_tensor(image_rows, device=model.temp.device))
-    raw, scores, _ = ground_remembered(model, tokenizer, memory, phrases, layer)
+    raw, scores, _ = ground_remembered(model, tokenizer, memory, phrases, layer, explanation)
     return raw, scores
 
 
@@ -83,7 +90,12 @@ def remember_images(model: ALBEF, images: Tensor) -> ImageMemory:
 
 
 def ground_remembered(
-    model: ALBEF, tokenizer: Tokenizer, memory: ImageMemory, phrases: Sequence[str], layer: int
+    model: ALBEF,
+    tokenizer: Tokenizer,
+    memory: ImageMemory,
+    phrases: Sequence[str],
+    layer: int,
+    explanation: Explanation = "gradcam",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`ground_phrases` of images encoded before, row p for phrase p; also each token's share in the heatmaps.
 
@@ -97,7 +109,7 @@ def ground_remembered(
         with torch.enable_grad(), gradcam.watch_attention(model.text_encoder, layer, twice=False) as watch:
             fusion_embeds = model.text_encoder.fuse(text_embeds.requires_grad_(), text_mask, memory)
             itm_logits = model.match(fusion_embeds)
-            raw, of_tokens = gradcam.token_heatmaps(watch, itm_logits, text_mask)
+            raw, of_tokens = gradcam.token_heatmaps(watch, itm_logits, text_mask, explanation)
     return raw.cpu(), itm_logits.detach().float().softmax(1)[:, 1].cpu(), of_tokens.cpu()
 
 
@@ -120,6 +132,7 @@ def point_at(
     layer: int,
     images_at_once: int = 32,
     progress: str | None = None,
+    explanation: Explanation = "gradcam",
 ) -> Pointing:
     """Ground every region's phrase in its image. `load_image` gives the model's input [C, H, W] and (height, width).
 
@@ -137,7 +150,8 @@ def point_at(
         rows = [row for row, members in enumerate(chunk) for _ in members]
         at = [p for members in chunk for p in members]
         images = torch.stack([image for image, _ in loaded]).float()
-        raw, probability = ground_phrases(model, tokenizer, images, [regions[p].phrase for p in at], rows, layer)
+        asked = [regions[p].phrase for p in at]
+        raw, probability = ground_phrases(model, tokenizer, images, asked, rows, layer, explanation)
         if not heatmaps.numel():
             heatmaps = raw.new_zeros(len(regions), *raw.shape[1:])
         heatmaps[at], scores[at] = raw, probability.numpy()

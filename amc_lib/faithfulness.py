@@ -128,8 +128,9 @@ def _curves(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _heatmap(checkpoint: Checkpoint, layer: int, bank: Bank, image: Tensor, phrase: str) -> Tensor:
-    with bank.fit(checkpoint.model):
-        raw, _ = ground_phrases(checkpoint.model, checkpoint.tokenizer, image[None], [phrase], [0], layer)
+    model, tokenizer, explanation = checkpoint.model, checkpoint.tokenizer, checkpoint.settings.amc.explanation
+    with bank.fit(model):
+        raw, _ = ground_phrases(model, tokenizer, image[None], [phrase], [0], layer, explanation)
     return raw[0]  # [G, G]
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from amc_lib.config import Explanation
 from amc_lib.model.text import TextEncoder, Watch
 
 NORMALISE_EPS = 1e-7  # of the authors' min-max
@@ -46,37 +47,43 @@ def watch_attention(text_encoder: TextEncoder, layer: int, *, twice: bool) -> It
             del module.watch
 
 
-def heatmap(watch: Watch, itm_logits: Tensor, text_mask: Tensor, *, create_graph: bool) -> Tensor:
+def heatmap(
+    watch: Watch, itm_logits: Tensor, text_mask: Tensor, *, create_graph: bool, explanation: Explanation = "gradcam"
+) -> Tensor:
     """Raw heatmap [B, G, G] >= 0 of the match logit: mean over heads and positions of attention * max(gradient, 0).
 
     itm_logits [B, 2] must come from the pass that `watch` saw. The logit is differentiated, not a probability or a
     loss: a loss that is near zero would give no map at all. The mean runs over all L positions, padded ones included
     (they count zero), so the magnitude depends on the padding and its shape does not. With `create_graph` the map can
-    be differentiated again, as L_amc needs.
+    be differentiated again, as L_amc needs. With explanation "attention" the gradient is left out: plain attention.
     """
-    weighted = _weighted_attention(watch, itm_logits, text_mask, create_graph)
+    weighted = _weighted_attention(watch, itm_logits, text_mask, create_graph, explanation)
     return _on_grid(weighted.mean(dim=(1, 2)))
 
 
-def token_heatmaps(watch: Watch, itm_logits: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+def token_heatmaps(
+    watch: Watch, itm_logits: Tensor, text_mask: Tensor, explanation: Explanation = "gradcam"
+) -> tuple[Tensor, Tensor]:
     """`heatmap` without a graph [B, G, G], and what each text position adds to it [B, L, G, G], zero where padded.
 
     The heatmap is the mean over the L positions.
     """
-    weighted = _weighted_attention(watch, itm_logits, text_mask, create_graph=False)
+    weighted = _weighted_attention(watch, itm_logits, text_mask, False, explanation)
     return _on_grid(weighted.mean(dim=(1, 2))), _on_grid(weighted.mean(dim=1))
 
 
-def _weighted_attention(watch: Watch, itm_logits: Tensor, text_mask: Tensor, create_graph: bool) -> Tensor:
-    """Attention times its positive gradient [B, h, L, N - 1], zero at padded positions."""
-    attention = watch.probabilities
-    (gradient,) = torch.autograd.grad(
-        itm_logits[:, 1].sum(), attention, create_graph=create_graph, retain_graph=create_graph or None
-    )
-    if not create_graph:
-        attention = attention.detach()
+def _weighted_attention(
+    watch: Watch, itm_logits: Tensor, text_mask: Tensor, create_graph: bool, explanation: Explanation
+) -> Tensor:
+    """Attention times its positive gradient, or alone [B, h, L, N - 1], zero at padded positions."""
+    attention = weighted = watch.probabilities if create_graph else watch.probabilities.detach()
+    if explanation == "gradcam":
+        (gradient,) = torch.autograd.grad(
+            itm_logits[:, 1].sum(), watch.probabilities, create_graph=create_graph, retain_graph=create_graph or None
+        )
+        weighted = attention * gradient.clamp(min=0)
     words = text_mask[:, None, :, None].to(attention.dtype)  # [B, 1, L, 1]
-    return (attention * gradient.clamp(min=0) * words)[..., 1:]  # the class token shows no place
+    return (weighted * words)[..., 1:]  # the class token shows no place
 
 
 def _on_grid(places: Tensor) -> Tensor:

@@ -104,8 +104,9 @@ class Grounder:
     def _ground(self, encoded: EncodedImage, phrases: Sequence[str]) -> list[Grounding]:
         model, tokenizer, picture = self.checkpoint.model, self.checkpoint.tokenizer, encoded.picture
         memory = encoded.memory.rows(torch.zeros(len(phrases), dtype=torch.long, device=model.temp.device))
+        explanation = self.checkpoint.settings.amc.explanation
         with ONE_QUESTION:
-            raw, scores, of_tokens = ground_remembered(model, tokenizer, memory, phrases, self.layer)
+            raw, scores, of_tokens = ground_remembered(model, tokenizer, memory, phrases, self.layer, explanation)
         size = (picture.height, picture.width)
         maps = gradcam.normalise(gradcam.upsample(raw, size, "bicubic").clamp(min=0)).numpy()  # [P, H, W]
         points = peak(raw, size).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,5 +31,5 @@ def start(namespace: Mapping[str, Any], *known: str) -> dict[str, Any]:
 
 def launch_hint(parameters: Mapping[str, Any]) -> str:
     """How to start what 03 does on several devices: the same code with the same parameters, without the notebook."""
-    given = " ".join(f"--{name} {value}" for name, value in parameters.items() if value is not None)
+    given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in parameters.items() if value is not None)
     return f"On several GPUs or machines: accelerate launch -m amc_lib.training {given}"

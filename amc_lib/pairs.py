@@ -6,8 +6,9 @@ processes see the same pairs.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from amc_lib.config import BoxSettings
 from amc_lib.phrases import Tokenizer
 from amc_lib.regions import Box
 from amc_lib.step import Batch
@@ -48,6 +50,29 @@ def box_mask(boxes: Sequence[Box], side: int) -> Tensor:
     return mask
 
 
+def seen_phrases(phrases: Sequence[Phrase], seen: BoxSettings, seed: int, picture: str) -> Sequence[Phrase]:
+    """The phrases of a picture with what training gets to see of their boxes.
+
+    Drawn once for a run, by its seed and the picture's name, as if the picture had been annotated that way: a picture
+    that keeps its boxes at one share keeps them at every larger one.
+    """
+    if seen.exact:
+        return phrases
+    rng = np.random.default_rng([seed, *hashlib.sha256(picture.encode()).digest()])
+    if rng.random() >= seen.box_share:
+        return [replace(phrase, boxes=()) for phrase in phrases]
+    return [replace(p, boxes=tuple(_inexact(box, seen, rng.uniform(-1, 1, 2)) for box in p.boxes)) for p in phrases]
+
+
+def _inexact(box: Box, seen: BoxSettings, direction: np.ndarray) -> Box:
+    """A box (xyxy, shares of the image) moved along `direction` ([-1, 1] each), resized, and cut at the edges."""
+    corners = np.array(box).reshape(2, 2)  # [x1, y1, x2, y2] -> two points
+    size = corners[1] - corners[0]
+    centre = corners.mean(0) + seen.box_shift * direction * size
+    half = seen.box_scale * size / 2
+    return tuple(np.concatenate((centre - half, centre + half)).clip(0, 1).tolist())
+
+
 class PairDataset(Dataset):
     """Once an epoch, the image of every row with at most `per_image` phrases drawn from its `choices`."""
 
@@ -55,6 +80,7 @@ class PairDataset(Dataset):
         self.seed, self.per_image = seed, per_image
         self.about: dict[str, Any] = {}  # what was read for it and what was left out
         self.epoch = 0
+        self.seen_boxes = BoxSettings()
         self.most_things: int | None = None  # phrases that name more are left for later epochs
 
     def choices(self, row: int) -> Sequence[Phrase]:
@@ -72,7 +98,7 @@ class PairDataset(Dataset):
     def pairs(self, row: int) -> Pairs:
         key = (self.seed, self.epoch, row)
         rng = np.random.default_rng(key)
-        choices = self.choices(row)
+        choices = seen_phrases(self.choices(row), self.seen_boxes, self.seed, self.image_name(row))
         if self.most_things is not None:
             choices = [phrase for phrase in choices if phrase.things <= self.most_things] or choices
         drawn = rng.permutation(len(choices))[: self.per_image]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from amc_lib.config import AmcSettings, ObjectiveSettings, Settings, TrainingSettings
+from amc_lib.config_data import BoxSettings
 from amc_lib.presets import preset
 from amc_lib.wording import shown
 
@@ -32,6 +34,7 @@ FINETUNING_PARAMETERS = tuple(
         "accumulation",
         "checkpointing",
         "workers",
+        "more",
     ]
 )  # of 03_train.ipynb and of `python -m amc_lib.training`
 
@@ -39,11 +42,13 @@ FINETUNING_PARAMETERS = tuple(
 def resolve(tier: str, stage: str, parameters: Mapping[str, Any]) -> Settings:
     """The tier's preset with `parameters` applied; a value of None keeps the preset's.
 
-    Known names are the fields of `AmcSettings`, `ObjectiveSettings` and of the stage's `TrainingSettings`. Raises
-    ValueError with one sentence for an unknown name or an impossible value.
+    Known names are the fields of `AmcSettings`, `ObjectiveSettings`, `BoxSettings` and of the stage's
+    `TrainingSettings`; `more` may hold a mapping of further ones. Raises ValueError with one sentence for an unknown
+    name or an impossible value.
     """
     settings = preset(tier)
-    homes = {"amc": AmcSettings, "objective": ObjectiveSettings, stage: TrainingSettings}
+    parameters = _with_more(parameters)
+    homes = {"amc": AmcSettings, "objective": ObjectiveSettings, "boxes": BoxSettings, stage: TrainingSettings}
     owner = {field.name: home for home, kind in homes.items() for field in dataclasses.fields(kind)}
     changes: dict[str, dict[str, Any]] = {}
     for name, value in parameters.items():
@@ -53,6 +58,22 @@ def resolve(tier: str, stage: str, parameters: Mapping[str, Any]) -> Settings:
             changes.setdefault(owner[name], {})[name] = value
     parts = {home: replace(getattr(settings, home), **values) for home, values in changes.items()}
     return dataclasses.replace(settings, **parts)
+
+
+def _with_more(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with those in `more` (a mapping, or one as JSON) among them."""
+    named = {name: value for name, value in parameters.items() if name != "more"}
+    more = parameters.get("more") or {}
+    if isinstance(more, str):
+        try:
+            more = json.loads(more)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"more must be a mapping of names to values, got {shown(more)}") from error
+    if not isinstance(more, Mapping):
+        raise ValueError(f"more must be a mapping of names to values, got {shown(more)}")
+    if twice := [name for name in more if named.get(name) is not None]:
+        raise ValueError(f"{shown(twice[0])} is given twice, the second time in more")
+    return named | dict(more)
 
 
 def replace(settings: Any, **values: Any) -> Any:

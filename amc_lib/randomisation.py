@@ -72,7 +72,8 @@ def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], ban
 
     def ask(model: ALBEF) -> Pointing:
         with bank.fit(model):
-            return point_at(model, checkpoint.tokenizer, regions, bank.load, layer)
+            explanation = checkpoint.settings.amc.explanation
+            return point_at(model, checkpoint.tokenizer, regions, bank.load, layer, explanation=explanation)
 
     trained = ask(checkpoint.model)
     correlations: dict[str, list[np.ndarray]] = {}

@@ -65,7 +65,7 @@ def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
 
 def _import_albef(settings: Settings, output: str | Path | None) -> Run:
     checkpoint = open_checkpoint(official_albef())
-    identity = _identity("pretraining", settings, checkpoint.sha256)
+    identity = run_identity("pretraining", settings, checkpoint.sha256)
     folder = Path(output) if output else RUNS / f"albef-paper-{checkpoint.sha256[:12]}"
     if not is_finished(folder):
         history = pd.DataFrame(columns=["step", *CURVES])
@@ -88,9 +88,7 @@ def finetune(
     of these settings.
     """
     init = pretrained(settings) if init is None else init
-    if not is_official(init):
-        settings = dataclasses.replace(settings, model=from_mapping(Settings, description(init)["settings"]).model)
-
+    settings = finetuning_settings(settings, init)
     if output is None and _with_detector(settings):
         run = _shipped_run(TUNED_VMRM, "finetuning", settings, weights_hash(init))
         if run is not None:
@@ -98,9 +96,20 @@ def finetune(
 
     def start() -> tuple[ALBEF, Tokenizer]:
         checkpoint = open_checkpoint(init)
+        if settings.model.box_head:
+            checkpoint.model.add_box_head()
         return checkpoint.model, checkpoint.tokenizer
 
     return _run("finetuning", settings, weights_hash(init), start, output, data)
+
+
+def finetuning_settings(settings: Settings, init: str | Path) -> Settings:
+    """The settings with the model of checkpoint `init`, and a box head where one is to be trained."""
+    if not is_official(init):
+        settings = dataclasses.replace(settings, model=from_mapping(Settings, description(init)["settings"]).model)
+    if settings.objective.box_weight:
+        settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, box_head=True))
+    return settings
 
 
 def pretrained(settings: Settings) -> str | Path:
@@ -119,7 +128,7 @@ def _shipped_run(name: str, stage: str, settings: Settings, init_sha256: str | N
     if name not in shipped():
         return None
     run = open_run(find(name))
-    if not _holds(run, stage, settings, init_sha256):
+    if not holds(run, stage, settings, init_sha256):
         return None
     print(f"{stage}: shipped in {_shown(run.folder)} (name an output to train again)")
     return run
@@ -148,11 +157,11 @@ def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _identity(
+def run_identity(
     stage: str, settings: Settings, init_sha256: str | None, data_sha256: str | None = None
 ) -> dict[str, Any]:
     """What tells a run from others: its stage, the settings that this stage reads, its start, and own data if any."""
-    unread = {"pretraining": ("finetuning", "amc"), "finetuning": ("pretraining",)}[stage]
+    unread = {"pretraining": ("finetuning", "amc", "boxes"), "finetuning": ("pretraining",)}[stage]
     other_tier = {"scenes": "photos", "paper": "scenes"}[settings.tier]
     read = {name: value for name, value in plain(settings).items() if name not in (*unread, other_tier)}
     read[stage] = {name: value for name, value in read[stage].items() if name not in NEUTRAL}
@@ -160,13 +169,13 @@ def _identity(
     return {"stage": stage, "settings_hash": settings_hash(read), "init_sha256": init_sha256} | own_data
 
 
-def _holds(run: Run, stage: str, settings: Settings, init_sha256: str | None, data_sha256: str | None = None) -> bool:
+def holds(run: Run, stage: str, settings: Settings, init_sha256: str | None, data_sha256: str | None = None) -> bool:
     """Whether a run is of these settings; those that it does not name, being younger, count as their defaults."""
     if run.metrics.get("stage") != stage:
         return False
     its_own = from_mapping(Settings, run.metrics["provenance"]["settings"])
     read = run.metrics["init_sha256"], run.metrics.get("data_sha256")
-    return _identity(stage, its_own, *read) == _identity(stage, settings, init_sha256, data_sha256)
+    return run_identity(stage, its_own, *read) == run_identity(stage, settings, init_sha256, data_sha256)
 
 
 def _run(
@@ -181,12 +190,12 @@ def _run(
     state = process_state()
     training = getattr(settings, stage)
     data_sha256 = data.sha256 if data else None
-    identity = _identity(stage, settings, init_sha256, data_sha256)
+    identity = run_identity(stage, settings, init_sha256, data_sha256)
     folder = Path(output) if output else RUNS / f"{stage}-seed{training.seed}-{settings_hash(identity)}"
     snapshots = Snapshots(folder / "snapshots", identity)
     if is_finished(folder):
         run = open_run(folder)
-        if _holds(run, stage, settings, init_sha256, data_sha256):
+        if holds(run, stage, settings, init_sha256, data_sha256):
             state.print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
             snapshots.remove()
             return run
@@ -195,6 +204,7 @@ def _run(
     if state.is_main_process:
         require_writable(folder)
     pairs = data.training_pairs(settings) if data else training_pairs(settings, stage)
+    pairs.seen_boxes = settings.boxes
     validation = data.validation_bank(settings) if data else validation_bank(settings)
     set_seed(training.seed)
     model, tokenizer = start()
@@ -229,6 +239,10 @@ def _validator(bank: Bank, tokenizer: Tokenizer, settings: Settings) -> Callable
             (answers,) = choose_regions(model, tokenizer, regions, bank, ["similarity"]).values()
             return float(answers.hits.mean())
         with bank.fit(model):
-            return float(point_at(model, tokenizer, regions, bank.load, settings.amc.layer, IMAGES_AT_ONCE).hits.mean())
+            answers = point_at(
+                model, tokenizer, regions, bank.load, settings.amc.layer, IMAGES_AT_ONCE,
+                explanation=settings.amc.explanation,
+            )  # fmt: skip
+            return float(answers.hits.mean())
 
     return validate

@@ -17,6 +17,7 @@ from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.distributed import gather_rows, mean_weights
 from amc_lib.losses import amc_loss
 from amc_lib.model import ALBEF
+from amc_lib.model.box_head import box_loss
 from amc_lib.model.objectives import (
     IGNORED,
     contrastive_loss,
@@ -53,10 +54,11 @@ class Losses:
     itc: Tensor
     itm: Tensor
     amc: Tensor
+    box: Tensor  # of the box head; 0 for a model without
 
     @property
     def total(self) -> Tensor:
-        return self.mlm + self.itc + self.itm + self.amc
+        return self.mlm + self.itc + self.itm + self.amc + self.box
 
 
 def training_losses(
@@ -102,13 +104,13 @@ def training_losses(
     labelled = (batch.mlm_labels != IGNORED).sum()
     of_pairs, of_labels, of_boxes = mean_weights(torch.stack((labelled.new_tensor(B), labelled, batch.has_box.sum())))
     if not fuse:
-        return Losses(mlm=itc.new_zeros(()), itc=of_pairs * itc, itm=itc.new_zeros(()), amc=itc.new_zeros(()))
+        return Losses(itc=of_pairs * itc, **dict.fromkeys(("mlm", "itm", "amc", "box"), itc.new_zeros(())))
 
     memory = model.text_encoder.remember(image_embeds)
     boxed = batch.has_box.nonzero().flatten()
     with_amc = amc.active and len(boxed) > 0
-    positive_logits, raw = _matching_pairs(
-        model, text_embeds, batch.attention_mask, memory.rows(rows), amc.layer, with_amc
+    fused, positive_logits, raw = _matching_pairs(
+        model, text_embeds, batch.attention_mask, memory.rows(rows), amc if with_amc else None
     )
 
     if negatives is None:
@@ -119,7 +121,10 @@ def training_losses(
     mlm = _mlm(model, fused_corrupted, teacher_embeds, batch.mlm_labels, alpha, objective.mlm_distillation)
     itm = matching_loss(torch.cat((positive_logits, negative_logits)), positives=B)
     amc_term = _amc(raw[boxed], batch.box_mask[boxed], amc) if with_amc else positive_logits.new_zeros(())
-    return Losses(mlm=of_labels * mlm, itc=of_pairs * itc, itm=of_pairs * itm, amc=of_boxes * amc_term)
+    box = _box(model, fused, batch.box_mask, boxed, objective.box_weight)
+    return Losses(
+        mlm=of_labels * mlm, itc=of_pairs * itc, itm=of_pairs * itm, amc=of_boxes * amc_term, box=of_boxes * box
+    )
 
 
 @torch.no_grad()
@@ -137,14 +142,18 @@ def _momentum_pass(
 
 
 def _matching_pairs(
-    model: ALBEF, text_embeds: Tensor, text_mask: Tensor, memory: ImageMemory, layer: int, with_heatmap: bool
-) -> tuple[Tensor, Tensor | None]:
-    """itm_logits [B, 2] of the matching pairs and, where wanted, their raw heatmaps [B, G, G] with graph."""
-    if not with_heatmap:
-        return model.match(model.text_encoder.fuse(text_embeds, text_mask, memory)), None
-    with gradcam.watch_attention(model.text_encoder, layer, twice=True) as watch:
-        itm_logits = model.match(model.text_encoder.fuse(text_embeds, text_mask, memory))
-    return itm_logits, gradcam.heatmap(watch, itm_logits, text_mask, create_graph=True)
+    model: ALBEF, text_embeds: Tensor, text_mask: Tensor, memory: ImageMemory, amc: AmcSettings | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """fusion_embeds [B, L, D] and itm_logits [B, 2] of the matching pairs and, with `amc`, their raw heatmaps
+    [B, G, G] with graph."""
+    if amc is None:
+        fused = model.text_encoder.fuse(text_embeds, text_mask, memory)
+        return fused, model.match(fused), None
+    with gradcam.watch_attention(model.text_encoder, amc.layer, twice=amc.explanation == "gradcam") as watch:
+        fused = model.text_encoder.fuse(text_embeds, text_mask, memory)
+        itm_logits = model.match(fused)
+    raw = gradcam.heatmap(watch, itm_logits, text_mask, create_graph=True, explanation=amc.explanation)
+    return fused, itm_logits, raw
 
 
 def _other_pairs(
@@ -192,3 +201,10 @@ def _amc(raw: Tensor, box_mask: Tensor, amc: AmcSettings) -> Tensor:
     """L_amc of raw heatmaps [K, G, G] against box masks [K, S, S], in the masks' precision even under autocast."""
     maps = gradcam.upsample(gradcam.normalise(raw.to(box_mask.dtype)), box_mask.shape[-2:], "bilinear")  # [K, S, S]
     return amc_loss(maps, box_mask, amc.lambda1, amc.lambda2, amc.delta1, amc.delta2, amc.mean_form)
+
+
+def _box(model: ALBEF, fused: Tensor, box_mask: Tensor, boxed: Tensor, weight: float) -> Tensor:
+    """The box head's weighted loss for those fusion_embeds [B, L, D] that have boxes (int64 [K]); 0 without weight."""
+    if not weight:
+        return fused.new_zeros(())
+    return weight * box_loss(model.box_head(fused[boxed]).to(box_mask.dtype), box_mask[boxed])

@@ -129,7 +129,7 @@ def plain_losses(
         if with_amc
         else mlm.new_zeros(())
     )
-    return Losses(mlm=mlm, itc=itc, itm=F.cross_entropy(logits, labels), amc=consistency)
+    return Losses(mlm=mlm, itc=itc, itm=F.cross_entropy(logits, labels), amc=consistency, box=itc.new_zeros(()))
 
 
 # ------------------------------------------------------------------------------------------------------------- towers

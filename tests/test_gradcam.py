@@ -190,6 +190,38 @@ def test_match_logit_is_the_naive_one(layer):
 
 
 @LAYERS
+@pytest.mark.parametrize("create_graph", [True, False])
+def test_plain_attention_is_the_heatmap_without_its_gradient(layer, create_graph):
+    model, batch = tiny_model(), tiny_batch(3)
+    watch, logits = watched_pass(model, batch, layer, twice=False)
+    raw = gradcam.heatmap(watch, logits, batch.attention_mask, create_graph=create_graph, explanation="attention")
+    assert raw.requires_grad == create_graph
+    ones = torch.ones_like(watch.probabilities)
+    for row, expected in enumerate(map(naive_heatmap, watch.probabilities, ones, batch.attention_mask)):
+        torch.testing.assert_close(raw[row].detach(), expected)
+    with_tokens, of_tokens = gradcam.token_heatmaps(watch, logits, batch.attention_mask, "attention")
+    torch.testing.assert_close(with_tokens, raw.detach())
+    torch.testing.assert_close(of_tokens.mean(1), with_tokens)
+
+
+def test_loss_on_plain_attention_has_the_gradient_of_finite_differences():
+    model, batch = tiny_model(), tiny_batch(3)
+    amc = dataclasses.replace(OPEN, explanation="attention")
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weight = model.text_encoder.layers[TINY_LAYER].crossattention.self.key.weight
+    (gradient,) = torch.autograd.grad(losses_of(model, batch, amc).amc, [weight])
+    largest, step = divmod(gradient.abs().argmax().item(), gradient.shape[1]), 1e-6
+    ends = []
+    for sign in (1, -1):
+        model.load_state_dict(state)
+        with torch.no_grad():
+            weight[largest] += sign * step
+        ends.append(losses_of(model, batch, amc).amc.item())
+    assert abs(gradient[largest]) > 1e-6
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(gradient[largest].item(), rel=1e-4)
+
+
+@LAYERS
 def test_map_without_graph_has_the_same_values(layer):
     model, batch = tiny_model(), tiny_batch(3)
     with_graph = raw_heatmap(model, batch, layer, create_graph=True)

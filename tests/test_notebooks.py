@@ -29,7 +29,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EACH = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 TRAIN = ROOT / "notebooks" / "03_train.ipynb"
 CONTRACT = ["tier", "lambda1", "lambda2", "delta1", "delta2", "seed", "epochs", "batch_size", "learning_rate"]
-CONTRACT += ["init", "output", "precision", "accumulation", "checkpointing", "workers"]
+CONTRACT += ["init", "output", "precision", "accumulation", "checkpointing", "workers", "more"]
 STARTUP = """
 import functools as _functools, pathlib as _pathlib, sys as _sys
 _sys.path.insert(0, {tests!r})
@@ -77,7 +77,7 @@ def test_first_code_cell_holds_the_parameters_and_the_second_checks_them(path):
 @pytest.mark.parametrize("path", [pytest.param(p, id=p.stem) for p in NOTEBOOKS])
 def test_code_cells_are_short_and_define_nothing(path):
     for source in code(path):
-        assert len(source.splitlines()) <= 15, source
+        assert len(source.splitlines()) <= 16, source
         defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.While, ast.Try)
         assert not [node for node in ast.walk(ast.parse(source)) if isinstance(node, defined)], source
 

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amc_lib.config import BoxSettings
 from amc_lib.model.objectives import IGNORED
-from amc_lib.pairs import Collator, EpochBatches, FixedPairs, Pairs, Phrase, box_mask
+from amc_lib.pairs import Collator, EpochBatches, FixedPairs, Pairs, Phrase, box_mask, seen_phrases
 from amc_lib.phrases import Tokenizer, word_vocabulary
 
 WORDS = ("red", "cat", "dog", "on", "grass", "tree")
@@ -228,3 +229,62 @@ def test_corruption_depends_on_the_pairs_alone(collator):
     assert all(tensor.equal(getattr(again, name)) for name, tensor in vars(first).items())
     assert not first.mlm_labels.equal(later.mlm_labels)
     assert first.input_ids.equal(later.input_ids)
+
+
+# -------------------------------------------------------------------------------------------------- seen of the boxes
+
+SEEN_BOX = Phrase("red cat", ((0.4, 0.5, 0.6, 0.9),))
+
+
+def seen(seed: int = 0, picture: str = "image 0", **settings: float) -> Phrase:
+    (phrase,) = seen_phrases([SEEN_BOX], BoxSettings(**settings), seed, picture)
+    return phrase
+
+
+def test_all_boxes_are_seen_exactly_by_default():
+    assert seen() is SEEN_BOX
+
+
+def test_share_of_pictures_keeps_its_boxes_and_a_larger_share_keeps_them_too():
+    kept = {share: {i for i in range(2000) if seen(0, f"image {i}", box_share=share).boxes} for share in (0.05, 0.3)}
+    assert kept[0.05] < kept[0.3]
+    assert 70 < len(kept[0.05]) < 130 and 530 < len(kept[0.3]) < 670  # 100 and 600, five deviations around
+    assert not any(seen(0, f"image {i}", box_share=0.0).boxes for i in range(50))
+    assert seen(0, box_share=0.0).text == SEEN_BOX.text
+
+
+def test_another_seed_annotates_other_pictures():
+    kept = [{i for i in range(200) if seen(seed, f"image {i}", box_share=0.5).boxes} for seed in (0, 1)]
+    assert kept[0] != kept[1]
+
+
+@given(st.floats(0, 0.99), st.integers(0, 50))
+def test_shift_is_bounded_by_the_box_and_stays_the_same_at_every_visit(shift, picture):
+    (moved,) = seen(0, f"image {picture}", box_shift=shift, box_scale=0.9999).boxes
+    assert moved == seen(0, f"image {picture}", box_shift=shift, box_scale=0.9999).boxes[0]
+    centre = (moved[0] + moved[2]) / 2, (moved[1] + moved[3]) / 2
+    assert abs(centre[0] - 0.5) <= shift * 0.2 + 1e-9
+    assert abs(centre[1] - 0.7) <= shift * 0.4 + 0.1 + 1e-9  # cut at the lower edge
+    assert 0 <= moved[0] < moved[2] <= 1 and 0 <= moved[1] < moved[3] <= 1
+
+
+@pytest.mark.parametrize(
+    ("scale", "box"), [(0.5, (0.45, 0.6, 0.55, 0.8)), (1.5, (0.35, 0.4, 0.65, 1.0)), (2.0, (0.3, 0.3, 0.7, 1.0))]
+)
+def test_scale_is_about_the_centre_and_cut_at_the_edges(scale, box):
+    assert seen(box_scale=scale).boxes[0] == pytest.approx(box)
+
+
+def test_training_meets_what_is_seen():
+    images, phrases = [torch.zeros(1)] * 40, [[SEEN_BOX]] * 40
+    pairs = FixedPairs(images, phrases, seed=0)
+    pairs.seen_boxes = BoxSettings(box_share=0.5)
+    first = [bool(pairs[i].phrases[0].boxes) for i in range(40)]
+    pairs.epoch = 1
+    assert [bool(pairs[i].phrases[0].boxes) for i in range(40)] == first and 8 < sum(first) < 32
+
+
+@pytest.mark.parametrize("settings", [{"box_share": 1.1}, {"box_share": -0.1}, {"box_shift": 1.0}, {"box_scale": 0.0}])
+def test_impossible_annotation_is_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        BoxSettings(**settings)

@@ -45,6 +45,28 @@ def test_each_name_reaches_its_place_and_nothing_else_moves():
     assert (settings.pretraining, settings.model, settings.scenes) == (before.pretraining, before.model, before.scenes)
 
 
+@pytest.mark.parametrize("more", [{"layer": 4, "box_share": 0.1}, '{"layer": 4, "box_share": 0.1}'])
+def test_more_holds_further_names(more):
+    settings = resolve("scenes", "finetuning", {"seed": 3, "layer": None, "more": more})
+    assert (settings.amc.layer, settings.boxes.box_share, settings.finetuning.seed) == (4, 0.1, 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("{", "more must be a mapping of names to values, got '{'"),
+        ("[1]", "more must be a mapping of names to values, got [1]"),
+        (3, "more must be a mapping of names to values, got 3"),
+        ({"layr": 4}, "unknown parameter 'layr'; did you mean 'layer'?"),
+        ({"seed": 4}, "'seed' is given twice, the second time in more"),
+        ({"box_share": 2}, "box_share must lie in [0, 1], got 2"),
+    ],
+)
+def test_more_that_does_not_fit_is_refused(more, message):
+    with refused(message):
+        resolve("scenes", "finetuning", {"seed": 3, "more": more})
+
+
 def test_the_stage_decides_which_training_is_meant():
     settings = resolve("scenes", "pretraining", {"epochs": 3})
     assert settings.pretraining.epochs == 3

@@ -1,5 +1,6 @@
 """Figures: each function returns a matplotlib Figure, `save` writes it with its provenance, `to_image` shows it."""
 
+from amc_lib.figures.ablation import ablation_figure
 from amc_lib.figures.claims import claims_figure
 from amc_lib.figures.explanations import (
     difficulty_figure,
@@ -21,6 +22,7 @@ __all__ = [
     "Example",
     "Shown",
     "TwoWays",
+    "ablation_figure",
     "accuracy_figure",
     "claims_figure",
     "difficulty_figure",

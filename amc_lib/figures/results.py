@@ -45,7 +45,7 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
         _accuracy_panel(axes, table[table["concepts"] == name], rows)
         _split_headers(axes, splits, rows, systems[0], with_names=axes is grid[0])
     grid[0].set_yticks(list(rows.values()), [system for _, system in rows])
-    figure.supxlabel(f"pointing accuracy (%), {_seeds_text(table['seeds'])}, 95 % interval", fontsize=9)
+    figure.supxlabel(f"pointing accuracy (%), {seeds_text(table['seeds'])}, 95 % interval", fontsize=9)
     figure.set_layout_engine("constrained", w_pad=0.06)
     return figure
 
@@ -185,7 +185,7 @@ def _require_columns(frame: pd.DataFrame, columns: Iterable[str], what: str) -> 
         raise ValueError(f"the {what} has no rows")
 
 
-def _seeds_text(seeds: pd.Series) -> str:
+def seeds_text(seeds: pd.Series) -> str:
     low, high = int(seeds.min()), int(seeds.max())
     if low != high:
         return f"means of {low} to {high} seeds"

@@ -7,12 +7,14 @@ and buffer names are those of the authors' checkpoints.
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc_lib.config import ModelSettings
+from amc_lib.model.box_head import BoxHead
 from amc_lib.model.region_tower import RegionTower
 from amc_lib.model.text import TextEncoder
 from amc_lib.model.trunk import Lite0Trunk
@@ -37,12 +39,20 @@ class ALBEF(nn.Module):
         self.temp = nn.Parameter(torch.tensor(settings.temperature))
         if with_regions:
             self.region_head = nn.Linear(settings.text.width, settings.vision.region_width)
+        if settings.box_head:
+            self.box_head = BoxHead(settings.text.width)
         for name in MOMENTUM_PAIRS:
             setattr(self, f"{name}_m", copy.deepcopy(getattr(self, name)).requires_grad_(False))
         self.register_buffer("image_queue", F.normalize(torch.randn(settings.embed_dim, settings.queue_size), dim=0))
         self.register_buffer("text_queue", F.normalize(torch.randn(settings.embed_dim, settings.queue_size), dim=0))
         self.register_buffer("queue_ptr_img", torch.zeros(1, dtype=torch.long))
         self.register_buffer("queue_ptr_txt", torch.zeros(1, dtype=torch.long))
+
+    def add_box_head(self) -> None:
+        """Give the model an untrained box head, if it has none."""
+        if not self.settings.box_head:
+            self.settings = dataclasses.replace(self.settings, box_head=True)
+            self.box_head = BoxHead(self.settings.text.width)
 
     def checkpoint_layers(self, enable: bool) -> None:
         """Keep only the inputs of layers for the backward pass and compute the rest again there: memory for time."""
