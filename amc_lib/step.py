@@ -17,6 +17,7 @@ from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.distributed import gather_rows, mean_weights
 from amc_lib.losses import amc_loss
 from amc_lib.model import ALBEF
+from amc_lib.model.attention import take_rows
 from amc_lib.model.box_head import box_loss
 from amc_lib.model.objectives import (
     IGNORED,
@@ -89,12 +90,13 @@ def training_losses(
     input_ids, masks = torch.cat(texts), batch.attention_mask.repeat(len(texts), 1)  # [2B, L], [B, L] without fusion
     image_embeds = model.visual_encoder(image)  # [I, N, D]
     text_embeds, *corrupted = model.encode_text(input_ids, masks).split(B)  # [B, L, D] each
-    image_feat = model.image_features(image_embeds).index_select(0, rows)  # [B, E]; see `Shared` on index_select
+    image_feat = take_rows(model.image_features(image_embeds), rows)  # [B, E]
     text_feat = model.text_features(text_embeds)
 
     if move_momentum:
         model.update_momentum()
-    image_feat_m, text_feat_m, teacher_embeds = _momentum_pass(model, image, rows, input_ids, masks)
+    taught = slice(None) if alpha > 0 else slice(B)  # corrupted texts serve soft targets alone
+    image_feat_m, text_feat_m, teacher_embeds = _momentum_pass(model, image, rows, input_ids[taught], masks[taught])
     (image_feat_m, first), (text_feat_m, _) = gather_rows(image_feat_m), gather_rows(text_feat_m)  # [A, E]
     itc, sim_i2t, sim_t2i = contrastive_loss(
         image_feat, text_feat, image_feat_m, text_feat_m, model.image_queue, model.text_queue,
@@ -172,7 +174,7 @@ def _other_pairs(
     """
     own = torch.arange(len(text_embeds), device=text_embeds.device)
     of_text, of_image = own[: len(image_negatives)], own[: len(text_negatives)]
-    own_texts, other_texts = text_embeds.index_select(0, of_text), text_embeds.index_select(0, text_negatives)
+    own_texts, other_texts = take_rows(text_embeds, of_text), take_rows(text_embeds, text_negatives)
     texts = torch.cat((own_texts, other_texts, corrupted_embeds))
     masks = torch.cat((text_mask[of_text], text_mask[text_negatives], text_mask))
     fused = model.text_encoder.fuse(texts, masks, memory.rows(rows[torch.cat((image_negatives, of_image, own))]))
@@ -180,20 +182,24 @@ def _other_pairs(
     return model.match(fused[:negatives]), fused[negatives:]
 
 
-def _mlm(model: ALBEF, fused: Tensor, teacher_fused: Tensor, labels: Tensor, alpha: float, distillation: str) -> Tensor:
-    """MLM loss; the vocabulary form needs logits at labelled positions only.
+def _mlm(
+    model: ALBEF, fused: Tensor, teacher_fused: Tensor | None, labels: Tensor, alpha: float, distillation: str
+) -> Tensor:
+    """MLM loss; without distillation over the sequence logits are needed at labelled positions only.
 
     Those are few, and are predicted in the weights' own precision: rounding the vocabulary's weights would cost more.
     """
-    weights, few = model.text_encoder.cls.predictions.decoder.weight, distillation == "vocabulary"
+    weights = model.text_encoder.cls.predictions.decoder.weight
+    few = distillation == "vocabulary" or teacher_fused is None
     if few:
         labelled = labels != IGNORED
-        fused, teacher_fused = (embeds[labelled].to(weights.dtype) for embeds in (fused, teacher_fused))  # [M, D]
+        fused = fused[labelled].to(weights.dtype)  # [M, D]
+        teacher_fused = None if teacher_fused is None else teacher_fused[labelled].to(weights.dtype)
         labels = labels[labelled]
     rounded = torch.is_autocast_enabled(fused.device.type) and not few
     with torch.autocast(fused.device.type, enabled=rounded):
         with torch.no_grad():
-            teacher_logits = model.text_encoder_m.predict(teacher_fused)
+            teacher_logits = None if teacher_fused is None else model.text_encoder_m.predict(teacher_fused)
         return masked_language_loss(model.text_encoder.predict(fused), teacher_logits, labels, alpha, distillation)
 
 

@@ -295,8 +295,8 @@ def test_notebook_runs_what_has_no_record_and_nothing_twice(tiny, capfd):
 def test_failing_run_is_named_and_the_others_are_made(tiny, tmp_path):
     base = {"tier": "scenes", "seed": 1, "epochs": 1}
     good = Experiment(base | {"lambda1": 0.0, "lambda2": 0.0, "box_weight": 1.0}, "box")
-    bad = Experiment(base | {"batch_size": 1000})
-    with refused("1 of 2 experiments failed; the first: seed 1, epochs 1, batch_size 1000: failed", RuntimeError):
+    bad = Experiment(base | {"accumulation": 100})
+    with refused("1 of 2 experiments failed; the first: seed 1, epochs 1, accumulation 100: failed", RuntimeError):
         run_grid([bad, good], tmp_path / "runs", tmp_path / "records")
     content = json.loads((tmp_path / "records" / f"{good.key}.json").read_text(encoding="utf-8"))
     assert content["layer"] == "box" and content["final"]["box"] > 0

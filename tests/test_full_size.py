@@ -47,7 +47,7 @@ def test_full_size_step_reaches_every_parameter():
     losses = stepper.losses(full_size_batch(2))
     losses.total.backward()
     values = {name: value.item() for name, value in vars(losses).items()}
-    assert all(value > 0 for value in values.values()), values
+    assert all(value > 0 for name, value in values.items() if name != "box"), values
     assert values["itc"] == pytest.approx(torch.tensor(2.0 + PLAN.model.model.queue_size).log().item(), rel=0.2)
     trainable = {name: p for name, p in stepper.model.named_parameters() if p.requires_grad}
     assert not [name for name, p in trainable.items() if p.grad is None or not p.grad.isfinite().all()]

@@ -78,6 +78,23 @@ def test_batch_of_one_image_has_no_negatives_in_either_form():
     torch.testing.assert_close(vars(found), vars(plain.losses(one)))
 
 
+@pytest.mark.parametrize("distillation", ["vocabulary", "official"])
+def test_teacher_without_weight_is_not_asked_and_not_missed(distillation, monkeypatch):
+    chosen, model, found = settings(ObjectiveSettings(mlm_distillation=distillation)), tiny_model(), {}
+    encoder, asked = model.text_encoder_m, []
+    fuse = encoder.fuse
+    monkeypatch.setattr(encoder, "fuse", lambda *args: asked.append(len(args[0])) or fuse(*args))
+    state = copy.deepcopy(model.state_dict())
+    for alpha in (0.0, 1e-300):
+        model.load_state_dict(state)
+        model.zero_grad()
+        losses = training_losses(model, batch(), chosen.objective, chosen.amc, alpha=alpha, negatives=NEGATIVES)
+        losses.total.backward()
+        found[alpha] = vars(losses), gradients(model)
+    torch.testing.assert_close(found[0.0], found[1e-300], rtol=1e-12, atol=1e-15)
+    assert asked == [3]  # with weight alone
+
+
 # ---------------------------------------------------------------------------------------------------------- attention
 
 SCALING = 0.5

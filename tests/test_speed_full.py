@@ -62,7 +62,7 @@ def test_losses_are_those_of_the_plain_step(precision, relative):
     plain = PlainStepper(settings)
     expected = {name: loss.item() for name, loss in vars(plain.losses(batch, negatives=NEGATIVES)).items()}
     assert found == pytest.approx(expected, rel=relative)
-    assert all(loss > 0 for loss in expected.values())
+    assert all(loss > 0 for name, loss in expected.items() if name != "box")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -1,8 +1,8 @@
 """Attention that keeps no probabilities it can do without: fused where the library's kernel is fast, else our own.
 
-On CPU the library's fused kernel knows no dropout (it then takes a slow form that copies keys and values), and its
-backward pass in bf16 is slower than matrix products. There `attend` takes a form of its own, once differentiable, in
-which all rows that look at one image do so in one product, and nothing is copied for them.
+On CPU the library's fused kernel knows no dropout (it then takes a slow form that copies keys and values), its backward
+pass in bf16 is slower than matrix products, and rows that look at one image would each need a copy of its keys and
+values. There `attend` takes a form of its own, once differentiable, in which all these rows look in one product.
 """
 
 from __future__ import annotations
@@ -17,16 +17,38 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 @dataclass(frozen=True)
 class Shared:
-    """Keys or values of images, and the image that each of R rows looks at: stands for `of_images[rows]`.
-
-    Rows are taken with `index_select`: the backward pass of indexing adds up in an order that threads decide.
-    """
+    """Keys or values of images, and the image that each of R rows looks at: stands for `of_images[rows]`."""
 
     of_images: Tensor  # [I, h, N, d]
     rows: Tensor  # int64 [R]
 
     def gather(self) -> Tensor:
-        return self.of_images.index_select(0, self.rows)  # [R, h, N, d]
+        return take_rows(self.of_images, self.rows)  # [R, h, N, d]
+
+
+def take_rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """`tensor[rows]`, whose backward pass adds whole rows up in their order: fast, and the same bits at every run.
+
+    That of indexing adds in an order that threads decide; that of `index_select` adds number by number.
+    """
+    return _Rows.apply(tensor, rows)
+
+
+class _Rows(torch.autograd.Function):
+    """`take_rows`; the backward pass is made of differentiable operations, so that it has a gradient itself."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.count = len(tensor)
+        return tensor.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        flat = gradient.flatten(1)  # rows without gaps, which the sum is several times faster on
+        summed = flat.new_zeros(ctx.count, flat.shape[1]).index_add(0, rows, flat)
+        return summed.unflatten(1, gradient.shape[1:]), None
 
 
 def gathered(tokens: Tensor | Shared) -> Tensor:
@@ -38,11 +60,12 @@ def attend(
     query: Tensor, key: Tensor | Shared, value: Tensor | Shared, padding: Tensor | None, dropout: float, scaling: float
 ) -> Tensor:
     """query [R, h, L, d], key and value [R, h, N, d] or shared, additive padding [R, 1, 1, N] -> [R, h, L, d]."""
-    if query.device.type != "cpu" or not (dropout or _rounded_gradient(query)):
+    on_cpu = query.device.type == "cpu"
+    if on_cpu and isinstance(key, Shared):
+        return _by_image(query, key, value, dropout, scaling)
+    if not on_cpu or not (dropout or _rounded_gradient(query)):
         key, value = gathered(key), gathered(value)
         return F.scaled_dot_product_attention(query, key, value, padding, dropout, scale=scaling)
-    if isinstance(key, Shared):
-        return _by_image(query, key, value, dropout, scaling)
     R, h = query.shape[:2]
     if padding is not None:
         padding = padding.expand(R, h, 1, -1).flatten(0, 1)  # [R*h, 1, N]
@@ -59,12 +82,12 @@ def _by_image(query: Tensor, key: Shared, value: Shared, dropout: float, scaling
     order = key.rows.argsort(stable=True)
     counts = key.rows.bincount(minlength=len(key.of_images)).tolist()
     seen = []
-    of_image = query.index_select(0, order).split(counts)
+    of_image = take_rows(query, order).split(counts)
     for own, k, v in zip(of_image, key.of_images.unbind(), value.of_images.unbind(), strict=True):
         flat = own.transpose(0, 1).flatten(1, 2)  # [r, h, L, d] -> [h, r*L, d]
         attended = _Attention.apply(flat, k, v, None, dropout, scaling)
         seen.append(attended.unflatten(1, own.shape[::2][:2]).transpose(0, 1))  # -> [r, h, L, d]
-    return torch.cat(seen).index_select(0, order.argsort())
+    return take_rows(torch.cat(seen), order.argsort())
 
 
 class _Attention(torch.autograd.Function):

@@ -120,17 +120,19 @@ def matching_loss(itm_logits: Tensor, positives: int) -> Tensor:
 
 
 def masked_language_loss(
-    logits: Tensor, teacher_logits: Tensor, labels: Tensor, alpha: float, distillation: str = "vocabulary"
+    logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, alpha: float, distillation: str = "vocabulary"
 ) -> Tensor:
     """MLM: (1 - alpha) * cross-entropy + alpha * distillation, both averaged over positions with a label.
 
     logits and teacher_logits [B, L, V], labels [B, L] with `IGNORED` elsewhere; for the vocabulary form any leading
-    shape will do. `official` takes the student's log-softmax over the sequence, as the AMC authors' code does; the
-    ALBEF authors' code takes it over the vocabulary.
+    shape will do. With alpha 0 there need be no teacher. `official` takes the student's log-softmax over the sequence,
+    as the AMC authors' code does; the ALBEF authors' code takes it over the vocabulary.
     """
     labelled = labels != IGNORED
     count = labelled.sum().clamp(min=1)
     hard = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum") / count
+    if teacher_logits is None:
+        return hard
     log_student = logits.log_softmax(1 if distillation == "official" else -1)
     soft = -(teacher_logits.softmax(-1) * log_student).sum(-1)[labelled].sum() / count
     return (1 - alpha) * hard + alpha * soft
