@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,13 @@ def training_rows(plan: Plan) -> list[Row]:
         write_json(inputs, _inputs(plan))
         now = stack.enter_context(trainer(ROOT, inputs, threads))
         rows = _stage_rows(plan, now) + _trial_rows(plan, now)
-        if threads > 1 and plan.own_processes:
-            seeds = [stack.enter_context(trainer(ROOT, inputs, 1)) for _ in range(threads)]
+        several = threads > 1 and plan.own_processes
+        seeds = [stack.enter_context(trainer(ROOT, inputs, 1)) for _ in range(threads if several else 0)]
+        if seeds:
             rows.append(_seeds_row(plan, now, seeds))
         if plan.first_version and _extract(plan.first_version, Path(folder) / "first"):
             first = stack.enter_context(trainer(Path(folder) / "first", inputs, threads))
-            rows += _first_version_rows(plan, now, first)
+            rows += _first_version_rows(plan, now, seeds, first)
         elif plan.first_version:
             print(f"{plan.first_version} is not in this clone's history: no ratio to the first landed version")
     return rows
@@ -162,23 +164,31 @@ def _trial_rows(plan: Plan, now: Trainer) -> list[Row]:
 def _seeds_row(plan: Plan, now: Trainer, seeds: list[Trainer]) -> Row:
     """As many seeds as cores side by side, one thread each, against one after the other with all threads."""
     command = {"stage": "finetuning", "batch_size": plan.scene_batch}
-
-    def abreast() -> float:
-        for seed in seeds:
-            seed.begin(**command)
-        done = [seed.answer() for seed in seeds]
-        return max(one["seconds"] for one in done) / sum(one["samples"] for one in done)
-
-    calls = {"in_turn": lambda: now.seconds_a_sample(**command), "abreast": abreast}
+    calls = {"in_turn": lambda: now.seconds_a_sample(**command), "abreast": lambda: _abreast(seeds, command)}
     seconds = side_by_side(calls, plan.repetitions, plan.warm_up)
     return row("finetune_seeds_abreast_speedup", ratio(seconds, "in_turn", "abreast"), "times")
 
 
-def _first_version_rows(plan: Plan, now: Trainer, first: Trainer) -> list[Row]:
+def _abreast(seeds: list[Trainer], command: dict[str, Any]) -> float:
+    """Seconds a sample of trainers that train at the same time."""
+    for seed in seeds:
+        seed.begin(**command)
+    done = [seed.answer() for seed in seeds]
+    return max(one["seconds"] for one in done) / sum(one["samples"] for one in done)
+
+
+def _first_version_rows(plan: Plan, now: Trainer, seeds: list[Trainer], first: Trainer) -> list[Row]:
+    """One training with all threads against the first version's, and one thread for each of several seeds likewise."""
     rows = []
-    for stage, name in (("finetuning", "finetune_step_speedup"), ("pretraining", "pretrain_step_speedup")):
-        seconds = _rounds(plan, {"first": (first, stage, {}), "now": (now, stage, {})})
-        rows.append(row(name, ratio(seconds, "first", "now"), "times"))
+    for stage, name in (("finetuning", "finetune"), ("pretraining", "pretrain")):
+        command = {"stage": stage, "batch_size": plan.scene_batch}
+        calls = {"first": partial(first.seconds_a_sample, **command), "now": partial(now.seconds_a_sample, **command)}
+        if seeds:
+            calls["abreast"] = partial(_abreast, seeds, command)
+        seconds = side_by_side(calls, plan.repetitions, plan.warm_up)
+        rows.append(row(f"{name}_step_speedup", ratio(seconds, "first", "now"), "times"))
+        if seeds:
+            rows.append(row(f"{name}_abreast_speedup", ratio(seconds, "first", "abreast"), "times"))
     return rows
 
 
