@@ -1,6 +1,6 @@
 # Each target sets up what it needs: a virtual environment in .venv, made once and renewed when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help study paper test lab format clean
+.PHONY: help study study-full paper test lab format clean
 
 PYTHON ?= python3
 SEEDS ?= 1
@@ -8,10 +8,13 @@ VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 study: $(INSTALLED) ## run the study and redraw figures/ (SEEDS=3: over three seeds)
 	$(VENV_PYTHON) -m amc_lib.study --seeds $(SEEDS)
+
+study-full: $(INSTALLED) ## all of it: explanations, ablations, benchmarks, pages (hours; goes on where it stopped)
+	$(VENV_PYTHON) -m amc_lib.study --full
 
 paper: $(INSTALLED) ## the same on photographs (data/README.md first; GPUs)
 	$(VENV_PYTHON) -m amc_lib.study --tier paper --seeds $(SEEDS)

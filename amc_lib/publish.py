@@ -1,6 +1,6 @@
 """Publishing a finished study: its notebooks with their outputs, and its first seed's checkpoints, into the repository.
 
-`python -m amc_lib.publish`, after `make study`.
+`python -m amc_lib.publish`, after `make study` or `make study-full`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from amc_lib.checkpoints import SHIPPED as CHECKPOINTS
 from amc_lib.comparison import DETECTOR_BASED, FINETUNED, SHIPPED
 from amc_lib.files import write_bytes
 from amc_lib.runs import open_run
-from amc_lib.study import NOTEBOOKS, STUDY, plan
+from amc_lib.study import NOTEBOOKS, STUDY, full_plan
 
 LARGE = 200_000  # bytes; larger pictures are shown smaller, figures/ has them in full
 WIDTH, QUALITY = 1200, 85  # pixels and JPEG quality of such a picture
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SHOWN = ("data", "pretrain", "amc-0", "vmrm-0", "evaluate", "explore")  # the step whose outputs each notebook shows
+SHOWN_FULL = ("explanations", "own-data", "ablations", "benchmarks")  # likewise, where `make study-full` has run it
 
 
 def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -57,9 +58,11 @@ def _lighter(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def publish_notebooks(study: Path = STUDY, notebooks: Path = NOTEBOOKS) -> None:
-    for step in (step for steps in plan(1) for step in steps if step.name in SHOWN):
-        path = notebooks / step.notebook
-        executed = nbformat.read(replace(step, home=study).executed, as_version=4)
+    for step in (step for steps in full_plan(1) for step in steps if step.name in SHOWN + SHOWN_FULL):
+        path, done = notebooks / step.notebook, replace(step, home=study).executed
+        if step.name in SHOWN_FULL and not done.is_file():
+            continue
+        executed = nbformat.read(done, as_version=4)
         filled = with_outputs(nbformat.read(path, as_version=4), executed)
         write_bytes(path, f"{nbformat.writes(filled)}\n".encode())
 

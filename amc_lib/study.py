@@ -1,9 +1,10 @@
 """`make study`: every notebook in order, through papermill, from drawn scenes to table 1 and the figures.
 
-`make paper` does the same with photographs; what needs all devices (training, asking the splits) is launched by
-accelerate before the notebook that shows it. A step is one notebook, or one launch, with its parameters. It is done
-again only if its notebook, its parameters, the library or a step before it changed; training runs that exist with the
-same settings are opened, not repeated. Steps that do not need each other run side by side, sharing the cores.
+`make study-full` goes on to explanations, ablations, own data, benchmarks and the pages made of them all. `make paper`
+is the study on photographs; what needs all devices (training, asking the splits) is launched by accelerate before the
+notebook that shows it. A step is one notebook, launch or module with its parameters. It is done again only if its
+notebook, its parameters, the library or a step before it changed; training runs that exist with the same settings are
+opened, not repeated. Steps that do not need each other run side by side, sharing the cores.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from amc_lib.sources import official_albef
 
 STUDY, PAPER = RUNS / "study", RUNS / "paper"
 NOTEBOOKS = ROOT / "notebooks"
+PAGES = ("readme", "benchmarks", "poster", "gallery")  # modules that make them of figures/
+FULL_SEEDS = 3
 
 
 @dataclass(frozen=True)
 class Step:
-    """One execution of a notebook, or of `launch` (a module and its arguments) on all devices.
+    """One execution of a notebook, of `launch` (a module and its arguments) on all devices, or of a module here.
 
     `after` names the steps whose results it reads.
     """
@@ -43,6 +46,7 @@ class Step:
     parameters: dict[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     launch: tuple[str, ...] = ()
+    module: str = ""
     home: Path | None = None  # where the executed notebook is kept; by default STUDY
 
     def key(self, keys: dict[str, str]) -> str:
@@ -57,6 +61,8 @@ class Step:
         return digest.hexdigest()
 
     def command(self) -> list[str]:
+        if self.module:
+            return [sys.executable, "-m", self.module]
         if self.launch:
             return [sys.executable, "-m", "accelerate.commands.launch", "-m", *self.launch]
         command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
@@ -90,9 +96,24 @@ def plan(seeds: int) -> list[list[Step]]:
         ]
     trained = tuple(step.name for step in finetuning)
     evaluation = Step("evaluate", "04_evaluate.ipynb", {"runs": str(STUDY), "seeds": seeds}, trained)
-    explore = Step("explore", "06_explore.ipynb", {"amc": str(folders[0] / FINETUNED["AMC"])}, trained)
+    shown = {"amc": str(folders[0] / FINETUNED["AMC"])}
+    shown |= {"vmrm": str(folders[0] / DETECTOR_BASED["VMRM"])} if seeds > 1 else {}
+    explore = Step("explore", "06_explore.ipynb", shown, trained)
     first = [Step("data", "01_data.ipynb")], [Step("pretrain", "02_pretrain.ipynb", after=("data",))]
     return [*first, finetuning, [evaluation], [explore]]
+
+
+def full_plan(seeds: int) -> list[list[Step]]:
+    """`plan` and everything else that figures/ and the README show; the benchmarks have the machine to themselves."""
+    rounds = plan(seeds)
+    explanations = Step("explanations", "10_explanations.ipynb", {"runs": str(STUDY), "seeds": seeds}, ("evaluate",))
+    film = Step("film", None, after=("pretrain",), module="amc_lib.film")
+    own = Step("own-data", "07_your_data.ipynb", after=("pretrain",))
+    ablations = Step("ablations", "05_ablations.ipynb", after=("pretrain",))
+    benchmarks = Step("benchmarks", "08_benchmarks.ipynb", after=("pretrain",))
+    rounds += [[explanations, film], [own], [ablations], [benchmarks]]
+    results = tuple(step.name for steps in rounds for step in steps)
+    return rounds + [[Step(f"page-{page}", None, after=results, module=f"amc_lib.{page}")] for page in PAGES]
 
 
 def paper_plan(seeds: int) -> list[list[Step]]:
@@ -120,10 +141,13 @@ def paper_plan(seeds: int) -> list[list[Step]]:
     return [[step] for step in (*steps, asked, table)]
 
 
-def run_study(seeds: int, force: bool = False, tier: str = "scenes") -> None:
-    """Execute what is not up to date. Raises RuntimeError naming the notebook that failed and where it stands."""
+def run_study(seeds: int, force: bool = False, tier: str = "scenes", full: bool = False) -> None:
+    """Execute what is not up to date, with `full` of all that there is.
+
+    Raises RuntimeError naming the notebook that failed and where it stands.
+    """
     begin = time.perf_counter()
-    home, steps_of = {"scenes": (STUDY, plan), "paper": (PAPER, paper_plan)}[tier]
+    home, steps_of = {"scenes": (STUDY, full_plan if full else plan), "paper": (PAPER, paper_plan)}[tier]
     if force:
         shutil.rmtree(home, ignore_errors=True)
     keys: dict[str, str] = {}
@@ -168,7 +192,8 @@ def _execute(steps: list[Step], keys: dict[str, str]) -> None:
 
 
 def _start(step: Step, threads: str) -> subprocess.Popen:
-    print(f"{step.name}: running {step.notebook or ' '.join(step.launch)} {step.parameters or ''}", flush=True)
+    what = step.notebook or step.module or " ".join(step.launch)
+    print(f"{step.name}: running {what} {step.parameters or ''}", flush=True)
     step.executed.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": threads, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     return subprocess.Popen(step.command(), cwd=ROOT, env=environment)
@@ -183,14 +208,18 @@ def _stamped(step: Step) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m amc_lib.study", description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=1, help="train and evaluate this many seeds (default 1)")
+    parser.add_argument("--seeds", type=int, help=f"train and evaluate this many (default 1, with --full {FULL_SEEDS})")
     parser.add_argument("--tier", choices=("scenes", "paper"), default="scenes", help="drawn scenes or photographs")
+    parser.add_argument("--full", action="store_true", help="also explanations, ablations, benchmarks and pages")
     parser.add_argument("--force", action="store_true", help="delete the study's runs and start over")
     arguments = parser.parse_args()
-    if arguments.seeds < 1:
+    seeds = (FULL_SEEDS if arguments.full else 1) if arguments.seeds is None else arguments.seeds
+    if seeds < 1:
         parser.error("--seeds must be at least 1")
+    if arguments.full and arguments.tier == "paper":
+        parser.error("--full is of the scenes tier; in the paper tier run 05 and 10 with -p tier paper")
     try:
-        run_study(arguments.seeds, arguments.force, arguments.tier)
+        run_study(seeds, arguments.force, arguments.tier, arguments.full)
     except RuntimeError as error:
         sys.exit(str(error))
 

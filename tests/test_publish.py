@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from amc_lib import publish
-from amc_lib.study import plan
+from amc_lib.study import full_plan, plan
 
 
 def notebook(last: str = "1 + 1") -> nbformat.NotebookNode:
@@ -73,6 +73,20 @@ def test_every_notebook_of_the_study_is_shown_once(tmp_path):
     publish.publish_notebooks(tmp_path / "study", tmp_path / "own")
     for path in (tmp_path / "own").glob("*.ipynb"):
         assert nbformat.read(path, as_version=4).cells[2].outputs[0].text == "2"
+
+
+def test_notebooks_of_the_full_study_are_shown_where_it_has_run(tmp_path):
+    steps = [step for steps in full_plan(1) for step in steps if step.notebook]
+    shown = [step for step in steps if step.name in publish.SHOWN + publish.SHOWN_FULL]
+    assert sorted({step.notebook for step in steps}) == sorted(step.notebook for step in shown)
+    for step in shown:
+        nbformat.write(notebook(), _made(tmp_path / "own") / step.notebook)
+        if step.name != "ablations":
+            nbformat.write(executed(), _made(tmp_path / "study" / "notebooks") / f"{step.name}.ipynb")
+    publish.publish_notebooks(tmp_path / "study", tmp_path / "own")
+    for step in shown:
+        outputs = nbformat.read(tmp_path / "own" / step.notebook, as_version=4).cells[2].outputs
+        assert bool(outputs) is (step.name != "ablations")
 
 
 def test_unfinished_study_is_not_published(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from amc_lib import study
-from amc_lib.study import Step, paper_plan, plan, run_study
+from amc_lib.study import Step, full_plan, paper_plan, plan, run_study
 
 TRAINING = "03_train.ipynb"
 
@@ -82,6 +83,28 @@ def test_notebooks_and_their_parameters_exist(seeds, root):
         declared = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
         names = re.findall(r"^(\w+) =", "".join(declared["source"]), flags=re.MULTILINE)
         assert set(step.parameters) <= set(names), step.name
+
+
+def test_full_plan_is_the_plan_and_then_everything_else(root):
+    rounds = full_plan(3)
+    assert rounds[: len(plan(3))] == plan(3)
+    done: set[str] = set()
+    for steps in rounds:
+        assert all(set(step.after) <= done for step in steps)
+        done |= {step.name for step in steps}
+    shown = {step.notebook for steps in rounds for step in steps if step.notebook}
+    assert shown == {path.name for path in (root / "notebooks").glob("*.ipynb")}
+    (benchmarks,) = (steps for steps in rounds if "benchmarks" in [step.name for step in steps])
+    assert len(benchmarks) == 1  # nothing runs beside a measurement
+    pages = [step for steps in rounds for step in steps if step.name.startswith("page-")]
+    assert rounds[-len(pages) :] == [[page] for page in pages] and all("ablations" in page.after for page in pages)
+
+
+def test_modules_of_the_full_plan_exist():
+    for step in itertools.chain(*full_plan(1)):
+        if step.module:
+            assert importlib.util.find_spec(step.module), step.module
+            assert step.command()[1:] == ["-m", step.module]
 
 
 def test_seeds_do_not_share_folders_and_start_from_the_same_pretraining():
