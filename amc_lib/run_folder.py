@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from amc_lib.checkpoints import DESCRIPTION, Checkpoint, load_checkpoint, save_checkpoint
 from amc_lib.files import check_writable, remove_unfinished, write_csv, write_json
@@ -46,6 +49,24 @@ def require_writable(folder: Path) -> None:
         check_writable(folder)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error}); name another output") from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Inside the block no other process is in a block of the same folder, say one that outlived its killed parent.
+
+    The system frees the lock of a process that dies. Where someone else has it, this is said, and waited for.
+    """
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder}: another process is at work in it; waiting until that has ended", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_run(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from amc_lib.phrases import Tokenizer, word_vocabulary
 from amc_lib.proposal_bank import ProposalBank
 from amc_lib.provenance import ROOT, plain, provenance, settings_hash
 from amc_lib.region_answers import choose_regions
-from amc_lib.run_folder import Run, is_finished, open_run, require_writable, write_run
+from amc_lib.run_folder import Run, alone_in, is_finished, open_run, require_writable, write_run
 from amc_lib.sources import is_official, official_albef, open_checkpoint, weights_hash
 from amc_lib.step import training_losses
 from amc_lib.tiers import Bank, training_pairs, validation_bank
@@ -192,17 +193,32 @@ def _run(
     data_sha256 = data.sha256 if data else None
     identity = run_identity(stage, settings, init_sha256, data_sha256)
     folder = Path(output) if output else RUNS / f"{stage}-seed{training.seed}-{settings_hash(identity)}"
-    snapshots = Snapshots(folder / "snapshots", identity)
-    if is_finished(folder):
-        run = open_run(folder)
-        if holds(run, stage, settings, init_sha256, data_sha256):
-            state.print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
-            snapshots.remove()
-            return run
+    if not is_finished(folder):
+        if state.is_main_process:
+            require_writable(folder)
+        with nullcontext() if state.num_processes > 1 else alone_in(folder):
+            if not is_finished(folder):  # another process may have done it meanwhile
+                return _train(stage, settings, folder, identity, start, data)
+    run = open_run(folder)
+    if not holds(run, stage, settings, init_sha256, data_sha256):
         raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
+    state.print(f"{stage}: up to date in {_shown(folder)} (delete the folder to train again)")
+    Snapshots(folder / "snapshots", identity).remove()
+    return run
+
+
+def _train(
+    stage: str,
+    settings: Settings,
+    folder: Path,
+    identity: dict[str, Any],
+    start: Callable[[], tuple[ALBEF, Tokenizer]],
+    data: OwnData | None,
+) -> Run:
+    """Train into `folder`, going on from its newest snapshot, and leave the run."""
+    state, training = process_state(), getattr(settings, stage)
+    snapshots = Snapshots(folder / "snapshots", identity)
     state.print(f"{stage}: seed {training.seed}, into {_shown(folder)}")
-    if state.is_main_process:
-        require_writable(folder)
     pairs = data.training_pairs(settings) if data else training_pairs(settings, stage)
     pairs.seen_boxes = settings.boxes
     validation = data.validation_bank(settings) if data else validation_bank(settings)

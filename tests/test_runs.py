@@ -7,6 +7,8 @@ import json
 import math
 import pickle
 import re
+import threading
+import time
 from dataclasses import replace
 
 import pandas as pd
@@ -19,6 +21,7 @@ from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.datasets import scene_bank
 from amc_lib.datasets.scene_bank import SceneBank
 from amc_lib.presets import preset
+from amc_lib.run_folder import alone_in
 from amc_lib.runs import Run, finetune, long_history, open_run, pretrain
 from amc_lib.training import learning_rate
 
@@ -231,3 +234,25 @@ def test_paper_tier_names_what_it_lacks(no_training, tmp_path, monkeypatch):
 def test_layer_that_the_start_does_not_have_is_refused(pretrained, no_training):
     with refused("layer 3 has no cross-attention; fusion layers are 1-2"):
         finetune(preset("scenes"), pretrained.folder)
+
+
+def test_one_process_at_a_time_is_in_a_folder(tmp_path, capsys):
+    folder, order = tmp_path / "run", []
+
+    def hold(entered: threading.Event) -> None:
+        with alone_in(folder):
+            entered.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    first = threading.Thread(target=hold, args=[entered := threading.Event()])
+    first.start()
+    entered.wait()
+    with alone_in(folder):
+        order.append("second")
+    first.join()
+    assert order == ["first", "second"]
+    assert capsys.readouterr().out == f"{folder}: another process is at work in it; waiting until that has ended\n"
+    with alone_in(folder):
+        pass
+    assert capsys.readouterr().out == ""

