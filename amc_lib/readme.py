@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from amc_lib.ablations import ablations
 from amc_lib.figures import FOLDER
 from amc_lib.files import write_bytes
 from amc_lib.provenance import ROOT
 
 README = ROOT / "README.md"
+SURE = 0.05  # largest p of a difference that is shown as one
 SYSTEMS = ("chance", "centre", "ALBEF", "ALBEF finetuned", "AMC", "VMRM", "oracle")
 COLUMNS = {  # heading -> split and group of concepts
     "phrases": ("phrases", "all"),
@@ -43,6 +45,32 @@ def accuracy_block(table: pd.DataFrame, costs: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def ablation_block(tables: Mapping[str, pd.DataFrame]) -> str:
+    """For each ablation by its name how far its settings are from the one that they are compared with.
+
+    A difference whose corrected p lies below 0.05 is bold.
+    """
+    lines = ["| | compared with | points on `phrases` | seeds |", "|---|---|---|---|"]
+    for ablation in ablations("scenes"):
+        if ablation.name in tables:
+            table = tables[ablation.name]
+            part = table[(table["split"] == "phrases") & (table["concepts"] == "all")].set_index("setting")
+            said = [_difference(setting, row) for setting, row in part.iterrows() if setting != ablation.against]
+            against = f"{ablation.against} ({part['accuracy'][ablation.against]:.1f} %)"
+            lines.append(f"| {ablation.question} | {against} | {', '.join(said)} | {_seeds(part['seeds'])} |")
+    return "\n".join(lines)
+
+
+def _difference(setting: str, row: pd.Series) -> str:
+    points = f"{row['difference']:+.1f}".replace("-", "−")
+    return f"{setting} **{points}**" if row["p"] < SURE else f"{setting} {points}"
+
+
+def _seeds(seeds: pd.Series) -> str:
+    least, most = seeds.min(), seeds.max()
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
 def with_block(text: str, name: str, block: str) -> str:
     """The text with what stands between the marks of `name` replaced. Raises ValueError where it lacks them."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
@@ -56,7 +84,8 @@ def with_block(text: str, name: str, block: str) -> str:
 def blocks(folder: Path = FOLDER) -> Mapping[str, str]:
     """Every block by its name."""
     table, costs = (pd.read_csv(folder / name) for name in ("table1.csv", "costs.csv"))
-    return {"table 1": accuracy_block(table, costs)}
+    found = {path.stem.removeprefix("ablation_"): pd.read_csv(path) for path in folder.glob("ablation_*.csv")}
+    return {"table 1": accuracy_block(table, costs), "ablations": ablation_block(found)}
 
 
 def renewed(text: str) -> str:

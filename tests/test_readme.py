@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from amc_lib.provenance import ROOT
-from amc_lib.readme import README, accuracy_block, renewed, with_block
+from amc_lib.readme import README, ablation_block, accuracy_block, renewed, with_block
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -31,6 +31,19 @@ def test_block_holds_each_number_where_it_belongs():
     assert [cell.strip() for cell in amc.split("|")[1:3]] == ["AMC", "69.8 [68.7, 70.8]"]
     assert amc.endswith("| – | – | – | 5.4 | 61 + 8 |")
     assert chance.split("|")[5].strip() == "3.7 [68.7, 70.8]" and head.count("|") == chance.count("|")
+
+
+def test_ablations_hold_differences_and_mark_the_sure_ones():
+    row = {"split": "phrases", "concepts": "all", "accuracy": 70.0}
+    other = {"split": "referring A"} | {"setting": "both", "concepts": "all", "accuracy": 1.0, "seeds": 9}
+    settings = [
+        {"setting": "no boxes", "difference": -4.26, "p": 0.001, "seeds": 5} | row,
+        {"setting": "L_mean", "difference": 0.34, "p": 0.2, "seeds": 4} | row,
+        {"setting": "both", "seeds": 5} | row,
+        other,
+    ]
+    _, _, line = ablation_block({"terms": pd.DataFrame(settings), "unknown": pd.DataFrame()}).splitlines()
+    assert line == "| Which of the two terms does it? | both (70.0 %) | no boxes **−4.3**, L_mean +0.3 | 4 to 5 |"
 
 
 def test_text_without_marks_is_refused():
