@@ -46,8 +46,8 @@ class Step:
     parameters: dict[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     launch: tuple[str, ...] = ()
-    module: str = ""
     home: Path | None = None  # where the executed notebook is kept; by default STUDY
+    module: str = ""
 
     def key(self, keys: dict[str, str]) -> str:
         """Hash of all that the step's result depends on; `keys` are those of the steps before it."""
