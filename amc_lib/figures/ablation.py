@@ -1,4 +1,4 @@
-"""An ablation as a picture: a row for each setting, a panel for each split and one for things never boxed."""
+"""An ablation as a picture: a row for each setting, a panel for each split, and one for things never boxed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ablation_figure(table: pd.DataFrame, against: str) -> Figure:
     panels = [(split, table[(table["split"] == split) & (table["concepts"] == "all")]) for split in splits]
     unboxed = table[(table["split"] == splits[0]) & (table["concepts"] == "unboxed")]
     if len(unboxed):
-        panels.append((f"{splits[0]}, {NEVER_BOXED}", unboxed))
+        panels.append((NEVER_BOXED, unboxed))
     figure = new_figure(7.2, 0.75 + ROW_INCHES * len(settings))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, part) in zip(grid, panels, strict=True):

@@ -1,0 +1,70 @@
+"""The picture of an ablation shows the numbers of its table, which of them differ, and can be read."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from legibility import assert_texts_are_legible
+
+from amc_lib.ablations import ablations
+from amc_lib.figures import ablation_figure
+from amc_lib.figures.ablation import NEVER_BOXED
+from amc_lib.figures.style import MARKERS
+
+SPLITS = ("phrases", "referring A", "referring B")
+COLUMN_INCHES = 7.2
+
+
+def a_table(settings: list[str], against: str, without: str | None = None) -> pd.DataFrame:
+    """Made-up numbers: every second setting differs from `against`; `without` has no row on the last split."""
+    rows = []
+    for s, split in enumerate(SPLITS):
+        for n, setting in enumerate(settings):
+            for concepts in ("all", "boxed", "unboxed")[: 3 if split == "phrases" else 1]:
+                if (setting, split) == (without, SPLITS[-1]):
+                    continue
+                accuracy = 60 + 5 * s + n + (concepts == "unboxed") / 2
+                rows.append(
+                    {
+                        "setting": setting,
+                        "system": "ALBEF finetuned" if n == 0 and setting != against else "AMC",
+                        "split": split,
+                        "concepts": concepts,
+                        "accuracy": accuracy,
+                        "ci_low": accuracy - 1,
+                        "ci_high": accuracy + 1.5,
+                        "p": math.nan if setting == against else (0.01 if n % 2 else 0.5),
+                        "seeds": 3 + n % 2,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("ablation", ablations("scenes"), ids=lambda ablation: ablation.name)
+def test_every_ablation_of_the_grid_can_be_read(ablation):
+    settings = [variant.label for variant in ablation.variants]
+    figure = ablation_figure(a_table(settings, ablation.against), ablation.against)
+    texts = assert_texts_are_legible(figure)
+    assert set(settings) <= set(texts) and {*SPLITS, NEVER_BOXED} <= set(texts)
+    assert figure.get_size_inches()[0] <= COLUMN_INCHES
+
+
+def test_points_stand_at_their_numbers_and_are_hollow_where_nothing_differs():
+    settings = ["no boxes", "L_mean", "L_max", "both"]
+    table = a_table(settings, "both", without="L_max")
+    figure = ablation_figure(table, "both")
+    assert "pointing accuracy (%), means of 3 to 4 seeds, 95 % interval" in assert_texts_are_legible(figure)
+    for axes, split in zip(figure.axes, SPLITS, strict=False):
+        part = table[(table["split"] == split) & (table["concepts"] == "all")].set_index("setting")
+        drawn = [line for line in axes.lines if line.get_marker() in MARKERS.values()]
+        found = {settings[round(line.get_ydata()[0])]: line for line in drawn}
+        assert set(found) == set(part.index)
+        for setting, line in found.items():
+            assert line.get_xdata()[0] == part["accuracy"][setting]
+            assert line.get_marker() == MARKERS[part["system"][setting]]
+            hollow = line.get_markerfacecolor() == "white"
+            assert hollow == (setting != "both" and part["p"][setting] > 0.05)
+        (reference,) = (line for line in axes.lines if line.get_linestyle() == ":")
+        assert set(reference.get_xdata()) == {part["accuracy"]["both"]}
