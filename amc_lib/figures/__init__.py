@@ -13,12 +13,14 @@ from amc_lib.figures.qualitative import Example, Shown, qualitative_figure
 from amc_lib.figures.results import accuracy_figure, learning_curves, table_markdown
 from amc_lib.figures.scene_sheet import scene_sheet
 from amc_lib.figures.style import COLOURS, FOLDER, folder_of, heat_overlay, save, to_image
+from amc_lib.figures.training_film import Film, frame_figure, training_figure, training_gif
 from amc_lib.figures.two_ways import TwoWays, two_ways_figure
 
 __all__ = [
     "COLOURS",
     "FOLDER",
     "Example",
+    "Film",
     "Shown",
     "TwoWays",
     "accuracy_figure",
@@ -26,6 +28,7 @@ __all__ = [
     "difficulty_figure",
     "faithfulness_figure",
     "folder_of",
+    "frame_figure",
     "growth_figure",
     "heat_overlay",
     "learning_curves",
@@ -37,5 +40,7 @@ __all__ = [
     "scene_sheet",
     "table_markdown",
     "to_image",
+    "training_figure",
+    "training_gif",
     "two_ways_figure",
 ]
