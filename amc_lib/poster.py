@@ -1,7 +1,7 @@
 """The poster, put together from the study's own figures and numbers: `python -m amc_lib.poster`.
 
-Reads figures/ and writes figures/poster.png, poster.pdf and poster.json, which names every file that it was made of with
-its hash. No model is asked.
+Reads figures/ and writes figures/poster.png, poster.pdf and poster.json, which names every file that it was made of
+with its hash. No model is asked.
 """
 
 from __future__ import annotations
@@ -42,12 +42,20 @@ SPLITS = ("phrases", "referring A", "referring B")
 TITLE = "Can explanations be trained to point at the right thing?"
 SUBTITLE = "Attention Map Consistency (AMC) for ALBEF, reproduced at the scale of two CPU cores on drawn scenes"
 MOTIVATION = (
-    "Whoever wants to know where in a picture a phrase is meant usually asks a detector first: it proposes boxes, and a "
-    "second model picks one. What the detector was never taught it may not propose.",
+    "Whoever wants to know where in a picture a phrase is meant usually asks a detector first: it proposes boxes, and "
+    "a second model picks one. What the detector was never taught it may not propose.",
     "A model that only tells whether phrase and picture match needs no boxes. Its match score, differentiated with "
-    "respect to its own attention, gives a heatmap: an explanation. Left to itself it is only roughly in the right place.",
-    "AMC trains the explanation: where a box is known, the heat has to lie inside. Does the model then point better, also "
-    "at things whose box it has never seen? And better than the detector's way?",
+    "respect to its own attention, gives a heatmap: an explanation. Left to itself it is only roughly in the right "
+    "place.",
+    "AMC trains the explanation: where a box is known, the heat has to lie inside. Does the model then point better, "
+    "also at things whose box it has never seen? And better than the detector's way?",
+)
+ROWS_NOTE = (
+    "± half of the 95 % interval (bootstrap over images). never boxed: phrases about concepts without a box in "
+    "finetuning. oracle: the best of the detector's proposals."
+)
+EXAMPLES_NOTE = (
+    "Dark outline: what the phrase means. Cross: the point. By lot: one that AMC misses, one that it alone answers."
 )
 SOURCES = "AMC: Yang et al., CVPR 2023; ALBEF: Li et al., NeurIPS 2021; VMRM: Dou and Peng, EMNLP 2021"
 
@@ -65,12 +73,10 @@ def poster(folder: Path) -> Poster:
         method=Picture(_pixels(folder / "method.png")),
         two_ways=Picture(_pixels(folder / "two_ways.png")),
         rows=table_rows(results),
-        rows_note="± half of the 95 % interval (bootstrap over images). never boxed: phrases about concepts without a box "
-        "in finetuning. oracle: the best of the detector's proposals.",
+        rows_note=ROWS_NOTE,
         findings=findings(results),
         examples=[Picture(blocks[number]) for number in EXAMPLES if number < len(blocks)],
-        examples_note="Dark outline: what the phrase means. Cross: the point. Drawn by lot: one that AMC misses, one that it "
-        "alone answers.",
+        examples_note=EXAMPLES_NOTE,
         results=Picture(np.asarray(to_image(accuracy_figure(panel)))),
         claims=claims(results),
         footer=f"{ATTRIBUTION}.  {SOURCES}.  Made by python -m amc_lib.poster.",
