@@ -10,34 +10,45 @@ from amc_lib.figures.explanations import (
 )
 from amc_lib.figures.growth import growth_figure
 from amc_lib.figures.method import method_figure
-from amc_lib.figures.qualitative import Example, Shown, qualitative_figure
+from amc_lib.figures.poster import Picture, Poster, Verdict, poster_figure
+from amc_lib.figures.qualitative import Example, Shown, example_blocks, qualitative_figure
 from amc_lib.figures.results import accuracy_figure, learning_curves, table_markdown
 from amc_lib.figures.scene_sheet import scene_sheet
 from amc_lib.figures.style import COLOURS, FOLDER, folder_of, heat_overlay, save, to_image
+from amc_lib.figures.training_film import Film, frame_figure, training_figure, training_gif
 from amc_lib.figures.two_ways import TwoWays, two_ways_figure
 
 __all__ = [
     "COLOURS",
     "FOLDER",
     "Example",
+    "Film",
+    "Picture",
+    "Poster",
     "Shown",
     "TwoWays",
+    "Verdict",
     "ablation_figure",
     "accuracy_figure",
     "claims_figure",
     "difficulty_figure",
+    "example_blocks",
     "faithfulness_figure",
     "folder_of",
+    "frame_figure",
     "growth_figure",
     "heat_overlay",
     "learning_curves",
     "measures_figure",
     "method_figure",
+    "poster_figure",
     "qualitative_figure",
     "randomisation_figure",
     "save",
     "scene_sheet",
     "table_markdown",
     "to_image",
+    "training_figure",
+    "training_gif",
     "two_ways_figure",
 ]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from amc_lib.figures.style import COLOURS, HIT, INK, MISS, MUTED, heat_overlay, new_figure, styled
+from amc_lib.figures.style import COLOURS, DPI, HIT, INK, MISS, MUTED, heat_overlay, new_figure, styled
 from amc_lib.regions import Box
 
 CELL_INCHES, HEADER_INCHES, FOOTER_INCHES = 1.85, 0.66, 0.45
@@ -71,6 +71,18 @@ def qualitative_figure(examples: Sequence[Example], abreast: int = 1) -> Figure:
     key = separator.join(["      ".join(KEY[:2]), KEY[2]])
     footer.text(0.02 / abreast, 0.45, key, ha="left", va="center", color=MUTED, fontsize=8, linespacing=1.4)
     return figure
+
+
+def example_blocks(page: np.ndarray, abreast: int, dpi: int = DPI) -> list[np.ndarray]:
+    """The examples of a drawn `qualitative_figure`, in order: page uint8 [H, W, 3] -> uint8 [h, w, 3] each."""
+    cell = HEADER_INCHES + CELL_INCHES
+    lines = round((page.shape[0] / dpi - FOOTER_INCHES) / cell)
+    high, wide = round(cell * dpi), page.shape[1] // abreast
+    return [
+        page[line * high : (line + 1) * high, place * wide : (place + 1) * wide]
+        for line in range(lines)
+        for place in range(abreast)
+    ]
 
 
 def _draw_example(block: SubFigure, example: Example) -> None:

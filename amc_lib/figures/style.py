@@ -42,6 +42,7 @@ MARKERS = {"ALBEF": "o", "ALBEF finetuned": "s", "AMC": "D", "VMRM": "^", "oracl
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, MUTED, RULE = "#222222", "#666666", "#D9D9D9"
 HIT, MISS = "#007A5A", "#B03A00"
+BAND, TINT = "#17324A", "#FBE6D6"  # of the poster's headings, and behind the row of a table that matters
 
 STYLE = {
     "font.family": "sans-serif",

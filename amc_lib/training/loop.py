@@ -31,6 +31,9 @@ from amc_lib.training.snapshots import Snapshots
 from amc_lib.training.state import TrainingState
 from amc_lib.training.watch import Watch
 
+AfterUpdate = Callable[[ALBEF, int], None]
+"""Called with the model, which it must leave as it was, and the number of updates so far."""
+
 
 class TrainingStep(nn.Module):
     """The model with its losses as one forward pass, which is what accelerate wraps for several devices."""
@@ -62,17 +65,19 @@ def train(
     log_every: int = 25,
     step_losses: Callable[..., Any] = training_losses,
     snapshots: Snapshots | None = None,
+    after_update: AfterUpdate | None = None,
 ) -> History:
     """Train `model` in place for `stage` ("pretraining" or "finetuning") and return its history.
 
     `step_losses` gives a dataclass of scalars with their `total`; another system than ALBEF has others. Where there
-    are `snapshots` of this very run, it goes on from the newest, and it leaves new ones as it goes.
+    are `snapshots` of this very run, it goes on from the newest, and it leaves new ones as it goes. `after_update`
+    looks at the model between updates; were it to draw from torch's global generator, it would change the run.
 
     A history row holds step (updates so far), epoch, seconds, learning_rate, the mean losses since the row before and
     how many images could not be read so far; at the end of an epoch also `pointing` (percent, from `validate`).
     Raises DivergedError at the first loss or gradient that is not finite.
     """
-    loop = _Loop(model, pairs, collator, settings, stage, log_every, step_losses, snapshots)
+    loop = _Loop(model, pairs, collator, settings, stage, log_every, step_losses, snapshots, after_update)
     loop.go_on()
     log = loop.state.log
     for epoch in range(log.step // log.updates, loop.training.epochs):
@@ -97,15 +102,11 @@ class _Loop:
         log_every: int,
         step_losses: Callable[..., Any],
         snapshots: Snapshots | None,
+        after_update: AfterUpdate | None,
     ) -> None:
         training: TrainingSettings = getattr(settings, stage)
-        self.settings, self.training, self.stage, self.pairs, self.snapshots = (
-            settings,
-            training,
-            stage,
-            pairs,
-            snapshots,
-        )
+        self.settings, self.training, self.stage, self.pairs = settings, training, stage, pairs
+        self.snapshots, self.after_update = snapshots, after_update
         self.accelerator = accelerator = _accelerator(training)
         world, rank = accelerator.num_processes, accelerator.process_index
         self.batches = EpochBatches(len(pairs), training.batch_size, training.seed, rank, world, training.accumulation)
@@ -182,6 +183,8 @@ class _Loop:
             self.state.optimizer.step()
             self.state.optimizer.zero_grad(set_to_none=True)
         log.add(losses, batch, rate)
+        if self.after_update is not None and self.accelerator.sync_gradients:
+            self.after_update(self.state.model, log.step)
 
     def _require_finite(self, what: str, value: Tensor, losses: Losses, number: int) -> None:
         if not torch.isfinite(value):

@@ -1,0 +1,252 @@
+"""figures/README.md is what the code makes of the committed files, forgets none of them, and its links resolve."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from itertools import product
+from pathlib import Path
+
+import explanation_tables as made
+import pandas as pd
+import pytest
+from test_figures_results import accuracy_table
+
+from amc_lib.figures import FOLDER
+from amc_lib.gallery import PAGE, Results, page
+from amc_lib.gallery.ablations import ABLATIONS
+from amc_lib.gallery.page import anchor
+from amc_lib.gallery.results import Number, across, listed, markdown, with_interval
+from amc_lib.gallery.sections import SECTIONS
+
+SHOWN_KINDS = (".png", ".gif", ".csv", ".svg", ".pdf", ".safetensors")
+SYSTEMS = {"chance": 3.7, "ALBEF": 60.7, "ALBEF finetuned": 65.2, "AMC": 69.84, "VMRM": 87.3}
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+def assert_links_resolve(text: str, folder: Path) -> None:
+    anchors = {anchor(title) for title in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)}
+    for link in links(text):
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif link.startswith("../"):
+            assert (FOLDER / link).is_file(), link
+        else:
+            assert (folder / link).is_file(), link
+
+
+# ---------------------------------------------------------------------------------------------------- what is committed
+
+
+def test_committed_page_is_made_of_the_committed_files():
+    text = (FOLDER / PAGE).read_text(encoding="utf-8")
+    assert text == page(FOLDER), "python -m amc_lib.gallery renews it"
+
+
+def test_no_file_is_forgotten_and_every_link_resolves():
+    text = (FOLDER / PAGE).read_text(encoding="utf-8")
+    linked = set(links(text))
+    for path in FOLDER.iterdir():
+        if path.suffix in SHOWN_KINDS:
+            assert path.name in linked, path.name
+        if path.suffix in (".png", ".gif"):
+            assert re.search(rf"!\[[^\]]+\]\({re.escape(path.name)}\)", text), path.name
+    assert_links_resolve(text, FOLDER)
+
+
+# ------------------------------------------------------------------------------------------------- with made-up results
+
+
+def ablation() -> pd.DataFrame:
+    parts = [
+        accuracy_table(half=1.0, systems={"AMC": value}).assign(setting=setting)
+        for setting, value in {"both": 69.8, "mean alone": 68.2, "max alone": 61.5}.items()
+    ]
+    return pd.concat(parts)[["setting", *accuracy_table().columns]]
+
+
+def retrieval() -> pd.DataFrame:
+    rows = [
+        (system, task, "match", "recall@1", value, value - 2, value + 2, 0.1, 800, 3)
+        for task, (system, value) in product(
+            ("picture to caption", "caption to picture"), {"ALBEF": 40.0, "AMC": 41.25}.items()
+        )
+    ]
+    columns = ["system", "task", "score", "measure", "value", "ci_low", "ci_high", "chance", "pictures", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def misses() -> pd.DataFrame:
+    shares = {"right": 69.8, "another thing": 20.1, "close by": 4.1, "elsewhere": 6.0}
+    rows = [("AMC", "phrases", name, share, share - 1, share + 1, 6745, 3) for name, share in shares.items()]
+    return pd.DataFrame(rows, columns=["system", "split", "point_on", "share", "ci_low", "ci_high", "phrases", "seeds"])
+
+
+def faithfulness() -> pd.DataFrame:
+    rows = [
+        (fill, system, curve, order, "all", 0.2, 0.1, 0.3, gain, gain - 0.01, gain + 0.01, 300, 3)
+        for fill, (system, gain), curve, order in product(
+            ("mean colour", "blur"),
+            {"ALBEF": 0.05, "AMC": 0.0625}.items(),
+            ("deletion", "insertion"),
+            ("heatmap", "random"),
+        )
+    ]
+    columns = ["fill", "system", "curve", "order", "where", "area", "area_low", "area_high", "gain", "gain_low"]
+    return pd.DataFrame(rows, columns=[*columns, "gain_high", "answers", "seeds"])
+
+
+def film() -> pd.DataFrame:
+    rows = [
+        ("ALBEF finetuned", 0, 63.1, 812),
+        ("ALBEF finetuned", 180, 66.0, 812),
+        ("AMC", 0, 63.1, 812),
+        ("AMC", 180, 68.44, 812),
+    ]
+    return pd.DataFrame(rows, columns=["system", "step", "accuracy", "phrases"])
+
+
+TABLES = {
+    "table1": accuracy_table(1.0, SYSTEMS),
+    "training": film(),
+    "explanation_quality": made.measures().assign(split="phrases"),
+    "difficulty": made.difficulty(),
+    "faithfulness": faithfulness(),
+    "faithfulness_curves": made.curves(),
+    "randomisation": made.randomisation(),
+    "retrieval": retrieval(),
+    "misses": misses(),
+    "claims": made.claims().assign(p_holm=0.00001),
+    **{f"ablation_{name}": ablation() for name in ABLATIONS},
+}
+PICTURES = (*TABLES, "accuracy", "growth", "poster")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Every table that the study may leave, and pictures of their names."""
+    for name, table in TABLES.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    for name in PICTURES:
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    account = {"commit": "0123456789" * 4, "dirty": False, "date": "2026-11-25T03:08:45+00:00", "seed": 7}
+    account |= {
+        "settings": {"scenes": {"pretrain": 24000}},
+        "film": {"phrases": 5, "seed": 0, "pictures": 100, "epochs": 1},
+    }
+    for name in ("accuracy", "training", "ablation_terms"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(account))
+    return tmp_path
+
+
+def test_every_section_is_there_when_its_files_are(folder):
+    text = page(folder)
+    absent = {"What is asked, and how"}  # its files are not made up here
+    assert [title for title in re.findall(r"^## (.+)$", text, flags=re.MULTILINE)] == [
+        section.title for section in SECTIONS if section.title not in absent
+    ]
+    assert "Further files" not in text and "nan" not in text.split("Made by")[0]
+    assert_links_resolve(text, folder)
+    assert {f"{name}.csv" for name in TABLES} | {f"{name}.png" for name in PICTURES} <= set(links(text))
+
+
+def block(text: str, title: str) -> str:
+    return text.split(f"### {title}\n")[1].split("\n## ")[0].split("\n### ")[0]
+
+
+def test_sentences_hold_the_numbers_of_the_tables(folder):
+    text = page(folder)
+    outcome = block(text, "Pointing accuracy (table 1)")
+    assert (
+        "AMC 69.8 % [68.8, 70.8], 9.1 points ahead of ALBEF (60.7 %; intervals apart), 4.6 points ahead of" in outcome
+    )
+    assert "17.5 points behind VMRM (87.3 %; intervals apart)" in text
+    assert "24,000 drawn scenes with captions" in text
+    film_said = block(text, "Heatmaps during finetuning")
+    assert (
+        "In 180 updates pointing on 812 validation phrases goes from 63.1 % to 66.0 % (ALBEF finetuned) and 68.4 % (AMC)"
+        in film_said
+    )
+    terms = block(text, "Which term of the loss")
+    assert "is highest with both (69.8 % [68.8, 70.8]) and lowest with max alone (61.5 % [60.5, 62.5])" in terms
+    assert "not told apart from the highest: mean alone." in terms
+    assert "| both | 3 | 69.8 [68.8, 70.8] |" in terms
+    assert "commit `0123456`, 2026-11-25; seed 7; means of 3 training seeds" in terms
+    assert "insertion: ALBEF +0.050 and AMC +0.062" in block(text, "Deletion and insertion")
+    assert "picture to caption: ALBEF 40.0 % and AMC 41.2 %" in block(text, "Retrieval and matching")
+    assert "20.1 % another thing" in block(text, "Failures")
+
+
+def test_claims_are_counted_by_their_verdicts(folder):
+    said, table = block(page(folder), "Claims, one by one"), TABLES["claims"]
+    part = table[table["of"] == "the poster"]
+    tested = part[part["verdict"] != "not testable"]
+    reproduced = (tested["verdict"] == "reproduced at this scale").sum()
+    expected = (
+        f"of the poster, {reproduced} of {len(tested)} are reproduced ({len(part) - len(tested)} more cannot be tested)"
+    )
+    assert expected in said
+    assert "| 3.0 [1.5, 4.5] | +7.3 | < 0.001 |" in said
+
+
+def test_a_changed_number_changes_the_page(folder):
+    before = page(folder)
+    TABLES["table1"].replace({69.84: 71.26, 70.84: 72.26, 68.84: 70.26}).to_csv(folder / "table1.csv", index=False)
+    after = page(folder)
+    assert "AMC 71.3 %" in after and "AMC 71.3 %" not in before
+
+
+@pytest.mark.parametrize("missing", sorted(TABLES))
+def test_a_missing_table_leaves_the_rest(folder, missing):
+    (folder / f"{missing}.csv").unlink()
+    text = page(folder)
+    assert f"({missing}.csv)" not in text and f"({missing}.png)" in text
+    assert_links_resolve(text, folder)
+
+
+def test_empty_folder_and_files_that_nobody_knows(tmp_path):
+    assert "##" not in page(tmp_path).replace("# Figures", "", 1)
+    (tmp_path / "unheard_of.csv").write_text("a\n1\n")
+    assert "## Further files\n\n- [unheard_of.csv](unheard_of.csv)" in page(tmp_path)
+
+
+def test_page_does_not_depend_on_where_the_folder_is(folder, tmp_path_factory):
+    copied = tmp_path_factory.mktemp("copy") / "figures"
+    shutil.copytree(folder, copied)
+    assert page(copied) == page(folder)
+
+
+# --------------------------------------------------------------------------------------------------------- small parts
+
+
+def test_leads_in_words(folder):
+    results = Results(folder)
+    assert results.lead("AMC", "ALBEF") == "9.1 points ahead of ALBEF (60.7 %; intervals apart)"
+    assert results.lead("AMC", "nobody") == ""
+    assert Number(5, 4, 6).is_apart_from(Number(7.5, 6.5, 8)) and not Number(5, 4, 6).is_apart_from(Number(6.5, 6, 7))
+
+
+def test_tables_as_markdown():
+    table = pd.DataFrame(
+        {"a_b": ["x", "x", "y"], "c": ["p", "q", "p"], "v": [1.0, 2.0, float("nan")], "low": 0.5, "high": 3.0}
+    )
+    cells = with_interval(table, "v", ("low", "high"))
+    assert list(cells) == ["1.0 [0.5, 3.0]", "2.0 [0.5, 3.0]", "–"]
+    assert markdown(across(table, ["a_b"], "c", cells)).splitlines() == [
+        "| a b | p | q |",
+        "|---|---|---|",
+        "| x | 1.0 [0.5, 3.0] | 2.0 [0.5, 3.0] |",
+        "| y | – | – |",
+    ]
+    assert markdown(pd.DataFrame({"taken": [True, False], "n": [0.25, 3.0]})).splitlines()[2:] == [
+        "| yes | 0.25 |",
+        "|  | 3 |",
+    ]
+
+
+def test_lists_in_words():
+    assert [listed(list("abc"[:n])) for n in range(4)] == ["", "a", "a and b", "a, b and c"]

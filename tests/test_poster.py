@@ -1,0 +1,146 @@
+"""The poster says what the tables say, can be read, and is made of the figures that are committed."""
+
+from __future__ import annotations
+
+import json
+
+import explanation_tables as made
+import numpy as np
+import pytest
+from legibility import assert_texts_are_legible
+from PIL import Image
+from test_figures_results import accuracy_table
+
+from amc_lib.figures import FOLDER, example_blocks, poster_figure, qualitative_figure, to_image
+from amc_lib.figures.poster import BAD, BODY, GOOD, OPEN, extent, wrapped
+from amc_lib.gallery.results import Results
+from amc_lib.poster import against, claims, findings, inputs, pdf, png, poster, table_rows
+
+WIDE_SCREEN = 1600  # pixels across which everything must be readable
+LEAST_TYPE = 11  # pixels on such a screen
+
+committed = pytest.mark.skipif(not (FOLDER / "poster.json").is_file(), reason="python -m amc_lib.poster was not run")
+
+
+@pytest.fixture
+def results(tmp_path) -> Results:
+    table = accuracy_table(half=1.0, systems={"ALBEF": 60.0, "ALBEF finetuned": 64.0, "AMC": 69.84, "VMRM": 87.0})
+    table.loc[(table["system"] == "ALBEF finetuned") & (table["split"] == "referring A"), "ci_high"] = 75.0
+    table.to_csv(tmp_path / "table1.csv", index=False)
+    return Results(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def figure():
+    return poster_figure(poster(FOLDER))
+
+
+def test_every_text_can_be_read(figure):
+    texts = assert_texts_are_legible(figure)
+    assert "Motivation" in texts and "Method" in texts and "Two ways to point" in texts
+    pixels_of_a_point = WIDE_SCREEN / (72 * figure.get_size_inches()[0])
+    sizes = [text.get_fontsize() * pixels_of_a_point for text in figure.axes[0].texts]
+    assert min(sizes) >= LEAST_TYPE
+
+
+def test_page_has_the_proportions_of_a0(figure):
+    width, height = figure.get_size_inches()
+    assert height / width == pytest.approx(2**0.5, rel=1e-3)
+
+
+def test_pictures_keep_their_proportions_and_off_each_other(figure):
+    places = [axes.get_position() for axes in figure.axes[1:]]
+    assert len(places) == 5
+    for axes, place in zip(figure.axes[1:], places, strict=True):
+        high, wide = axes.images[0].get_array().shape[:2]
+        size = place.height * figure.get_size_inches()[1], place.width * figure.get_size_inches()[0]
+        assert size[0] / size[1] == pytest.approx(high / wide, rel=1e-3)
+    for n, one in enumerate(places):
+        assert one.x0 > 0 and one.x1 < 1 and one.y0 > 0 and one.y1 < 1
+        for other in places[n + 1 :]:
+            wide, high = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert wide < 1e-6 or high < 1e-6
+
+
+def test_numbers_are_those_of_the_table(results):
+    rows = table_rows(results)
+    assert rows[0][1:] == ["phrases", "referring A", "referring B", "never boxed"]
+    assert rows[3] == ["AMC", "69.8 ± 1.0", "69.8 ± 1.0", "69.8 ± 1.0", "69.8 ± 1.0"]
+    assert [row[0] for row in rows[1:]] == ["ALBEF", "ALBEF finetuned", "AMC", "VMRM"]
+
+
+def test_findings_say_who_is_ahead_and_whether_intervals_are_apart(results):
+    splits = ("phrases", "referring A")
+    told = against(results, "ALBEF finetuned", splits)
+    assert told == (
+        "AMC is 5.8 and 5.8 points ahead of ALBEF finetuned on phrases and referring A; intervals apart on 1 of 2."
+    )
+    assert "17.2 points behind VMRM on phrases; intervals apart on 1 of 1." in against(results, "VMRM", ["phrases"])
+    assert against(results, "oracle", splits) == "oracle was not measured."
+    assert len(findings(results)) == 3
+
+
+def test_claims_come_from_their_table_or_else_from_table_1(results):
+    ((_, fallback),) = claims(results)
+    told = {one.claim: (one.numbers, one.verdict, one.tone) for one in fallback}
+    assert told["AMC is better than VMRM: phrases"] == ("-17.2", "behind", BAD)
+    assert told["AMC is better than ALBEF: phrases, never boxed"] == ("+9.8", "ahead", GOOD)
+    assert told["AMC is better than ALBEF finetuned: referring A"] == ("+5.8", "intervals overlap", OPEN)
+
+    made.claims().to_csv(results.folder / "claims.csv", index=False)
+    of_poster, of_study = claims(Results(results.folder))
+    assert (of_poster[0], of_study[0]) == ("Claims of the poster", "Claims of this study")
+    first = of_poster[1][0]
+    assert (first.claim, first.numbers) == ("AMC is better than ALBEF: phrases", "+3.0 [+1.5, +4.5]")
+    assert {one.tone for one in of_poster[1]} == {GOOD, BAD, OPEN}
+    assert len(of_poster[1]) + len(of_study[1]) == len(made.claims())
+
+
+def test_poster_with_every_claim_is_legible():
+    content = poster(FOLDER)
+    table = made.claims().assign(statement="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Results, "_table", lambda self, stem: table if stem == "claims" else None)
+        with_claims = content.__class__(**{**vars(content), "claims": claims(Results(FOLDER))})
+    assert_texts_are_legible(poster_figure(with_claims))
+
+
+def test_lines_fit_and_lose_no_word():
+    text = "Left to itself it is only roughly in the right place, as one can see. " * 3
+    lines = wrapped(text, 300, BODY)
+    assert " ".join(lines).split() == text.split()
+    assert all(extent(line, BODY) <= 300 for line in lines) and len(lines) > 3
+    assert wrapped("incomprehensibilities", 10, BODY) == ["incomprehensibilities"]
+
+
+def test_examples_are_cut_out_whole():
+    from test_figures import example
+
+    page = np.asarray(to_image(qualitative_figure([example(phrase) for phrase in ("a", "b", "c", "d")], abreast=2)))
+    blocks = example_blocks(page, abreast=2)
+    assert len(blocks) == 4 and len({block.shape for block in blocks}) == 1
+    assert blocks[0].shape[1] == page.shape[1] // 2
+    for block in blocks:  # nothing is cut through: the edges are blank
+        assert (block[[0, -1]] == 255).all() and (block[:, [0, -1]] == 255).all()
+
+
+@committed
+def test_committed_poster_is_made_of_the_committed_figures():
+    account = json.loads((FOLDER / "poster.json").read_text(encoding="utf-8"))
+    assert account["settings"]["inputs"] == inputs(FOLDER), "python -m amc_lib.poster renews it"
+
+
+@committed
+def test_committed_files_are_small_and_large_enough():
+    assert (FOLDER / "poster.png").stat().st_size < 2_000_000
+    assert (FOLDER / "poster.pdf").stat().st_size < 4_000_000
+    assert (FOLDER / "poster.pdf").read_bytes().startswith(b"%PDF")
+    with Image.open(FOLDER / "poster.png") as image:
+        assert image.width >= WIDE_SCREEN
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    from amc_lib.figures import method_figure
+
+    assert pdf(method_figure()) == pdf(method_figure())
+    assert png(method_figure()) == png(method_figure())
