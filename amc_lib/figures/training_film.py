@@ -106,7 +106,7 @@ def training_figure(film: Film) -> Figure:
         text = textwrap.fill(f"“{region.phrase}”", 15)
         figure.text(0.08 / width, middle / height, text, va="center", style="italic", fontsize=9)
     axes = figure.add_axes(
-        (PHRASE_INCHES / width, 0.42 / height, 1 - (PHRASE_INCHES + 1.25) / width, CURVE_INCHES / height)
+        (PHRASE_INCHES / width, 0.42 / height, 1 - (PHRASE_INCHES + 1.6) / width, CURVE_INCHES / height)
     )
     _curves(axes, film, len(film.steps) - 1)
     for frame in frames:

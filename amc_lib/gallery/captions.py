@@ -47,7 +47,8 @@ def two_ways(results: Results) -> str:
         "One phrase answered both ways, with real outputs. Above, the detector-based system: all proposals, the "
         "scores of the best, the centre of the first. Below, the explanation: the heatmap of the match score, how "
         f"sharp it is, its peak. Dark outlines are what the phrase means; times are measured{where}. The phrase is "
-        "one that AMC alone answers, so this shows how the two ways differ, not which is better: that is in table 1."
+        "one that all systems answer, the second of the examples below: this shows how the two ways differ, not which "
+        "is better. That is in table 1."
     )
 
 

@@ -113,15 +113,14 @@ def retrieval_rows(results: Results) -> str:
 
 def misses(results: Results) -> str:
     table = results.table("misses")
-    picked = "Below, misses of AMC that chance has picked, each as likely as every other."
-    if table is None:
-        return picked
     amc = table[table["system"] == "AMC"].set_index("point_on")["share"]
     shares = listed([f"{share:.1f} % {outcome}" for outcome, share in amc.items()])
     return sentences(
         "What points are on: the right thing, another thing that phrases of the picture name, close by (at most "
         f"{100 * CLOSE:g} % of the picture's side beside the box), or elsewhere. AMC: {shares}.",
-        picked if results.has("misses.png") else "",
+        "In the picture, misses of AMC drawn by lot, each as likely as every other."
+        if results.has("misses.png")
+        else "",
     )
 
 

@@ -19,18 +19,19 @@ MADE_BY = "python -m amc_lib.gallery"
 def page(folder: Path) -> str:
     """The Markdown of figures/README.md for the files of `folder`."""
     results = Results(folder)
-    shown = [(section.title, [e for e in section.entries if _files(e, results)]) for section in SECTIONS]
-    shown = [(title, entries) for title, entries in shown if entries]
+    shown = [(section, [e for e in section.entries if _files(e, results)]) for section in SECTIONS]
+    shown = [(section, entries) for section, entries in shown if entries]
     left = _left_over(results, [entry for _, entries in shown for entry in entries])
-    titles = [title for title, _ in shown] + (["Further files"] if left else [])
+    titles = [section.title for section, _ in shown] + (["Further files"] if left else [])
     parts = [
         "# Figures: what was done, and what came out",
         f"*This page is put together by `{MADE_BY}`; all numbers in it are read from the files beside it.*",
         captions.introduction(results),
         "\n".join(f"- [{title}](#{anchor(title)})" for title in titles),
     ]
-    for title, entries in shown:
-        parts += [f"## {title}", *(_block(entry, results) for entry in entries)]
+    for section, entries in shown:
+        parts += [f"## {section.title}", *([section.introduction] if section.introduction else [])]
+        parts += [_block(entry, results) for entry in entries]
     if left:
         parts += ["## Further files", "\n".join(f"- {_link(name)}" for name in left)]
     return "\n\n".join(parts) + "\n"

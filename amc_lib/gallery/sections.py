@@ -33,6 +33,7 @@ class Entry:
 class Section:
     title: str
     entries: tuple[Entry, ...]
+    introduction: str = ""
 
 
 def _said(text: str) -> Words:
@@ -98,14 +99,15 @@ BEYOND = (
         "Retrieval and matching", ("retrieval",), EXPLAIN, captions_beyond.retrieval, captions_beyond.retrieval_rows,
         ("retrieval",),
     ),
-    Entry("Failures", ("misses",), EXPLAIN, captions_beyond.misses, captions_beyond.misses_rows),
+    Entry("Failures", ("misses",), EXPLAIN, captions_beyond.misses, captions_beyond.misses_rows, ("misses",)),
 )  # fmt: skip
 ABLATED = tuple(
     Entry(
-        title, (ablations.stem(name),), "05_ablations", partial(ablations.caption, name), partial(ablations.rows, name)
+        ablations.title(name), (ablations.stem(name), *(["ablation_ranks"] if name == "schedule" else [])),
+        "05_ablations", partial(ablations.caption, name), partial(ablations.rows, name),
     )
-    for name, (title, _) in ablations.ABLATIONS.items()
-)
+    for name in ablations.GRID
+)  # fmt: skip
 SPEED = (
     Entry(
         "Benchmarks", ("benchmarks",), "08_benchmarks",
@@ -134,7 +136,7 @@ SECTIONS = (
     Section("What came out", OUTCOME),
     Section("How the systems were made", MAKING),
     Section("Explanations, beyond a point", BEYOND),
-    Section("Ablations", ABLATED),
+    Section("Ablations", ABLATED, ablations.INTRODUCTION),
     Section("Speed and memory", SPEED),
     Section("On one page", POSTER),
 )
