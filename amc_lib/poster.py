@@ -35,7 +35,8 @@ from amc_lib.readme import COLUMNS, SYSTEMS
 NAME = "poster"
 PICTURES = ("method.png", "two_ways.png", "qualitative.png")
 TABLES = ("table1.csv", "scenes_splits.csv", "claims.csv")  # the last one if it is there
-PNG_DPI, PDF_DPI, PNG_COLOURS = 150, 150, 256
+PNG_DPI, PDF_DPI = 150, 150
+PNG_COLOURS, PALETTE_ROUNDS = 256, 10  # of the page's one palette, and how often it is fitted to the page
 EXAMPLES, ABREAST = (2, 3), 2  # of qualitative.png: one that AMC misses, one that it alone answers
 LEFT_OUT = ("chance", "centre", "oracle")  # of the accuracy panel; the table has them
 SPLITS = ("phrases", "referring A", "referring B")
@@ -135,7 +136,9 @@ def claims(results: Results) -> list[tuple[str, list[Verdict]]]:
     """The claims with their verdicts, under whose they are; without claims.csv what table 1 says of them."""
     table = results.table("claims")
     if table is None:
-        return [("What holds here (table 1)", [_by_intervals(results, *pair) for pair in _pairs()])]
+        said = [_by_intervals(results, *pair) for pair in _pairs()]
+        half = (len(said) + 1) // 2
+        return [("What holds here (table 1)", said[:half]), ("The same, further", said[half:])]
     return [
         (f"Claims of {of}", [_verdict(row) for row in part.itertuples()])
         for of, part in table.groupby("of", sort=False)
@@ -171,7 +174,7 @@ def _by_intervals(results: Results, rival: str, split: str, concepts: str) -> Ve
 
 def png(figure: Figure) -> bytes:
     """The page as PNG with a palette, which keeps it small."""
-    image = to_image(figure, PNG_DPI).quantize(PNG_COLOURS, Image.Quantize.MEDIANCUT)
+    image = to_image(figure, PNG_DPI).quantize(PNG_COLOURS, Image.Quantize.MEDIANCUT, kmeans=PALETTE_ROUNDS)
     image.save(buffer := io.BytesIO(), "PNG", optimize=True)
     return buffer.getvalue()
 

@@ -75,14 +75,14 @@ def poster_figure(poster: Poster) -> Figure:
     page.band(poster.title, poster.subtitle)
     right = WIDE - MARGIN
 
-    top, method_width = 172.0, 900.0
+    top, method_width = 172.0, 860.0
     left_width = right - MARGIN - GUTTER - method_width
     page.heading("Motivation", MARGIN, top, left_width)
     page.paragraphs(poster.motivation, MARGIN, top + HEAD, left_width)
     page.heading("Method", right - method_width, top, method_width)
     bottom = page.picture(poster.method, right - method_width, top + HEAD, method_width)
 
-    top, ways_width = bottom + GAP, 860.0
+    top, ways_width = bottom + GAP, 830.0
     page.heading("Two ways to point", MARGIN, top, ways_width)
     bottom = page.picture(poster.two_ways, MARGIN, top + HEAD, ways_width)
     x = MARGIN + ways_width + GUTTER
@@ -91,7 +91,7 @@ def poster_figure(poster: Poster) -> Figure:
     below = page.paragraphs([poster.rows_note], x, below + 6, right - x, SMALL, MUTED)
     page.findings(poster.findings, x, below + 8, right - x)
 
-    top, examples_width = bottom + GAP, 760.0
+    top, examples_width = bottom + GAP, 690.0
     page.heading("Examples", MARGIN, top, examples_width)
     bottom = top + HEAD
     for example in poster.examples:
