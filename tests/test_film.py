@@ -135,7 +135,7 @@ def test_still_shows_the_shown_steps_of_both_systems(recorded):
     tiles = 5 * (1 + 2 * (len(frames) - 1))
     assert sum(bool(axes.images) for axes in figure.axes) == tiles
     assert texts.count("✓") == 5 * 3 and texts.count("✗") == tiles - 15
-    assert {"62.0 without boxes", "70.2 with AMC", "step 25", "before"} <= set(texts)
+    assert {"62.0 without boxes", "70.2 with boxes", "step 25", "before"} <= set(texts)
 
 
 @pytest.mark.parametrize("frame", [0, 3, 5])
@@ -143,7 +143,7 @@ def test_frame_shows_its_step_and_the_accuracy_so_far(recorded, frame):
     figure = frame_figure(recorded, frame)
     texts = assert_texts_are_legible(figure)
     assert f"step {STEPS[frame]} of 25" in texts
-    assert f"{recorded.accuracy[1, frame]:.1f} with AMC" in texts
+    assert f"{recorded.accuracy[1, frame]:.1f} with boxes" in texts
     curves = [line for line in figure.axes[-1].lines if len(line.get_xdata()) == frame + 1]
     assert [list(line.get_ydata()) for line in curves] == [list(path[: frame + 1]) for path in recorded.accuracy]
 

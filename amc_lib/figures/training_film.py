@@ -32,11 +32,11 @@ from amc_lib.figures.style import (
 )
 from amc_lib.regions import Box, Region
 
-LABELS = {"ALBEF finetuned": "without boxes", "AMC": "with AMC"}
+LABELS = {"ALBEF finetuned": "without boxes", "AMC": "with boxes"}
 SHOWN_SHARES = (0.1, 0.35, 1.0)  # of the steps, in the still; step 0 stands before them
 TILE_INCHES, PHRASE_INCHES, HEAD_INCHES, CURVE_INCHES = 1.12, 1.35, 0.24, 1.45
 FRAME_WIDTH, FRAME_HEIGHT, FRAME_DPI = 8.0, 5.3, 100
-FRAME_COLOURS = 96  # of the animation's one palette
+FRAME_COLOURS = 256  # of the animation's one palette
 FRAME_MS, FIRST_MS, LAST_MS = 180, 1000, 3000
 ROOM = 1.5  # percentage points above and below the curves
 
