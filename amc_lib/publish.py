@@ -57,10 +57,18 @@ def _lighter(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return output
 
 
+def has_run_through(executed: Path) -> bool:
+    """Whether there is an executed notebook whose cells are all done; papermill writes it from the first cell on."""
+    if not executed.is_file():
+        return False
+    cells = (cell for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code")
+    return all(cell.metadata.get("papermill", {}).get("status", "completed") == "completed" for cell in cells)
+
+
 def publish_notebooks(study: Path = STUDY, notebooks: Path = NOTEBOOKS) -> None:
     for step in (step for steps in full_plan(1) for step in steps if step.name in SHOWN + SHOWN_FULL):
         path, done = notebooks / step.notebook, replace(step, home=study).executed
-        if step.name in SHOWN_FULL and not done.is_file():
+        if step.name in SHOWN_FULL and not has_run_through(done):
             continue
         executed = nbformat.read(done, as_version=4)
         filled = with_outputs(nbformat.read(path, as_version=4), executed)

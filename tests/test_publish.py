@@ -89,6 +89,15 @@ def test_notebooks_of_the_full_study_are_shown_where_it_has_run(tmp_path):
         assert bool(outputs) is (step.name != "ablations")
 
 
+def test_notebook_that_is_still_running_is_not_shown(tmp_path):
+    done = executed()
+    for status in ("pending", "completed"):
+        done.cells[3].metadata["papermill"] = {"status": status}
+        nbformat.write(done, tmp_path / "a.ipynb")
+        assert publish.has_run_through(tmp_path / "a.ipynb") is (status == "completed")
+    assert not publish.has_run_through(tmp_path / "b.ipynb")
+
+
 def test_unfinished_study_is_not_published(tmp_path):
     with pytest.raises(ValueError, match="no finished run"):
         publish.publish_checkpoints(tmp_path, tmp_path / "checkpoints")
