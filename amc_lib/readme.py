@@ -33,7 +33,7 @@ def accuracy_block(table: pd.DataFrame, costs: pd.DataFrame) -> str:
         for row in table.itertuples()
     }
     of_system = {
-        row.system: (f"{row.weights_millions:.1f}", f"{row.ms_first_phrase:.0f} + {row.ms_further_phrase:.0f}")
+        row.system: (f"{row.weights_millions:.1f}", f"{round(row.ms_first_phrase)} + {round(row.ms_further_phrase)}")
         for row in costs.itertuples()
     }
     heads = ["pointing accuracy, %", *COLUMNS, "weights, M", "ms"]
