@@ -148,6 +148,12 @@ def test_frame_shows_its_step_and_the_accuracy_so_far(recorded, frame):
     assert [list(line.get_ydata()) for line in curves] == [list(path[: frame + 1]) for path in recorded.accuracy]
 
 
+@pytest.mark.parametrize("frame", range(len(STEPS)))
+def test_step_keeps_off_the_values_at_whatever_height_they_stand(recorded, frame):
+    path = np.linspace(60, 70, len(STEPS))
+    assert_texts_are_legible(frame_figure(replace(recorded, accuracy=np.array([path, path + 0.5])), frame))
+
+
 def test_a_heatmap_of_zeros_is_a_miss(recorded):
     assert recorded.hits(1, 3).all() and not recorded.hits(0, 3).any()
     blank = replace(recorded, heatmaps=np.zeros_like(recorded.heatmaps))

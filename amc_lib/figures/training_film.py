@@ -36,7 +36,8 @@ LABELS = {"ALBEF finetuned": "without boxes", "AMC": "with boxes"}
 SHOWN_SHARES = (0.1, 0.35, 1.0)  # of the steps, in the still; step 0 stands before them
 TILE_INCHES, PHRASE_INCHES, HEAD_INCHES, CURVE_INCHES = 1.12, 1.35, 0.24, 1.45
 FRAME_WIDTH, FRAME_HEIGHT, FRAME_DPI = 8.0, 5.3, 100
-FRAME_COLOURS = 256  # of the animation's one palette
+CURVES_WIDE = 3.9  # inches; beside them stand their values and names, and then the step
+FRAME_COLOURS, PALETTE_ROUNDS = 256, 5  # of the animation's one palette, and how often it is fitted to the frames
 FRAME_MS, FIRST_MS, LAST_MS = 180, 1000, 3000
 ROOM = 1.5  # percentage points above and below the curves
 
@@ -132,11 +133,11 @@ def frame_figure(film: Film, frame: int) -> Figure:
             _tile(figure.add_axes((x / FRAME_WIDTH, bottom / FRAME_HEIGHT, *size)), film, s, frame, p)
             if s == 0:
                 phrase = textwrap.fill(textwrap.shorten(f"“{region.phrase}”", 36, placeholder=" …"), 20)
-                y = 1 - 0.06 / FRAME_HEIGHT
-                figure.text(x / FRAME_WIDTH, y, phrase, va="top", style="italic", fontsize=8.5, linespacing=1.1)
+                y = 1 - (top - HEAD_INCHES) / FRAME_HEIGHT
+                figure.text(x / FRAME_WIDTH, y, phrase, va="bottom", style="italic", fontsize=8.5, linespacing=1.1)
     above = top + S * side + (S - 1) * HEAD_INCHES + 0.2
     height = FRAME_HEIGHT - above - 0.45
-    axes = figure.add_axes((left / FRAME_WIDTH, 0.45 / FRAME_HEIGHT, 4.6 / FRAME_WIDTH, height / FRAME_HEIGHT))
+    axes = figure.add_axes((left / FRAME_WIDTH, 0.45 / FRAME_HEIGHT, CURVES_WIDE / FRAME_WIDTH, height / FRAME_HEIGHT))
     _curves(axes, film, frame)
     middle = (0.45 + height / 2) / FRAME_HEIGHT
     step = f"step {film.steps[frame]} of {film.steps[-1]}"
@@ -148,7 +149,7 @@ def training_gif(film: Film) -> bytes:
     """The animation as a GIF that begins again after its end: one palette for all frames, no dithering."""
     frames = [to_image(frame_figure(film, frame), FRAME_DPI) for frame in range(len(film.steps))]
     sample = Image.fromarray(np.vstack([np.asarray(frames[0]), np.asarray(frames[-1])]))
-    palette = sample.quantize(FRAME_COLOURS, Image.Quantize.MEDIANCUT)
+    palette = sample.quantize(FRAME_COLOURS, Image.Quantize.MEDIANCUT, kmeans=PALETTE_ROUNDS)
     paletted = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [FIRST_MS, *[FRAME_MS] * (len(frames) - 2), LAST_MS]
     buffer = io.BytesIO()
