@@ -51,6 +51,11 @@ MOTIVATION = (
     "AMC trains the explanation: where a box is known, the heat has to lie inside. Does the model then point better, "
     "also at things whose box it has never seen? And better than the detector's way?",
 )
+SHORT = (
+    ("ALBEF finetuned", "all", "against the same finetuning without boxes"),
+    ("ALBEF finetuned", "unboxed", "against it, on things that never had a box"),
+    ("VMRM", "all", "against the system with a detector"),
+)
 ROWS_NOTE = (
     "± half of the 95 % interval (bootstrap over images). never boxed: phrases about concepts without a box in "
     "finetuning. oracle: the best of the detector's proposals."
@@ -58,6 +63,9 @@ ROWS_NOTE = (
 EXAMPLES_NOTE = (
     "Dark outline: what the phrase means. Cross: the point. By lot: one that AMC misses, one that it alone answers."
 )
+RIVALS = {"other heatmaps": ("ALBEF", "ALBEF finetuned"), "the detector-based system": ("VMRM",)}
+ASKED = (*((split, "all") for split in SPLITS), ("phrases", "unboxed"))
+AUTHORS = {"the poster": "the authors' poster"}
 SOURCES = "AMC: Yang et al., CVPR 2023; ALBEF: Li et al., NeurIPS 2021; VMRM: Dou and Peng, EMNLP 2021"
 
 
@@ -71,8 +79,9 @@ def poster(folder: Path) -> Poster:
         title=TITLE,
         subtitle=SUBTITLE,
         motivation=[*MOTIVATION, data_in_words(results)],
+        short=in_short(results),
         method=Picture(_pixels(folder / "method.png")),
-        two_ways=Picture(_pixels(folder / "two_ways.png")),
+        two_ways=Picture(closed_up(_pixels(folder / "two_ways.png"))),
         rows=table_rows(results),
         rows_note=ROWS_NOTE,
         findings=findings(results),
@@ -109,6 +118,17 @@ def data_in_words(results: Results) -> str:
     )
 
 
+def in_short(results: Results) -> list[tuple[str, str]]:
+    """The outcome on `phrases` as a few numbers: AMC's accuracy, and how far it is from its rivals."""
+    told = [(str(results.accuracy("AMC")).split(" [")[0], "of the phrases: AMC's heatmap peaks on the right thing")]
+    for rival, concepts, said in SHORT:
+        one, other = results.accuracy("AMC", "phrases", concepts), results.accuracy(rival, "phrases", concepts)
+        if one and other:
+            apart = "" if one.is_apart_from(other) else "; intervals overlap"
+            told.append((f"{one.value - other.value:+.1f}".replace("-", "−"), f"points {said}{apart}"))
+    return told
+
+
 def findings(results: Results) -> list[tuple[str, str]]:
     """What can be read off table 1, as numbers of AMC against each rival."""
     return [
@@ -136,11 +156,12 @@ def claims(results: Results) -> list[tuple[str, list[Verdict]]]:
     """The claims with their verdicts, under whose they are; without claims.csv what table 1 says of them."""
     table = results.table("claims")
     if table is None:
-        said = [_by_intervals(results, *pair) for pair in _pairs()]
-        half = (len(said) + 1) // 2
-        return [("What holds here (table 1)", said[:half]), ("The same, further", said[half:])]
+        return [
+            (f"Against {rivals} (table 1)", [_by_intervals(results, name, *one) for name in names for one in ASKED])
+            for rivals, names in RIVALS.items()
+        ]
     return [
-        (f"Claims of {of}", [_verdict(row) for row in part.itertuples()])
+        (f"Claims of {AUTHORS.get(of, of)}", [_verdict(row) for row in part.itertuples()])
         for of, part in table.groupby("of", sort=False)
     ]
 
@@ -151,11 +172,6 @@ def _verdict(row: object) -> Verdict:
     numbers = f"{row.difference:+.1f} [{row.ci_low:+.1f}, {row.ci_high:+.1f}]"
     tone = GOOD if row.verdict == REPRODUCED else BAD
     return Verdict(row.claim, numbers, row.verdict.replace(" at this scale", ""), tone)
-
-
-def _pairs() -> list[tuple[str, str, str]]:
-    asked = [*((split, "all") for split in SPLITS), ("phrases", "unboxed")]
-    return [(rival, *one) for rival in ("ALBEF", "ALBEF finetuned", "VMRM") for one in asked]
 
 
 def _by_intervals(results: Results, rival: str, split: str, concepts: str) -> Verdict:
@@ -188,6 +204,15 @@ def pdf(figure: Figure) -> bytes:
 def inputs(folder: Path) -> dict[str, str]:
     """Every file that the poster is made of with its hash."""
     return {name: sha256_of(folder / name) for name in (*PICTURES, *TABLES) if (folder / name).is_file()}
+
+
+def closed_up(pixels: np.ndarray, most: int = 40) -> np.ndarray:
+    """The picture (uint8 [H, W, 3]) with every blank band that is higher than `most` cut to that height."""
+    blank = (pixels == 255).all(axis=(1, 2))
+    run = np.zeros(len(blank), dtype=int)  # how many rows up to this one have been blank
+    for row in range(len(blank)):
+        run[row] = (run[row - 1] + 1 if row else 1) * blank[row]
+    return pixels[run <= most]
 
 
 def _pixels(path: Path) -> np.ndarray:

@@ -12,9 +12,9 @@ from PIL import Image
 from test_figures_results import accuracy_table
 
 from amc_lib.figures import FOLDER, example_blocks, poster_figure, qualitative_figure, to_image
-from amc_lib.figures.poster import BAD, BODY, GOOD, OPEN, extent, wrapped
+from amc_lib.figures.poster import BAD, BODY, GOOD, MARGIN, OPEN, RIGHT, WIDE, extent, wrapped
 from amc_lib.gallery.results import Results
-from amc_lib.poster import against, claims, findings, inputs, pdf, png, poster, table_rows
+from amc_lib.poster import against, claims, closed_up, findings, in_short, inputs, pdf, png, poster, table_rows
 
 WIDE_SCREEN = 1600  # pixels across which everything must be readable
 LEAST_TYPE = 11  # pixels on such a screen
@@ -43,6 +43,13 @@ def test_every_text_can_be_read(figure):
     assert min(sizes) >= LEAST_TYPE
 
 
+def test_no_text_leaves_the_margins(figure):
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        left, right = (WIDE * edge / figure.bbox.width for edge in (box.x0, box.x1))
+        assert left >= MARGIN - 1 and right <= RIGHT + 1, text.get_text()
+
+
 def test_page_has_the_proportions_of_a0(figure):
     width, height = figure.get_size_inches()
     assert height / width == pytest.approx(2**0.5, rel=1e-3)
@@ -69,6 +76,17 @@ def test_numbers_are_those_of_the_table(results):
     assert [row[0] for row in rows[1:]] == ["ALBEF", "ALBEF finetuned", "AMC", "VMRM"]
 
 
+def test_large_numbers_are_those_of_the_table(results):
+    table = results.table("table1")
+    table.loc[(table["system"] == "ALBEF finetuned") & (table["concepts"] == "unboxed"), "ci_high"] = 75.0
+    assert in_short(results) == [
+        ("69.8 %", "of the phrases: AMC's heatmap peaks on the right thing"),
+        ("+5.8", "points against the same finetuning without boxes"),
+        ("+5.8", "points against it, on things that never had a box; intervals overlap"),
+        ("−17.2", "points against the system with a detector"),
+    ]
+
+
 def test_findings_say_who_is_ahead_and_whether_intervals_are_apart(results):
     splits = ("phrases", "referring A")
     told = against(results, "ALBEF finetuned", splits)
@@ -89,7 +107,7 @@ def test_claims_come_from_their_table_or_else_from_table_1(results):
 
     made.claims().to_csv(results.folder / "claims.csv", index=False)
     of_poster, of_study = claims(Results(results.folder))
-    assert (of_poster[0], of_study[0]) == ("Claims of the poster", "Claims of this study")
+    assert (of_poster[0], of_study[0]) == ("Claims of the authors' poster", "Claims of this study")
     first = of_poster[1][0]
     assert (first.claim, first.numbers) == ("AMC is better than ALBEF: phrases", "+3.0 [+1.5, +4.5]")
     assert {one.tone for one in of_poster[1]} == {GOOD, BAD, OPEN}
@@ -122,6 +140,13 @@ def test_examples_are_cut_out_whole():
     assert blocks[0].shape[1] == page.shape[1] // 2
     for block in blocks:  # nothing is cut through: the edges are blank
         assert (block[[0, -1]] == 255).all() and (block[:, [0, -1]] == 255).all()
+
+
+def test_only_high_blank_bands_are_closed_up():
+    page = np.full((100, 4, 3), 255, dtype=np.uint8)
+    page[[10, 20, 90], 1] = 0
+    closed = closed_up(page, most=15)
+    assert list(np.flatnonzero((closed < 255).any(axis=(1, 2)))) == [10, 20, 36] and len(closed) == 46
 
 
 @committed

@@ -20,9 +20,11 @@ WIDE = 1600.0
 
 HIGH = WIDE * PAGE_INCHES[1] / PAGE_INCHES[0]
 POINTS = 72 * PAGE_INCHES[0] / WIDE  # of one unit
-TITLE, SUBTITLE, HEADING, BODY, TABLE, SMALL = 41, 20, 22, 16, 15, 13  # sizes of type, units
+TITLE, SUBTITLE, NUMBER, HEADING, BODY, TABLE, SMALL = 41, 20, 28, 22, 16, 15, 13  # sizes of type, units
 LEADING = 1.42  # of lines of text, in sizes of type
-MARGIN, GUTTER, GAP, HEAD = 44.0, 36.0, 24.0, 44.0  # GAP between rows, HEAD for the heading of a part
+MARGIN, GUTTER, GAP, HEAD, FOOT = 44.0, 36.0, 22.0, 44.0, 44.0  # GAP between rows, HEAD for a part's heading
+RIGHT = WIDE - MARGIN
+ROUNDED = 1.02  # by so much letters may be further apart on pixels than on paper
 GOOD, BAD, OPEN = "good", "bad", "open"
 VERDICT_COLOURS = {GOOD: HIT, BAD: MISS, OPEN: MUTED}
 
@@ -56,6 +58,7 @@ class Poster:
     title: str
     subtitle: str
     motivation: Sequence[str]  # paragraphs
+    short: Sequence[tuple[str, str]]  # a number as text, and what it says
     method: Picture
     two_ways: Picture
     rows: Sequence[Sequence[str]]
@@ -73,42 +76,61 @@ def poster_figure(poster: Poster) -> Figure:
     """Draw the page in four rows below the title."""
     page = _Page()
     page.band(poster.title, poster.subtitle)
-    right = WIDE - MARGIN
+    bottom = _question(page, poster, 164.0)
+    bottom = _answers(page, poster, bottom + GAP)
+    bottom = _outcome(page, poster, bottom + GAP)
+    _claims(page, poster, bottom + GAP)
+    page.footer(poster.footer)
+    return page.figure
 
-    top, method_width = 172.0, 860.0
-    left_width = right - MARGIN - GUTTER - method_width
-    page.heading("Motivation", MARGIN, top, left_width)
-    page.paragraphs(poster.motivation, MARGIN, top + HEAD, left_width)
-    page.heading("Method", right - method_width, top, method_width)
-    bottom = page.picture(poster.method, right - method_width, top + HEAD, method_width)
 
-    top, ways_width = bottom + GAP, 830.0
-    page.heading("Two ways to point", MARGIN, top, ways_width)
-    bottom = page.picture(poster.two_ways, MARGIN, top + HEAD, ways_width)
-    x = MARGIN + ways_width + GUTTER
-    page.heading("Pointing accuracy, %", x, top, right - x)
-    below = page.table(poster.rows, x, top + HEAD, right - x)
-    below = page.paragraphs([poster.rows_note], x, below + 6, right - x, SMALL, MUTED)
-    page.findings(poster.findings, x, below + 8, right - x)
+def _question(page: _Page, poster: Poster, top: float) -> float:
+    """On the left why it is asked and what came out in short, on the right the method."""
+    method, left = 880.0, RIGHT - MARGIN - GUTTER - 880.0
+    page.heading("Motivation", MARGIN, top, left)
+    below = page.paragraphs(poster.motivation, MARGIN, top + HEAD, left)
+    page.heading("Method", RIGHT - method, top, method)
+    bottom = page.picture(poster.method, RIGHT - method, top + HEAD, method)
+    page.numbers(poster.short, MARGIN, below + 14, left, bottom - below - 14)
+    return bottom
 
-    top, examples_width = bottom + GAP, 690.0
-    page.heading("Examples", MARGIN, top, examples_width)
+
+def _answers(page: _Page, poster: Poster, top: float) -> float:
+    """On the left one phrase answered both ways, on the right table 1 and what can be read off it."""
+    ways = 850.0
+    page.heading("Two ways to point", MARGIN, top, ways)
+    bottom = page.picture(poster.two_ways, MARGIN, top + HEAD, ways)
+    x = MARGIN + ways + GUTTER
+    page.heading("Pointing accuracy, %", x, top, RIGHT - x)
+    below = page.table(poster.rows, x, top + HEAD, RIGHT - x)
+    below = page.paragraphs([poster.rows_note], x, below + 6, RIGHT - x, SMALL, MUTED)
+    below = page.findings(poster.findings, x, below + 10, RIGHT - x)
+    return max(bottom, below)
+
+
+def _outcome(page: _Page, poster: Poster, top: float) -> float:
+    """Examples on the left and the accuracies on the right, both as high as each other."""
+    tall = sum(example.tall for example in poster.examples)
+    left = (RIGHT - MARGIN - GUTTER) * poster.results.tall / (tall + poster.results.tall)
+    page.heading("Examples", MARGIN, top, left)
     bottom = top + HEAD
     for example in poster.examples:
-        bottom = page.picture(example, MARGIN, bottom, examples_width)
-    page.paragraphs([poster.examples_note], MARGIN, bottom + 4, examples_width, SMALL, MUTED)
-    x = MARGIN + examples_width + GUTTER
-    page.heading("Results with their intervals", x, top, right - x)
-    page.picture(poster.results, x, top + HEAD, min(right - x, (bottom - top - HEAD) / poster.results.tall))
+        bottom = page.picture(example, MARGIN, bottom, left)
+    x = MARGIN + left + GUTTER
+    page.heading("Results with their intervals", x, top, RIGHT - x)
+    page.picture(poster.results, x, top + HEAD, RIGHT - x)
+    return page.paragraphs([poster.examples_note], MARGIN, bottom + 4, RIGHT - MARGIN, SMALL, MUTED)
 
-    top = bottom + 26 + GAP
-    width = (right - MARGIN - GUTTER * (len(poster.claims) - 1)) / len(poster.claims)
+
+def _claims(page: _Page, poster: Poster, top: float) -> None:
+    """The lists of claims side by side, in lines as high as there is room."""
+    width = (RIGHT - MARGIN - GUTTER * (len(poster.claims) - 1)) / len(poster.claims)
+    most = max(len(verdicts) for _, verdicts in poster.claims)
+    line = min(28.0, (HIGH - FOOT - top - HEAD) / most)
     for number, (title, verdicts) in enumerate(poster.claims):
         x = MARGIN + number * (width + GUTTER)
         page.heading(title, x, top, width)
-        page.verdicts(verdicts, x, top + HEAD, width)
-    page.footer(poster.footer)
-    return page.figure
+        page.verdicts(verdicts, x, top + HEAD, width, line)
 
 
 def wrapped(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
@@ -124,9 +146,9 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal") -> lis
 
 
 def extent(text: str, size: float, weight: str = "normal") -> float:
-    """Width of a line of text in units."""
+    """Width of a line of text in units, as it is when letters are set at whole pixels."""
     font = FontProperties(family="DejaVu Sans", size=size * POINTS, weight=weight)
-    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / POINTS
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] * ROUNDED / POINTS
 
 
 class _Page:
@@ -177,6 +199,15 @@ class _Page:
             y = self.paragraphs([found], x, y, width) + 6
         return y
 
+    def numbers(self, numbers: Sequence[tuple[str, str]], x: float, y: float, width: float, height: float) -> None:
+        """Large numbers side by side on a tint, with what they say below them."""
+        self.rectangle(x, y, width, height, TINT)
+        column = (width - 14) / len(numbers)
+        for place, (number, said) in enumerate(numbers):
+            left = x + 14 + place * column
+            self.text(left, y + 30, number, NUMBER, weight="bold", color=BAND)
+            self.paragraphs([said], left, y + 54, column - 12, SMALL)
+
     def picture(self, picture: Picture, x: float, y: float, width: float) -> float:
         height = width * picture.tall
         place = (x / WIDE, 1 - (y + height) / HIGH, width / WIDE, height / HIGH)
@@ -200,16 +231,14 @@ class _Page:
             self.rule(x, y + (number + 1) * high, width, INK if number == 0 else RULE)
         return y + len(rows) * high
 
-    def verdicts(self, verdicts: Sequence[Verdict], x: float, y: float, width: float) -> float:
-        high = 24.0
+    def verdicts(self, verdicts: Sequence[Verdict], x: float, y: float, width: float, high: float) -> None:
         for number, one in enumerate(verdicts):
             middle = y + (number + 0.5) * high
             self.text(x, middle, one.claim, SMALL)
-            self.text(x + 0.76 * width, middle, one.numbers, SMALL, ha="right", color=MUTED)
+            self.text(x + 0.78 * width, middle, one.numbers.replace("-", "−"), SMALL, ha="right", color=MUTED)
             look = {"color": VERDICT_COLOURS[one.tone], "weight": "bold"}
             self.text(x + width, middle, one.verdict, SMALL, ha="right", **look)
             self.rule(x, y + (number + 1) * high, width)
-        return y + len(verdicts) * high
 
     def footer(self, text: str) -> None:
         self.text(MARGIN, HIGH - 20, text, SMALL, color=MUTED)
