@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from itertools import product
 from pathlib import Path
 
-import explanation_tables as made
 import pandas as pd
 import pytest
-from test_figures_results import accuracy_table
+from gallery_tables import PICTURES, TABLES, ablation
 
 from amc_lib.figures import FOLDER
+from amc_lib.files import write_csv
 from amc_lib.gallery import PAGE, Results, page
-from amc_lib.gallery.ablations import GRID
+from amc_lib.gallery.ablations import CHANGED, GRID
 from amc_lib.gallery.page import anchor
 from amc_lib.gallery.results import Number, across, listed, markdown, with_interval
 from amc_lib.gallery.sections import SECTIONS
 
 SHOWN_KINDS = (".png", ".gif", ".csv", ".svg", ".pdf", ".safetensors")
-SYSTEMS = {"chance": 3.7, "ALBEF": 60.7, "ALBEF finetuned": 65.2, "AMC": 69.84, "VMRM": 87.3}
 
 
 def links(text: str) -> list[str]:
@@ -36,7 +34,7 @@ def assert_links_resolve(text: str, folder: Path) -> None:
         elif link.startswith("../"):
             assert (FOLDER / link).is_file(), link
         else:
-            assert (folder / link).is_file(), link
+            assert (folder / link).is_dir() if link.endswith("/") else (folder / link).is_file(), link
 
 
 # ---------------------------------------------------------------------------------------------------- what is committed
@@ -48,7 +46,7 @@ def test_committed_page_is_made_of_the_committed_files():
 
 
 def test_no_file_is_forgotten_and_every_link_resolves():
-    text = (FOLDER / PAGE).read_text(encoding="utf-8")
+    text = page(FOLDER)
     linked = set(links(text))
     for path in FOLDER.iterdir():
         if path.suffix in SHOWN_KINDS:
@@ -59,80 +57,6 @@ def test_no_file_is_forgotten_and_every_link_resolves():
 
 
 # ------------------------------------------------------------------------------------------------- with made-up results
-
-
-def ablation(name: str) -> pd.DataFrame:
-    """The settings of the grid, each a point below the one before; the first differs for sure, the others do not."""
-    against, parts = GRID[name].against, []
-    for n, variant in enumerate(GRID[name].variants):
-        part = accuracy_table(half=1.0, systems={"AMC": 69.8 - n}).assign(setting=variant.label)
-        numbers = {} if variant.label == against else {"difference": -n - 1.25, "p": 0.2 if n else 0.001}
-        parts.append(part.assign(difference_low=-9.0, difference_high=1.0, **{"difference": None, "p": None} | numbers))
-    columns = [*accuracy_table().columns, "difference", "difference_low", "difference_high", "p"]
-    return pd.concat(parts)[["setting", *columns]]
-
-
-def ranks() -> pd.DataFrame:
-    row = {"split": "phrases", "concepts": "all", "settings": 4, "spearman": 0.8, "light": "a < b", "full": "b < a"}
-    return pd.DataFrame([row])
-
-
-def retrieval() -> pd.DataFrame:
-    rows = [
-        (system, task, "match", "recall@1", value, value - 2, value + 2, 0.1, 800, 3)
-        for task, (system, value) in product(
-            ("picture to caption", "caption to picture"), {"ALBEF": 40.0, "AMC": 41.25}.items()
-        )
-    ]
-    columns = ["system", "task", "score", "measure", "value", "ci_low", "ci_high", "chance", "pictures", "seeds"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def misses() -> pd.DataFrame:
-    shares = {"right": 69.8, "another thing": 20.1, "close by": 4.1, "elsewhere": 6.0}
-    rows = [("AMC", "phrases", name, share, share - 1, share + 1, 6745, 3) for name, share in shares.items()]
-    return pd.DataFrame(rows, columns=["system", "split", "point_on", "share", "ci_low", "ci_high", "phrases", "seeds"])
-
-
-def faithfulness() -> pd.DataFrame:
-    rows = [
-        (fill, system, curve, order, "all", 0.2, 0.1, 0.3, gain, gain - 0.01, gain + 0.01, 300, 3)
-        for fill, (system, gain), curve, order in product(
-            ("mean colour", "blur"),
-            {"ALBEF": 0.05, "AMC": 0.0625}.items(),
-            ("deletion", "insertion"),
-            ("heatmap", "random"),
-        )
-    ]
-    columns = ["fill", "system", "curve", "order", "where", "area", "area_low", "area_high", "gain", "gain_low"]
-    return pd.DataFrame(rows, columns=[*columns, "gain_high", "answers", "seeds"])
-
-
-def film() -> pd.DataFrame:
-    rows = [
-        ("ALBEF finetuned", 0, 63.1, 812),
-        ("ALBEF finetuned", 180, 66.0, 812),
-        ("AMC", 0, 63.1, 812),
-        ("AMC", 180, 68.44, 812),
-    ]
-    return pd.DataFrame(rows, columns=["system", "step", "accuracy", "phrases"])
-
-
-TABLES = {
-    "table1": accuracy_table(1.0, SYSTEMS),
-    "training": film(),
-    "explanation_quality": made.measures().assign(split="phrases"),
-    "difficulty": made.difficulty(),
-    "faithfulness": faithfulness(),
-    "faithfulness_curves": made.curves(),
-    "randomisation": made.randomisation(),
-    "retrieval": retrieval(),
-    "misses": misses(),
-    "claims": made.claims().assign(p_holm=0.00001),
-    **{f"ablation_{name}": ablation(name) for name in GRID},
-    "ablation_ranks": ranks(),
-}
-PICTURES = (*TABLES, "accuracy", "growth", "poster")
 
 
 @pytest.fixture
@@ -179,14 +103,56 @@ def test_sentences_hold_the_numbers_of_the_tables(folder):
     assert "In 180 updates pointing on 812 validation phrases goes from 63.1 % to 66.0 % (ALBEF" in film_said
     assert "finetuned) and 68.4 % (AMC)" in film_said
     terms = block(text, "Which of the two terms does it?")
-    assert "compared with *both* (66.8 % [65.8, 67.8]): *no boxes* −1.2 [−9.0, +1.0] points from it; " in terms
-    assert "no sure difference: L_mean and L_max." in terms
-    assert "| both | 3 | 66.8 [65.8, 67.8] |" in terms
+    assert "Points on `phrases` against *both* (66.8 % [65.8, 67.8]): sure are *no boxes* −1.2 [−9.0, +1.0]; " in terms
+    assert "; not sure: *L_mean* and *L_max*." in terms
+    assert "| both | 3 | 66.8 [65.8, 67.8] |" in terms and "| no boxes | 3 | 69.8 [68.8, 70.8] |" in terms
+    ends = {line.split(" | ")[0]: line.rsplit(" | ", 1)[1] for line in terms.splitlines() if line.startswith("| ")}
+    assert (ends["| no boxes"], ends["| L_mean"]) == ("**−1.2 [−9.0, +1.0]** |", "−2.2 [−9.0, +1.0] |")
+    assert ends["| both"] == "– |"
     assert "| phrases | all | 4 | 0.8 | a < b | b < a |" in text
-    assert "commit `0123456`, 2026-11-25; seed 7; means of 3 training seeds" in terms
+    made_by = (
+        "commit `0123456`, 2026-11-25; seed 7; means of 3 training seeds; settings and versions: [ablation_terms.json]"
+    )
+    assert made_by in terms
     assert "insertion: ALBEF +0.050 and AMC +0.062" in block(text, "Deletion and insertion")
     assert "picture to caption: ALBEF 40.0 % and AMC 41.2 %" in block(text, "Retrieval and matching")
     assert "20.1 % another thing" in block(text, "Failures")
+
+
+def test_ablations_name_what_their_numbers_are_traced_to(folder):
+    assert "leaves a record" in page(folder) and "(ablations/)" not in page(folder)
+    (folder / "ablations").mkdir()
+    for key in "abc":
+        (folder / "ablations" / f"{key}.json").write_text("{}")
+    text = page(folder)
+    assert "All 3 records: [ablations/](ablations/)." in text
+    assert_links_resolve(text, folder)
+
+
+def test_ablations_without_other_settings_or_rows_say_no_more_than_what_was_changed(folder):
+    alone = ablation("terms")
+    alone[alone["setting"] == "both"].to_csv(folder / "ablation_terms.csv", index=False)
+    write_csv(folder / "ablation_margins.csv", pd.DataFrame())
+    text = page(folder)
+    assert "against *both*" not in block(text, "Which of the two terms does it?")
+    assert CHANGED["margins"] in block(text, GRID["margins"].question)
+    unsure = ablation("terms").assign(p=0.5)
+    unsure.to_csv(folder / "ablation_terms.csv", index=False)
+    assert "(66.8 % [65.8, 67.8]): no difference is sure." in block(page(folder), "Which of the two terms does it?")
+
+
+def test_questions_of_the_study_are_answered_first(folder):
+    first = page(folder).split("\n## ")[0]
+    assert "AMC points at the right thing for 69.8 % [68.8, 70.8] of the phrases." in first
+    assert "without boxes? **Yes**: AMC is 4.6 points ahead of ALBEF finetuned (65.2 %; intervals apart)." in first
+    assert "with a detector? **No**: AMC is 17.5 points behind VMRM (87.3 %; intervals apart)." in first
+
+
+def test_overlapping_intervals_answer_no_question(folder):
+    table = TABLES["table1"].copy()
+    table.loc[(table["system"] == "ALBEF finetuned") & (table["concepts"] == "unboxed"), "ci_high"] = 75.0
+    table.to_csv(folder / "table1.csv", index=False)
+    assert "never had a box? **Not for sure**: AMC is 4.6 points ahead" in page(folder)
 
 
 def test_claims_are_counted_by_their_verdicts(folder):
@@ -234,7 +200,7 @@ def test_page_does_not_depend_on_where_the_folder_is(folder, tmp_path_factory):
 def test_leads_in_words(folder):
     results = Results(folder)
     assert results.lead("AMC", "ALBEF") == "9.1 points ahead of ALBEF (60.7 %; intervals apart)"
-    assert results.lead("AMC", "nobody") == ""
+    assert results.lead("AMC", "nobody") == results.better("AMC", "nobody") == ""
     assert Number(5, 4, 6).is_apart_from(Number(7.5, 6.5, 8)) and not Number(5, 4, 6).is_apart_from(Number(6.5, 6, 7))
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from amc_lib import ablations
 from amc_lib.gallery.captions import splits_of
 from amc_lib.gallery.results import Number, Results, listed, markdown, sentences
+from amc_lib.readme import SURE
 
 GRID = {ablation.name: ablation for ablation in ablations.ablations("scenes")}
 CHANGED = {
@@ -23,14 +24,7 @@ CHANGED = {
     "distillation": "The soft targets of ALBEF's masked language modelling: none, or by either reading of the formula.",
     "schedule": "The light schedule of the other ablations, a third of the epochs, beside the full one.",
 }
-INTRODUCTION = (
-    "Each ablation changes one thing of AMC's defaults and keeps the rest, phrases and seeds included. Every run "
-    "is a papermill run of [03_train](../notebooks/03_train.ipynb) and leaves a record under `figures/ablations/`: "
-    "which phrases it answered, with settings, commit, seed, versions and seconds. In the pictures the dotted line is "
-    "the setting that the others are compared with; hollow points do not differ from it for sure (p above 0.05; images "
-    "and seeds resampled, corrected over the settings)."
-)
-SURE = 0.05
+RECORDS = "ablations"  # the folder of the runs' records, beside the tables
 SPLIT, ALL = "phrases", "all"
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 
@@ -44,42 +38,61 @@ def title(name: str) -> str:
     return GRID[name].question
 
 
-def caption(name: str, results: Results) -> str:
-    """What is changed, and how far each setting is on `phrases` from the one that it is compared with."""
-    table = results.table(stem(name))
-    if table is None:
-        return CHANGED[name]
-    part = table[(table["split"] == SPLIT) & (table["concepts"] == ALL)].set_index("setting")
-    against = GRID[name].against
-    if against not in part.index:
-        return CHANGED[name]
-    base = Number(*part.loc[against, ["accuracy", "ci_low", "ci_high"]])
-    others = part.drop(index=against)
-    sure = [_points(setting, row) for setting, row in others.iterrows() if row["p"] < SURE]
-    same = [setting for setting, row in others.iterrows() if not row["p"] < SURE]
-    said = [
-        f"{listed(sure)} points from it" if sure else "",
-        f"no sure difference: {listed(same)}" if same else "",
-    ]
-    return sentences(
-        CHANGED[name], f"On `{SPLIT}`, compared with *{against}* ({base}): {'; '.join(part for part in said if part)}."
+def introduction(results: Results) -> str:
+    """What all ablations share, and what their numbers are traced to."""
+    records = len(list((results.folder / RECORDS).glob("*.json")))
+    held = f" All {records:,} records: [{RECORDS}/]({RECORDS}/)." if records else ""
+    return (
+        "Each ablation changes one thing of AMC's defaults and keeps the rest, phrases and seeds included. Every run "
+        "is a run of [03_train](../notebooks/03_train.ipynb) and leaves a record, which every number here is traced "
+        f"to: which phrases it answered, with settings, commit, seed, versions and seconds.{held} In the pictures the "
+        "dotted line is the setting that the others are compared with. A difference is *sure* if its p is below 0.05 "
+        "(images and seeds resampled, corrected over the settings); in the pictures hollow points are not sure, in the "
+        "tables sure differences are bold."
     )
 
 
-def _points(setting: str, row: pd.Series) -> str:
+def caption(name: str, results: Results) -> str:
+    """What is changed, and which settings are for sure better or worse on `phrases` than the one compared with."""
+    table, against = results.table(stem(name)), GRID[name].against
+    part = None if table is None else table[_of_phrases(table)].set_index("setting")
+    if part is None or against not in part.index or len(part) < 2:
+        return CHANGED[name]
+    base = Number(*part.loc[against, ["accuracy", "ci_low", "ci_high"]])
+    others = part.drop(index=against)
+    sure = [f"*{setting}* {_points(row)}" for setting, row in others.iterrows() if row["p"] < SURE]
+    same = [f"*{setting}*" for setting, row in others.iterrows() if not row["p"] < SURE]
+    found = f"sure are {listed(sure)}" if sure else "no difference is sure"
+    rest = f"; not sure: {listed(same)}" if sure and same else ""
+    return sentences(CHANGED[name], f"Points on `{SPLIT}` against *{against}* ({base}): {found}{rest}.")
+
+
+def _of_phrases(table: pd.DataFrame) -> pd.Series:
+    return (table["split"] == SPLIT) & (table["concepts"] == ALL)
+
+
+def _points(row: pd.Series) -> str:
     value, low, high = (f"{row[name]:+.1f}".replace("-", "−") for name in DIFFERENCE)
-    return f"*{setting}* {value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]"
 
 
 def rows(name: str, results: Results) -> str:
-    """The settings with their accuracies and, of the schedules, how alike they rank."""
+    """The settings with their accuracies and differences and, of the schedules, how alike they rank."""
     table = results.table(stem(name))
     if table is None:
         return ""
     lead = ["setting", "system"] if table["system"].nunique() > 1 else ["setting"]
-    shown = markdown(splits_of(table, [*lead, "seeds"]))
+    differences = table[_of_phrases(table)].set_index("setting").apply(_difference, axis=1)
+    shown = splits_of(table, [*lead, "seeds"])
+    shown["difference on phrases"] = shown["setting"].map(differences)
     ranks = results.table("ablation_ranks") if name == "schedule" else None
     if ranks is None:
-        return shown
-    said = "How alike the two schedules rank the settings (`spearman`: 1 is the same order), worst to best:"
-    return f"{shown}\n\n{said}\n\n{markdown(ranks)}"
+        return markdown(shown)
+    said = "How alike the two schedules rank the settings (`spearman`: 1 is the same order), from worst to best:"
+    return f"{markdown(shown)}\n\n{said}\n\n{markdown(ranks)}"
+
+
+def _difference(row: pd.Series) -> str:
+    if pd.isna(row["difference"]):
+        return "–"
+    return f"**{_points(row)}**" if row["p"] < SURE else _points(row)

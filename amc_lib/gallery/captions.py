@@ -16,9 +16,6 @@ def introduction(results: Results) -> str:
     """The study in a few paragraphs, for somebody who has read nothing else."""
     pretraining = results.settings("accuracy", "scenes").get("scenes", {}).get("pretrain")
     seen = f"{pretraining:,} drawn scenes with captions" if pretraining else "drawn scenes with captions"
-    leads = [results.lead("AMC", system) for system in ("ALBEF finetuned", "VMRM")]
-    amc, ahead = results.accuracy("AMC"), listed([lead for lead in leads if lead])
-    outcome = f"In short: AMC points at the right place for {amc} of the phrases, {ahead}." if amc and ahead else ""
     return f"""\
 A vision-language model that tells whether a phrase matches a picture can be asked to *explain* its answer: the
 gradient of the match score with respect to its attention is a heatmap over the picture. Here such a model (ALBEF) is
@@ -35,9 +32,26 @@ the share of phrases for which the heatmap's peak lies strictly inside one of th
 Pictures are scenes drawn from pictograms (OpenMoji, CC BY-SA 4.0), so the numbers say what the loss does at this
 scale, not what it does on photographs. The splits: `phrases` (noun phrases out of captions), `referring A` (people
 and animals beside another of their kind) and `referring B` (the same with everything else). Some concepts are *never
-boxed*: no box of theirs is seen in finetuning. Intervals in brackets are 95 % intervals, bootstrap over images.
+boxed*: no box of theirs is seen in finetuning. Intervals in brackets are 95 % intervals, bootstrap over images; two
+numbers are *apart* if their intervals have no point in common.
 
-{outcome}""".rstrip()
+{in_short(results)}""".rstrip()
+
+
+def in_short(results: Results) -> str:
+    """The questions of the study with the numbers that answer them."""
+    asked = {
+        "Does the loss make the heatmaps point better than the same finetuning without boxes?": ("ALBEF finetuned",),
+        "Does it also for things that never had a box?": ("ALBEF finetuned", "phrases", "unboxed"),
+        "Is that better than the way with a detector?": ("VMRM",),
+    }
+    said = [
+        f"- {question} **{results.better('AMC', *of_rival)}**: AMC is {results.lead('AMC', *of_rival)}."
+        for question, of_rival in asked.items()
+        if results.lead("AMC", *of_rival)
+    ]
+    head = f"**In short**: on `phrases`, AMC points at the right thing for {results.accuracy('AMC')} of the phrases."
+    return "\n".join([head, "", *said]) if said else ""
 
 
 def two_ways(results: Results) -> str:
@@ -63,7 +77,8 @@ def method(results: Results) -> str:
         "The method with a real picture and heatmap. Picture and phrase are encoded and fused; the match score, "
         "differentiated with respect to the cross-attention, gives the heatmap *A* (GradCAM). Two terms correct it: "
         "*L_mean* asks for more heat inside the mask *M* of the box than outside, *L_max* for the peak to be inside. "
-        f"ALBEF's own three losses stay.{values}"
+        "ALBEF's own three losses stay: *L_itc* (a picture and its phrase get similar vectors), *L_itm* (does this "
+        f"phrase match this picture?) and *L_mlm* (which word is hidden?).{values}"
     )
 
 
@@ -83,6 +98,10 @@ def scenes(results: Results) -> str:
         "boxes belong to concepts that are never boxed in finetuning. Things vary in size, rotation and colour, "
         "cover each other, and stand among shapes that nothing names.",
         counted,
+        "In the table, phrases by what they mean: one object, a group, a part of an object; *unboxed*: of concepts "
+        "that never had a box; *left out*: records that could not be read."
+        if counted
+        else "",
     )
 
 
@@ -96,8 +115,9 @@ def accuracy(results: Results) -> str:
         [
             "Table 1 as a picture: a panel for each group of concepts, a row for each system, whiskers for the "
             "intervals. *chance* is the share of the picture that the boxes cover, *centre* points at the middle, "
-            "*oracle* takes the best of the detector's proposals: the bound of any system that chooses among them. "
-            "What can be read off:",
+            "*oracle* takes the best of the detector's proposals: the bound of any system that chooses among them. In "
+            "the table also what a system costs: *weights* in millions, and milliseconds (*ms*) for a picture's first "
+            "phrase + for each further one. What can be read off:",
             "",
             *parts,
         ]
@@ -167,7 +187,8 @@ def claims(results: Results) -> str:
         said.append(f"of {of}, {(tested['verdict'] == REPRODUCED).sum()} of {len(tested)} are reproduced{without}")
     return (
         "Each claim as a paired comparison on the same phrases, with the interval of the difference; open marks are "
-        "the poster's own numbers, measured on photographs. p is corrected after Holm over all comparisons. "
+        "the poster's own numbers, measured on photographs. (*The poster* is the one of AMC's authors.) p is corrected "
+        "after Holm over all comparisons. "
         f"By the rule that `amc_lib/certainty.py` states: {'; '.join(said)}."
     )
 

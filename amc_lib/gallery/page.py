@@ -30,7 +30,7 @@ def page(folder: Path) -> str:
         "\n".join(f"- [{title}](#{anchor(title)})" for title in titles),
     ]
     for section, entries in shown:
-        parts += [f"## {section.title}", *([section.introduction] if section.introduction else [])]
+        parts += [f"## {section.title}", *([section.introduction(results)] if section.introduction else [])]
         parts += [_block(entry, results) for entry in entries]
     if left:
         parts += ["## Further files", "\n".join(f"- {_link(name)}" for name in left)]
@@ -71,10 +71,11 @@ def _made(entry: Entry, results: Results, files: list[str]) -> str:
         said.append(f"seed {account['seed']}")
     seeds = _seeds(entry, results)
     said += [seeds] if seeds else []
-    links = [f"settings and versions: {_link(f'{account_name}.json')}"] if account else []
+    said += [f"settings and versions: {_link(f'{account_name}.json')}"] if account else []
+    links = []
     for name in files:
-        rows = f" ({len(results.table(name[:-4]))} rows)" if name.endswith(".csv") else ""
-        links.append(f"{_link(name)}{rows}")
+        table = results.table(name[:-4]) if name.endswith(".csv") else None
+        links.append(_link(name) if table is None else f"{_link(name)} ({len(table)} rows)")
     return f"<sub>{'; '.join(said)}. Files: {', '.join(links)}.</sub>"
 
 

@@ -43,7 +43,9 @@ class Results:
         return (self.folder / name).is_file()
 
     def _table(self, stem: str) -> pd.DataFrame | None:
-        return pd.read_csv(self.folder / f"{stem}.csv") if self.has(f"{stem}.csv") else None
+        """None too for a file without a heading, which a table without rows leaves."""
+        path = self.folder / f"{stem}.csv"
+        return pd.read_csv(path) if path.is_file() and path.read_text(encoding="utf-8").strip() else None
 
     def _account(self, stem: str) -> dict[str, Any] | None:
         path = self.folder / f"{stem}.json"
@@ -72,6 +74,13 @@ class Results:
         side = "ahead of" if difference >= 0 else "behind"
         overlap = "intervals apart" if one.is_apart_from(other) else "intervals overlap"
         return f"{abs(difference):.1f} points {side} {second} ({other.value:.1f} %; {overlap})"
+
+    def better(self, first: str, second: str, split: str = "phrases", concepts: str = "all") -> str:
+        """Yes, no, or not for sure; empty if one of them is not there."""
+        one, other = (self.accuracy(system, split, concepts) for system in (first, second))
+        if one is None or other is None:
+            return ""
+        return ("Yes" if one.value > other.value else "No") if one.is_apart_from(other) else "Not for sure"
 
 
 def with_interval(table: pd.DataFrame, value: str, ends: Sequence[str] = ENDS, digits: int = 1) -> pd.Series:

@@ -33,7 +33,7 @@ class Entry:
 class Section:
     title: str
     entries: tuple[Entry, ...]
-    introduction: str = ""
+    introduction: Words | None = None
 
 
 def _said(text: str) -> Words:
@@ -68,7 +68,10 @@ MAKING = (
         "accuracy",
     ),
     Entry("What an answer costs", ("costs",), EVALUATE, captions_making.costs, None, ("costs",), "accuracy"),
-    Entry("The rival's detector", ("detector",), "09_detector", captions_making.detector, None, ("detector",)),
+    Entry(
+        "The rival's detector", ("detector",), "09_detector", captions_making.detector, captions_making.detector_rows,
+        ("detector",),
+    ),
     Entry(
         "What was tried for the detector", ("detector_trials",), "python -m amc_lib.trials detector",
         captions_making.detector_trials, None, ("detector_trials",),
@@ -110,18 +113,22 @@ ABLATED = tuple(
 )  # fmt: skip
 SPEED = (
     Entry(
-        "Benchmarks", ("benchmarks",), "08_benchmarks",
-        _said("Measured on a quiet machine, beside what was asked for: median, smallest and largest of the rounds."),
-        captions_making.benchmarks_rows, ("benchmarks",),
+        "Benchmarks", ("benchmarks",), "08_benchmarks", captions_making.benchmarks, captions_making.benchmarks_rows,
+        ("benchmarks",),
     ),
     Entry("Growth", ("growth",), "08_benchmarks", captions_making.growth),
     Entry(
         "Visual Genome, computed", ("benchmarks_estimate",), "08_benchmarks",
-        _said("Hours of finetuning on photographs, computed from counted operations and published peaks; not run."),
+        _said(
+            "Hours of finetuning on the photographs of Visual Genome, computed, not run: counted operations, over the "
+            "card's published peak times the share of it that is assumed to be reached (*utilisation*) and that "
+            "several cards keep (*scaling*)."
+        ),
         None, (), "benchmarks",
     ),
     Entry(
-        "One update at full size", ("paper_step",), "python -m amc_lib.footprint", captions_making.paper_step, None,
+        "One update at full size", ("paper_step",), "python -m amc_lib.footprint", captions_making.paper_step,
+        captions_making.paper_step_rows,
         ("paper_step",),
     ),
 )  # fmt: skip
@@ -136,7 +143,7 @@ SECTIONS = (
     Section("What came out", OUTCOME),
     Section("How the systems were made", MAKING),
     Section("Explanations, beyond a point", BEYOND),
-    Section("Ablations", ABLATED, ablations.INTRODUCTION),
+    Section("Ablations", ABLATED, ablations.introduction),
     Section("Speed and memory", SPEED),
     Section("On one page", POSTER),
 )
