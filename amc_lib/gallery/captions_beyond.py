@@ -100,8 +100,8 @@ def retrieval(results: Results) -> str:
     ]
     return sentences(
         "What AMC costs elsewhere: finding the caption of a picture and the picture of a caption among all, and "
-        "telling right captions from wrong ones.",
-        f"First place, {'; '.join(said)}." if said else "",
+        "telling right captions from wrong ones. *recall@k*: the right one is among the first k.",
+        f"The right one is the first, {'; '.join(said)}." if said else "",
     )
 
 

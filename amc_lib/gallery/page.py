@@ -75,7 +75,8 @@ def _made(entry: Entry, results: Results, files: list[str]) -> str:
     links = []
     for name in files:
         table = results.table(name[:-4]) if name.endswith(".csv") else None
-        links.append(_link(name) if table is None else f"{_link(name)} ({len(table)} rows)")
+        rows = "" if table is None else f" ({len(table)} row{'s' if len(table) != 1 else ''})"
+        links.append(f"{_link(name)}{rows}")
     return f"<sub>{'; '.join(said)}. Files: {', '.join(links)}.</sub>"
 
 
