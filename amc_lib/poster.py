@@ -28,7 +28,7 @@ from amc_lib.figures import (
 )
 from amc_lib.figures.poster import BAD, GOOD, OPEN
 from amc_lib.files import sha256_of, write_bytes, write_json
-from amc_lib.gallery.results import Number, Results, listed
+from amc_lib.gallery.results import Number, Results, listed, signed
 from amc_lib.provenance import provenance
 from amc_lib.readme import COLUMNS, SYSTEMS
 
@@ -41,7 +41,9 @@ EXAMPLES, ABREAST = (2, 3), 2  # of qualitative.png: one that AMC misses, one th
 LEFT_OUT = ("chance", "centre", "oracle")  # of the accuracy panel; the table has them
 SPLITS = ("phrases", "referring A", "referring B")
 TITLE = "Can explanations be trained to point at the right thing?"
-SUBTITLE = "Attention Map Consistency (AMC) for ALBEF, reproduced at the scale of two CPU cores on drawn scenes"
+SUBTITLE = (
+    "Attention Map Consistency (AMC) for ALBEF, rebuilt and tested at the scale of two CPU cores, on drawn scenes"
+)
 MOTIVATION = (
     "Whoever wants to know where in a picture a phrase is meant usually asks a detector first: it proposes boxes, and "
     "a second model picks one. What the detector was never taught it may not propose.",
@@ -58,7 +60,7 @@ SHORT = (
 )
 ROWS_NOTE = (
     "± half of the 95 % interval (bootstrap over images). never boxed: phrases about concepts without a box in "
-    "finetuning. oracle: the best of the detector's proposals."
+    "finetuning. oracle: the best of the detector's proposals. Below, paired: 95 % interval of the difference."
 )
 EXAMPLES_NOTE = (
     "Dark outline: what the phrase means. Cross: the point. By lot: one that AMC misses, one that it alone answers."
@@ -124,8 +126,10 @@ def in_short(results: Results) -> list[tuple[str, str]]:
     for rival, concepts, said in SHORT:
         one, other = results.accuracy("AMC", "phrases", concepts), results.accuracy(rival, "phrases", concepts)
         if one and other:
-            apart = "" if one.is_apart_from(other) else "; intervals overlap"
-            told.append((f"{one.value - other.value:+.1f}".replace("-", "−"), f"points {said}{apart}"))
+            paired = results.paired("AMC", rival, "phrases", concepts)
+            ends = f" [{signed(paired['ci_low'])}, {signed(paired['ci_high'])}]" if paired is not None else ""
+            overlap = "" if ends or one.is_apart_from(other) else "; intervals overlap"
+            told.append((signed(one.value - other.value), f"points{ends} {said}{overlap}"))
     return told
 
 
@@ -139,7 +143,7 @@ def findings(results: Results) -> list[tuple[str, str]]:
 
 
 def against(results: Results, rival: str, splits: Sequence[str], concepts: str = "all") -> str:
-    """By how many points AMC is ahead or behind, split by split, and on how many the intervals have no common point."""
+    """By how many points AMC is ahead or behind, split by split, and how sure that is (as `Results.lead` says it)."""
     pairs = [(results.accuracy("AMC", split, concepts), results.accuracy(rival, split, concepts)) for split in splits]
     if not all(one and other for one, other in pairs):
         return f"{rival} was not measured."
@@ -149,7 +153,12 @@ def against(results: Results, rival: str, splits: Sequence[str], concepts: str =
     side = "ahead of" if min(differences) >= 0 else "behind" if max(differences) < 0 else ""
     if not side:
         numbers, side = listed([f"{difference:+.1f}" for difference in differences]), "against"
-    return f"AMC is {numbers} points {side} {rival} on {listed(splits)}; intervals apart on {apart} of {len(pairs)}."
+    sure = f"intervals apart on {apart} of {len(pairs)}"
+    paired = {split: row for split in splits if (row := results.paired("AMC", rival, split, concepts)) is not None}
+    if paired:
+        ends = listed([f"{signed(row['ci_low'])} to {signed(row['ci_high'])}" for row in paired.values()])
+        sure = f"paired {ends}{'' if len(paired) == len(splits) else f' on {listed(list(paired))}, others not tested'}"
+    return f"AMC is {numbers} points {side} {rival} on {listed(splits)}; {sure}."
 
 
 def claims(results: Results) -> list[tuple[str, list[Verdict]]]:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from gallery_tables import PICTURES, TABLES, ablation
 
+from amc_lib.certainty import NEVER_BOXED, NOT_REPRODUCED, REPRODUCED, Claim
 from amc_lib.figures import FOLDER
 from amc_lib.files import write_csv
 from amc_lib.gallery import PAGE, Results, page
@@ -91,8 +92,13 @@ def block(text: str, title: str) -> str:
     return text.split(f"### {title}\n")[1].split("\n## ")[0].split("\n### ")[0]
 
 
+def without_claims(folder: Path) -> str:
+    (folder / "claims.csv").unlink()
+    return page(folder)
+
+
 def test_sentences_hold_the_numbers_of_the_tables(folder):
-    text = page(folder)
+    text = without_claims(folder)
     outcome = block(text, "Pointing accuracy (table 1)")
     assert (
         "AMC 69.8 % [68.8, 70.8], 9.1 points ahead of ALBEF (60.7 %; intervals apart), 4.6 points ahead of" in outcome
@@ -115,7 +121,9 @@ def test_sentences_hold_the_numbers_of_the_tables(folder):
     )
     assert made_by in terms
     assert "insertion: ALBEF +0.050 and AMC +0.062" in block(text, "Deletion and insertion")
-    assert "picture to caption: ALBEF 40.0 % and AMC 41.2 %" in block(text, "Retrieval and matching")
+    assert "Recall@1: picture to caption ALBEF 40.0 % and AMC 41.2 %; caption to" in block(
+        text, "Retrieval and matching"
+    )
     assert "20.1 % another thing" in block(text, "Failures")
 
 
@@ -142,7 +150,7 @@ def test_ablations_without_other_settings_or_rows_say_no_more_than_what_was_chan
 
 
 def test_questions_of_the_study_are_answered_first(folder):
-    first = page(folder).split("\n## ")[0]
+    first = without_claims(folder).split("\n## ")[0]
     assert "AMC points at the right thing for 69.8 % [68.8, 70.8] of the phrases." in first
     assert "without boxes? **Yes**: AMC is 4.6 points ahead of ALBEF finetuned (65.2 %; intervals apart)." in first
     assert "with a detector? **No**: AMC is 17.5 points behind VMRM (87.3 %; intervals apart)." in first
@@ -152,7 +160,39 @@ def test_overlapping_intervals_answer_no_question(folder):
     table = TABLES["table1"].copy()
     table.loc[(table["system"] == "ALBEF finetuned") & (table["concepts"] == "unboxed"), "ci_high"] = 75.0
     table.to_csv(folder / "table1.csv", index=False)
-    assert "never had a box? **Not for sure**: AMC is 4.6 points ahead" in page(folder)
+    assert "never had a box? **Not for sure**: AMC is 4.6 points ahead" in without_claims(folder)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "answer"),
+    [
+        (2.4, 5.5, REPRODUCED, "Yes"),
+        (-0.4, 5.5, NOT_REPRODUCED, "Not for sure"),
+        (-5.5, -2.4, NOT_REPRODUCED, "No"),
+    ],
+)
+def test_paired_differences_decide_where_they_were_taken(folder, low, high, verdict, answer):
+    table = TABLES["table1"].copy()
+    table.loc[(table["system"] == "ALBEF finetuned") & (table["concepts"] == "unboxed"), "ci_high"] = 75.0
+    table.to_csv(folder / "table1.csv", index=False)
+    claim = Claim("AMC", "ALBEF finetuned", NEVER_BOXED).text
+    table = TABLES["claims"].astype({"difference": float, "ci_low": float, "ci_high": float})
+    table.loc[table["claim"] == claim, ["ci_low", "ci_high", "verdict"]] = [low, high, verdict]
+    table.to_csv(folder / "claims.csv", index=False)
+    first, ends = page(folder).split("\n## ")[0], f"{low:+.1f} to {high:+.1f}".replace("-", "−")
+    said = f"AMC is 4.6 points ahead of ALBEF finetuned (65.2 %; paired {ends})."
+    assert f"never had a box? **{answer}**: {said}" in first
+    assert "can be above 0\nwhile the intervals of the two accuracies overlap" in first
+    results = Results(folder)
+    assert results.paired("AMC", "ALBEF finetuned", "referring A", "unboxed") is None
+
+
+def test_retrieval_that_has_little_to_lose_is_said_to(folder):
+    assert "can hardly fail" not in block(page(folder), "Retrieval and matching")
+    little = TABLES["retrieval"].copy()
+    little["value"] = little["value"] / 20  # about 2 %
+    little.to_csv(folder / "retrieval.csv", index=False)
+    assert "(2 points may be lost) can hardly fail for it" in block(page(folder), "Retrieval and matching")
 
 
 def test_claims_are_counted_by_their_verdicts(folder):
@@ -199,7 +239,9 @@ def test_page_does_not_depend_on_where_the_folder_is(folder, tmp_path_factory):
 
 def test_leads_in_words(folder):
     results = Results(folder)
-    assert results.lead("AMC", "ALBEF") == "9.1 points ahead of ALBEF (60.7 %; intervals apart)"
+    assert results.lead("AMC", "ALBEF") == "9.1 points ahead of ALBEF (60.7 %; paired +1.5 to +4.5)"
+    (folder / "claims.csv").unlink()
+    assert Results(folder).lead("AMC", "ALBEF") == "9.1 points ahead of ALBEF (60.7 %; intervals apart)"
     assert results.lead("AMC", "nobody") == results.better("AMC", "nobody") == ""
     assert Number(5, 4, 6).is_apart_from(Number(7.5, 6.5, 8)) and not Number(5, 4, 6).is_apart_from(Number(6.5, 6, 7))
 

@@ -32,10 +32,19 @@ the share of phrases for which the heatmap's peak lies strictly inside one of th
 Pictures are scenes drawn from pictograms (OpenMoji, CC BY-SA 4.0), so the numbers say what the loss does at this
 scale, not what it does on photographs. The splits: `phrases` (noun phrases out of captions), `referring A` (people
 and animals beside another of their kind) and `referring B` (the same with everything else). Some concepts are *never
-boxed*: no box of theirs is seen in finetuning. Intervals in brackets are 95 % intervals, bootstrap over images; two
-numbers are *apart* if their intervals have no point in common.
+boxed*: no box of theirs is seen in finetuning. Intervals in brackets are 95 % intervals, bootstrap over images.
+{certainty(results)}
 
 {in_short(results)}""".rstrip()
+
+
+def certainty(results: Results) -> str:
+    """How a difference between two systems is judged, by what is there."""
+    if results.table("claims") is None:
+        return "Two numbers are *apart* if their intervals have no point in common."
+    return """\
+A difference between two systems is *paired*: both answer the same phrases, so its own 95 % interval can be above 0
+while the intervals of the two accuracies overlap."""
 
 
 def in_short(results: Results) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from amc_lib.certainty import NEVER_BOXED, NOT_TESTABLE, REPRODUCED, Claim
+
 ENDS = ("ci_low", "ci_high")
 
 
@@ -65,22 +67,44 @@ class Results:
         rows = table[chosen]
         return Number(*rows[["accuracy", *ENDS]].iloc[0]) if len(rows) else None
 
+    def paired(self, first: str, second: str, split: str = "phrases", concepts: str = "all") -> pd.Series | None:
+        """The row of claims.csv that holds the paired difference of two systems; None where it was not tested."""
+        table, task = self.table("claims"), split if concepts == "all" else NEVER_BOXED
+        if table is None or (concepts != "all" and split != "phrases"):
+            return None
+        rows = table[(table["claim"] == Claim(first, second, task).text) & (table["verdict"] != NOT_TESTABLE)]
+        return rows.iloc[0] if len(rows) else None
+
     def lead(self, first: str, second: str, split: str = "phrases", concepts: str = "all") -> str:
-        """By how much one system is ahead of another or behind, as words; empty if one of them is not there."""
+        """By how much one system is ahead of another or behind, as words; empty if one of them is not there.
+
+        How sure that is: the interval of the paired difference or, where that was not taken, whether the intervals of
+        the two accuracies overlap, which may hide a difference.
+        """
         one, other = (self.accuracy(system, split, concepts) for system in (first, second))
         if one is None or other is None:
             return ""
-        difference = one.value - other.value
+        difference, paired = one.value - other.value, self.paired(first, second, split, concepts)
         side = "ahead of" if difference >= 0 else "behind"
-        overlap = "intervals apart" if one.is_apart_from(other) else "intervals overlap"
-        return f"{abs(difference):.1f} points {side} {second} ({other.value:.1f} %; {overlap})"
+        sure = "intervals apart" if one.is_apart_from(other) else "intervals overlap"
+        if paired is not None:
+            sure = f"paired {signed(paired['ci_low'])} to {signed(paired['ci_high'])}"
+        return f"{abs(difference):.1f} points {side} {second} ({other.value:.1f} %; {sure})"
 
     def better(self, first: str, second: str, split: str = "phrases", concepts: str = "all") -> str:
-        """Yes, no, or not for sure; empty if one of them is not there."""
+        """Yes, no, or not for sure, by the paired test where there is one; empty if one of them is not there."""
         one, other = (self.accuracy(system, split, concepts) for system in (first, second))
         if one is None or other is None:
             return ""
+        paired = self.paired(first, second, split, concepts)
+        if paired is not None:
+            return "Yes" if paired["verdict"] == REPRODUCED else "No" if paired["ci_high"] < 0 else "Not for sure"
         return ("Yes" if one.value > other.value else "No") if one.is_apart_from(other) else "Not for sure"
+
+
+def signed(points: float) -> str:
+    """Percentage points with their sign."""
+    return f"{points:+.1f}".replace("-", "−")
 
 
 def with_interval(table: pd.DataFrame, value: str, ends: Sequence[str] = ENDS, digits: int = 1) -> pd.Series:
