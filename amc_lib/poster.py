@@ -59,8 +59,8 @@ SHORT = (
     ("VMRM", "all", "against the system with a detector"),
 )
 ROWS_NOTE = (
-    "± half of the 95 % interval (bootstrap over images). never boxed: phrases about concepts without a box in "
-    "finetuning. oracle: the best of the detector's proposals. Below, paired: 95 % interval of the difference."
+    "± half of the 95 % interval (bootstrap over images); below, paired: that of the difference. never boxed: concepts "
+    "without a box in finetuning. oracle: the best of the detector's proposals."
 )
 EXAMPLES_NOTE = (
     "Dark outline: what the phrase means. Cross: the point. By lot: one that AMC misses, one that it alone answers."
@@ -156,8 +156,8 @@ def against(results: Results, rival: str, splits: Sequence[str], concepts: str =
     sure = f"intervals apart on {apart} of {len(pairs)}"
     paired = {split: row for split in splits if (row := results.paired("AMC", rival, split, concepts)) is not None}
     if paired:
-        ends = listed([f"{signed(row['ci_low'])} to {signed(row['ci_high'])}" for row in paired.values()])
-        sure = f"paired {ends}{'' if len(paired) == len(splits) else f' on {listed(list(paired))}, others not tested'}"
+        ends = ", ".join(f"[{signed(row['ci_low'])}, {signed(row['ci_high'])}]" for row in paired.values())
+        sure = f"paired {ends}{'' if len(paired) == len(splits) else f' on {listed(list(paired))} alone'}"
     return f"AMC is {numbers} points {side} {rival} on {listed(splits)}; {sure}."
 
 

@@ -105,9 +105,9 @@ def test_paired_differences_stand_where_they_were_taken(results):
         ("+5.8", "points [+2.4, +5.5] against it, on things that never had a box"),
         ("−17.2", "points [−18.6, −16.5] against the system with a detector"),
     ]
-    assert "behind VMRM on phrases; paired −18.6 to −16.5." in against(told, "VMRM", ["phrases"])
+    assert "behind VMRM on phrases; paired [−18.6, −16.5]." in against(told, "VMRM", ["phrases"])
     two = against(told, "ALBEF finetuned", ("phrases", "referring A"))
-    assert two.endswith("on phrases and referring A; paired +4.2 to +7.4 on phrases, others not tested.")
+    assert two.endswith("on phrases and referring A; paired [+4.2, +7.4] on phrases alone.")
 
 
 def test_findings_say_who_is_ahead_and_whether_intervals_are_apart(results):
