@@ -47,8 +47,8 @@ def introduction(results: Results) -> str:
         "is a run of [03_train](../notebooks/03_train.ipynb) and leaves a record, which every number here is traced "
         f"to: which phrases it answered, with settings, commit, seed, versions and seconds.{held} In the pictures the "
         "dotted line is the setting that the others are compared with. A difference is *sure* if its p is below 0.05 "
-        "(images and seeds resampled, corrected over the settings; where there is one seed, the spread between trainings "
-        "is not in it); in the pictures hollow points are not sure, in the tables sure differences are bold."
+        "(images and seeds resampled, corrected over the settings; with one seed the spread between trainings is "
+        "not in it); in the pictures hollow points are not sure, in the tables sure differences are bold."
     )
 
 
