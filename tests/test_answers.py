@@ -73,9 +73,9 @@ def asked(monkeypatch) -> list[list[str]]:
     parts: list[list[str]] = []
 
     def counted(model, tokenizer, regions, *rest, **whole):
-        if not whole:
+        if "progress" not in whole:
             parts.append(images(regions))
-        return point_at(model, tokenizer, regions, *rest)
+        return point_at(model, tokenizer, regions, *rest, explanation=whole["explanation"])
 
     monkeypatch.setattr(answers, "IMAGES_A_PART", 1)
     monkeypatch.setattr(answers, "point_at", counted)

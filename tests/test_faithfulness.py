@@ -29,6 +29,7 @@ from amc_lib.faithfulness import (
 )
 from amc_lib.faithfulness_tables import area_table, curve_table
 from amc_lib.phrases import SPECIAL, Tokenizer
+from amc_lib.presets import preset
 from amc_lib.regions import Region
 
 LAYER, GRID, SIDE = 3, 4, 16
@@ -69,7 +70,7 @@ def bank() -> Pictures:
 @pytest.fixture(scope="module")
 def checkpoints() -> list[Checkpoint]:
     tokenizer = Tokenizer([*SPECIAL, *WORDS], max_tokens=12)
-    return [Checkpoint(tiny_model(torch.float32, seed), tokenizer, None, {}, "") for seed in range(2)]
+    return [Checkpoint(tiny_model(torch.float32, seed), tokenizer, preset("scenes"), {}, "") for seed in range(2)]
 
 
 # ---------------------------------------------------------------------------------------------------------------- cells

@@ -16,6 +16,7 @@ from amc_lib.checkpoints import Checkpoint
 from amc_lib.evaluation import point_at
 from amc_lib.model import build
 from amc_lib.phrases import SPECIAL, Tokenizer
+from amc_lib.presets import preset
 from amc_lib.randomisation import (
     OTHER_PHRASE,
     OTHER_PICTURE,
@@ -48,7 +49,7 @@ def bank() -> Pictures:
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
-    return Checkpoint(tiny_model(torch.float32), Tokenizer([*SPECIAL, *WORDS], max_tokens=12), None, {}, "")
+    return Checkpoint(tiny_model(torch.float32), Tokenizer([*SPECIAL, *WORDS], max_tokens=12), preset("scenes"), {}, "")
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def test_batch_is_named(tmp_path, what, spoil, accumulation):
     (bad,) = (image for batch in content["batches"] for image in batch["images"] if image["index"] == BAD)
     assert (bad["row"], bad["image"]) == (BAD, f"image {BAD}") and len(bad["phrases"]) == 2
     assert {phrase["text"] for phrase in bad["phrases"]} <= {phrase.text for phrase in squares().phrases[BAD]}
-    assert set(content["losses"]) == {"mlm", "itc", "itm", "amc", "total"}
+    assert set(content["losses"]) == {"mlm", "itc", "itm", "amc", "box", "total"}
 
 
 @pytest.mark.parametrize("spoil", [spoiled_loss, spoiled_gradient])
