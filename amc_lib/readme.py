@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from amc_lib.ablations import ablations
+from amc_lib.certainty import SIGNIFICANT
 from amc_lib.figures import FOLDER
 from amc_lib.files import write_bytes
 from amc_lib.provenance import ROOT
 
 README = ROOT / "README.md"
-SURE = 0.05  # largest p of a difference that is shown as one
 SYSTEMS = ("chance", "centre", "ALBEF", "ALBEF finetuned", "AMC", "VMRM", "oracle")
 COLUMNS = {  # heading -> split and group of concepts
     "phrases": ("phrases", "all"),
@@ -63,7 +63,7 @@ def ablation_block(tables: Mapping[str, pd.DataFrame]) -> str:
 
 def _difference(setting: str, row: pd.Series) -> str:
     points = f"{row['difference']:+.1f}".replace("-", "−")
-    return f"{setting} **{points}**" if row["p"] < SURE else f"{setting} {points}"
+    return f"{setting} **{points}**" if row["p"] < SIGNIFICANT else f"{setting} {points}"
 
 
 def _seeds(seeds: pd.Series) -> str:

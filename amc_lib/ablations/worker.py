@@ -20,13 +20,13 @@ from amc_lib.ablations.experiments import Experiment
 from amc_lib.ablations.records import write_record
 from amc_lib.box_answers import answer_by_boxes
 from amc_lib.comparison import Answers, answer_checkpoint
+from amc_lib.parameters import FINETUNING_PARAMETERS
 from amc_lib.provenance import ROOT
 from amc_lib.run_folder import Run, is_finished, open_run
 from amc_lib.runs import RUNS, holds
 from amc_lib.tiers import Bank, evaluation_banks, validation_bank
 
 TRAIN = ROOT / "notebooks" / "03_train.ipynb"
-OF_03 = ("tier", "lambda1", "lambda2", "delta1", "delta2", "seed", "epochs", "batch_size", "learning_rate")
 
 
 def run_experiment(experiment: Experiment, home: Path, records: Path) -> None:
@@ -47,8 +47,8 @@ def finished_run(experiment: Experiment, runs: Path = RUNS) -> Run | None:
 
 def notebook_parameters(experiment: Experiment, output: Path) -> dict[str, Any]:
     """The experiment as parameters of 03: what it has no parameter for goes into `more`."""
-    direct = {name: value for name, value in experiment.parameters.items() if name in OF_03}
-    more = {name: value for name, value in experiment.parameters.items() if name not in OF_03}
+    direct = {name: value for name, value in experiment.parameters.items() if name in FINETUNING_PARAMETERS}
+    more = {name: value for name, value in experiment.parameters.items() if name not in FINETUNING_PARAMETERS}
     return direct | ({"more": json.dumps(more)} if more else {}) | {"output": str(output)}
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from amc_lib.certainty import SIGNIFICANT
 from amc_lib.figures.results import seeds_text
 from amc_lib.figures.style import COLOURS, INK, MARKERS, MUTED, RULE, new_figure, styled
 
@@ -49,7 +50,7 @@ def _panel(axes: Axes, part: pd.DataFrame, against: str) -> None:
         if pd.isna(row["accuracy"]):
             continue
         colour = COLOURS[row["system"]]
-        same = setting != against and not row["p"] < 0.05
+        same = setting != against and not row["p"] < SIGNIFICANT
         axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, marker="|", markersize=6)
         axes.plot(
             row["accuracy"], y, MARKERS[row["system"]], color=colour, markersize=4.2,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from amc_lib import ablations
+from amc_lib.certainty import SIGNIFICANT
 from amc_lib.gallery.captions import splits_of
-from amc_lib.gallery.results import Number, Results, listed, markdown, sentences
-from amc_lib.readme import SURE
+from amc_lib.gallery.results import Number, Results, listed, markdown, sentences, signed
 
 GRID = {ablation.name: ablation for ablation in ablations.ablations("scenes")}
 CHANGED = {
@@ -60,8 +60,8 @@ def caption(name: str, results: Results) -> str:
         return CHANGED[name]
     base = Number(*part.loc[against, ["accuracy", "ci_low", "ci_high"]])
     others = part.drop(index=against)
-    sure = [f"*{setting}* {_points(row)}" for setting, row in others.iterrows() if row["p"] < SURE]
-    same = [f"*{setting}*" for setting, row in others.iterrows() if not row["p"] < SURE]
+    sure = [f"*{setting}* {_points(row)}" for setting, row in others.iterrows() if row["p"] < SIGNIFICANT]
+    same = [f"*{setting}*" for setting, row in others.iterrows() if not row["p"] < SIGNIFICANT]
     found = f"sure are {listed(sure)}" if sure else "no difference is sure"
     rest = f"; not sure: {listed(same)}" if sure and same else ""
     return sentences(CHANGED[name], f"Points on `{SPLIT}` against *{against}* ({base}): {found}{rest}.")
@@ -72,7 +72,7 @@ def _of_phrases(table: pd.DataFrame) -> pd.Series:
 
 
 def _points(row: pd.Series) -> str:
-    value, low, high = (f"{row[name]:+.1f}".replace("-", "−") for name in DIFFERENCE)
+    value, low, high = (signed(row[name]) for name in DIFFERENCE)
     return f"{value} [{low}, {high}]"
 
 
@@ -95,4 +95,4 @@ def rows(name: str, results: Results) -> str:
 def _difference(row: pd.Series) -> str:
     if pd.isna(row["difference"]):
         return "–"
-    return f"**{_points(row)}**" if row["p"] < SURE else _points(row)
+    return f"**{_points(row)}**" if row["p"] < SIGNIFICANT else _points(row)
