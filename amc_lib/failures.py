@@ -9,6 +9,7 @@ import pandas as pd
 
 from amc_lib.difficulty import neighbours
 from amc_lib.evaluation import Pointing
+from amc_lib.faithfulness import one_an_image
 from amc_lib.region_answers import RegionAnswers
 from amc_lib.regions import Box, Region
 from amc_lib.statistics import accuracy_interval
@@ -62,7 +63,4 @@ def outcome_table(
 
 def random_misses(answers: Pointing | RegionAnswers, count: int, seed: int = 0) -> list[Region]:
     """`count` phrases whose points miss, every miss as likely as every other, the later ones of a picture left out."""
-    drawn: dict[str, Region] = {}
-    for p in np.random.default_rng(seed).permutation(np.flatnonzero(~answers.hits)):
-        drawn.setdefault(answers.regions[p].image_id, answers.regions[p])
-    return list(drawn.values())[:count]
+    return one_an_image([answers.regions[p] for p in np.flatnonzero(~answers.hits)], count, seed)

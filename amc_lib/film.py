@@ -23,6 +23,7 @@ from amc_lib import figures
 from amc_lib.config import Settings
 from amc_lib.datasets import scenes
 from amc_lib.evaluation import Pointing, point_at
+from amc_lib.faithfulness import one_an_image
 from amc_lib.figures import FOLDER, Film
 from amc_lib.files import write_bytes, write_csv, write_json
 from amc_lib.model import ALBEF
@@ -66,10 +67,8 @@ def film_steps(last: int, film: FilmSettings) -> list[int]:
 
 def drawn_phrases(regions: Sequence[Region], count: int, seed: int) -> list[int]:
     """Indices of `count` phrases, every one as likely as any other, the later ones of a picture left out."""
-    drawn: dict[str, int] = {}
-    for p in np.random.default_rng(seed).permutation(len(regions)):
-        drawn.setdefault(regions[p].image_id, int(p))
-    return list(drawn.values())[:count]
+    places = {region.id: p for p, region in enumerate(regions)}
+    return [places[region.id] for region in one_an_image(regions, count, seed)]
 
 
 class Recorder:

@@ -58,7 +58,7 @@ def test_steps_begin_at_0_end_at_the_last_and_are_denser_at_the_beginning():
 
 
 def test_phrases_are_drawn_by_lot_one_a_picture(regions):
-    several = [replace(region, image_id=f"picture-{n % 3}") for n, region in enumerate(regions * 4)]
+    several = [replace(region, id=f"{n}", image_id=f"picture-{n % 3}") for n, region in enumerate(regions * 4)]
     drawn = drawn_phrases(several, 3, seed=0)
     assert len(drawn) == 3 and {several[p].image_id for p in drawn} == {"picture-0", "picture-1", "picture-2"}
     assert drawn == drawn_phrases(several, 3, seed=0) != drawn_phrases(several, 3, seed=1)
