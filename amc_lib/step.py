@@ -7,6 +7,7 @@ over, so that their mean over processes is the loss of one process with the whol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +83,40 @@ def training_losses(
     later batches of one accumulated update. `negatives` (image rows for texts, text rows for images) replays a draw;
     otherwise `draw_negatives` draws with `generator`.
     """
+    towers = _contrast(model, batch, alpha, fuse, move_momentum)
+    labelled = (batch.mlm_labels != IGNORED).sum()
+    counts = torch.stack((labelled.new_tensor(len(batch.input_ids)), labelled, batch.has_box.sum()))
+    of_pairs, of_labels, of_boxes = mean_weights(counts)
+    if not fuse:
+        nothing = towers.itc.new_zeros(())
+        return Losses(itc=of_pairs * towers.itc, **dict.fromkeys(("mlm", "itm", "amc", "box"), nothing))
+
+    def draw() -> tuple[Tensor, Tensor]:
+        if negatives is not None:
+            return negatives
+        return draw_negatives(*towers.sims, _same_image(batch), hard=hard_negatives, generator=generator)
+
+    mlm, itm, amc_term, box = _after_fusion(model, batch, towers, objective, amc, alpha, draw)
+    return Losses(
+        mlm=of_labels * mlm, itc=of_pairs * towers.itc, itm=of_pairs * itm, amc=of_boxes * amc_term, box=of_boxes * box
+    )
+
+
+@dataclass
+class _Towers:
+    """What model and teacher made of a batch before fusion, and the contrast of its pictures and texts."""
+
+    image_embeds: Tensor  # [I, N, D]
+    text_embeds: Tensor  # [B, L, D]
+    corrupted_embeds: Tensor | None  # [B, L, D], of the texts with hidden words; None without fusion
+    teacher_embeds: Tensor | None  # [B, L, D], those fused by the teacher; None where it teaches nothing
+    itc: Tensor
+    sims: tuple[Tensor, Tensor]  # sim_i2t, sim_t2i [B, B]
+
+
+def _contrast(model: ALBEF, batch: Batch, alpha: float, fuse: bool, move_momentum: bool) -> _Towers:
+    """Both towers and ITC; moves the momentum model and the queues."""
     B, rows = len(batch.input_ids), batch.image_rows
-    matching = rows[:, None] == rows  # [B, B]
     model.clamp_temperature()
     image = model.read_image(batch.image)
     texts = (batch.input_ids, batch.mlm_input_ids) if fuse else (batch.input_ids,)
@@ -98,35 +131,42 @@ def training_losses(
     taught = slice(None) if alpha > 0 else slice(B)  # corrupted texts serve soft targets alone
     image_feat_m, text_feat_m, teacher_embeds = _momentum_pass(model, image, rows, input_ids[taught], masks[taught])
     (image_feat_m, first), (text_feat_m, _) = gather_rows(image_feat_m), gather_rows(text_feat_m)  # [A, E]
-    itc, sim_i2t, sim_t2i = contrastive_loss(
+    itc, *sims = contrastive_loss(
         image_feat, text_feat, image_feat_m, text_feat_m, model.image_queue, model.text_queue,
-        model.temp, alpha, matching, first,
+        model.temp, alpha, _same_image(batch), first,
     )  # fmt: skip
     model.enqueue(image_feat_m, text_feat_m)
-    labelled = (batch.mlm_labels != IGNORED).sum()
-    of_pairs, of_labels, of_boxes = mean_weights(torch.stack((labelled.new_tensor(B), labelled, batch.has_box.sum())))
-    if not fuse:
-        return Losses(itc=of_pairs * itc, **dict.fromkeys(("mlm", "itm", "amc", "box"), itc.new_zeros(())))
+    return _Towers(image_embeds, text_embeds, corrupted[0] if fuse else None, teacher_embeds, itc, tuple(sims))
 
-    memory = model.text_encoder.remember(image_embeds)
+
+def _same_image(batch: Batch) -> Tensor:
+    """bool [B, B]: do two phrases share their image?"""
+    return batch.image_rows[:, None] == batch.image_rows
+
+
+def _after_fusion(
+    model: ALBEF,
+    batch: Batch,
+    towers: _Towers,
+    objective: ObjectiveSettings,
+    amc: AmcSettings,
+    alpha: float,
+    draw: Callable[[], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """MLM, ITM, L_amc and the box head's loss; `draw` gives image rows for texts, and text rows for images."""
+    memory, rows = model.text_encoder.remember(towers.image_embeds), batch.image_rows
     boxed = batch.has_box.nonzero().flatten()
     with_amc = amc.active and len(boxed) > 0
     fused, positive_logits, raw = _matching_pairs(
-        model, text_embeds, batch.attention_mask, memory.rows(rows), amc if with_amc else None
+        model, towers.text_embeds, batch.attention_mask, memory.rows(rows), amc if with_amc else None
     )
-
-    if negatives is None:
-        negatives = draw_negatives(sim_i2t, sim_t2i, matching, hard=hard_negatives, generator=generator)
     negative_logits, fused_corrupted = _other_pairs(
-        model, text_embeds, corrupted[0], batch.attention_mask, memory, rows, *negatives
+        model, towers.text_embeds, towers.corrupted_embeds, batch.attention_mask, memory, rows, *draw()
     )
-    mlm = _mlm(model, fused_corrupted, teacher_embeds, batch.mlm_labels, alpha, objective.mlm_distillation)
-    itm = matching_loss(torch.cat((positive_logits, negative_logits)), positives=B)
+    mlm = _mlm(model, fused_corrupted, towers.teacher_embeds, batch.mlm_labels, alpha, objective.mlm_distillation)
+    itm = matching_loss(torch.cat((positive_logits, negative_logits)), positives=len(rows))
     amc_term = _amc(raw[boxed], batch.box_mask[boxed], amc) if with_amc else positive_logits.new_zeros(())
-    box = _box(model, fused, batch.box_mask, boxed, objective.box_weight)
-    return Losses(
-        mlm=of_labels * mlm, itc=of_pairs * itc, itm=of_pairs * itm, amc=of_boxes * amc_term, box=of_boxes * box
-    )
+    return mlm, itm, amc_term, _box(model, fused, batch.box_mask, boxed, objective.box_weight)
 
 
 @torch.no_grad()
