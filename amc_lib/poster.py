@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from amc_lib.certainty import NOT_TESTABLE, REPRODUCED
+from amc_lib.certainty import CONFIRMED, NOT_TESTABLE
 from amc_lib.datasets.scenes import ATTRIBUTION
 from amc_lib.figures import (
     FOLDER,
@@ -179,7 +179,7 @@ def _verdict(row: object) -> Verdict:
     if row.verdict == NOT_TESTABLE:
         return Verdict(row.claim, "", NOT_TESTABLE, OPEN)
     numbers = f"{row.difference:+.1f} [{row.ci_low:+.1f}, {row.ci_high:+.1f}]"
-    tone = GOOD if row.verdict == REPRODUCED else BAD
+    tone = GOOD if row.verdict in CONFIRMED else BAD
     return Verdict(row.claim, numbers, row.verdict.replace(" at this scale", ""), tone)
 
 

@@ -9,6 +9,8 @@ import pytest
 from amc_lib.certainty import (
     CLAIMS,
     COLUMNS,
+    DOES_NOT_HOLD,
+    HOLDS,
     MARGIN,
     NEVER_BOXED,
     NOT_REPRODUCED,
@@ -17,6 +19,7 @@ from amc_lib.certainty import (
     REPRODUCED,
     RETRIEVAL,
     ROLES,
+    THIS_STUDY,
     Claim,
     Task,
     claims_table,
@@ -68,6 +71,16 @@ def test_clear_lead_is_reproduced():
         f"reproduced at this scale: AMC is {expected.value:.1f} points ahead of ALBEF (95 % interval "
         f"{expected.low:+.1f} to {expected.high:+.1f}; corrected p below 0.001; 1 seed; the poster: +7.3)"
     )
+
+
+def test_claims_of_this_study_hold_or_do_not():
+    worse = with_rate(0.5)
+    better = worse | with_rate(0.3, seed=1)
+    claim = Claim("AMC", "ALBEF finetuned", "phrases", THIS_STUDY)
+    for first, second, verdict in ((better, worse, HOLDS), (worse, better, DOES_NOT_HOLD)):
+        task = Task({"AMC": first, "ALBEF finetuned": second}, IDS)
+        row = claims_table({"phrases": task}, [claim]).iloc[0]
+        assert row.verdict == verdict and row.statement.startswith(f"{verdict}: AMC is ")
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.3])

@@ -10,7 +10,7 @@ from legibility import assert_texts_are_legible
 
 from amc_lib.ablations import ablations
 from amc_lib.figures import ablation_figure
-from amc_lib.figures.ablation import NEVER_BOXED
+from amc_lib.figures.ablation import FAR, NEVER_BOXED
 from amc_lib.figures.style import MARKERS
 
 SPLITS = ("phrases", "referring A", "referring B")
@@ -68,3 +68,17 @@ def test_points_stand_at_their_numbers_and_are_hollow_where_nothing_differs():
             assert hollow == (setting != "both" and part["p"][setting] > 0.05)
         (reference,) = (line for line in axes.lines if line.get_linestyle() == ":")
         assert set(reference.get_xdata()) == {part["accuracy"]["both"]}
+
+
+@pytest.mark.parametrize("behind", [FAR - 1, FAR + 1])
+def test_setting_far_behind_is_an_arrow_and_leaves_the_others_apart(behind):
+    table = a_table(["box head", "L_max", "both"], "both")
+    numbers = ["accuracy", "ci_low", "ci_high"]
+    table.loc[table["setting"] == "box head", numbers] -= behind - 2  # both is two points above it already
+    figure = ablation_figure(table, "both")
+    for axes in figure.axes:
+        arrows = [line for line in axes.lines if line.get_marker() == "<"]
+        low, high = axes.get_xlim()
+        assert len(arrows) == (behind > FAR) == (high - low < FAR)
+        assert all(low < arrow.get_xdata()[0] < high and arrow.get_ydata()[0] == 0 for arrow in arrows)
+        assert f"{table['accuracy'].iloc[0]:.1f}" in [text.get_text() for text in figure.axes[0].texts]

@@ -13,6 +13,7 @@ from amc_lib.figures.style import COLOURS, INK, MARKERS, MUTED, RULE, new_figure
 ROW_INCHES = 0.24
 NEVER_BOXED = "never boxed"
 MARGIN = 0.12  # share of the span left free on either side, for the values
+FAR = 20  # points below the setting compared with: an arrow at the edge, so that the others stay apart
 
 
 @styled
@@ -21,6 +22,7 @@ def ablation_figure(table: pd.DataFrame, against: str) -> Figure:
 
     table: columns setting, system, split, concepts, accuracy, ci_low, ci_high (percent), p (of the difference, after
     correction; NaN where there is none). A filled point differs from `against` (p below 0.05), a hollow one does not.
+    An arrow at the edge stands for a setting more than FAR points below it; the number beside the panel is its own.
     """
     settings, splits = list(dict.fromkeys(table["setting"])), list(dict.fromkeys(table["split"]))
     panels = [(split, table[(table["split"] == split) & (table["concepts"] == "all")]) for split in splits]
@@ -44,23 +46,28 @@ def _panel(axes: Axes, part: pd.DataFrame, against: str) -> None:
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    if against in part.index and pd.notna(part.loc[against, "accuracy"]):
-        axes.axvline(part.loc[against, "accuracy"], color=MUTED, linestyle=":", linewidth=0.9)
+    base = part["accuracy"].get(against, float("nan"))
+    if pd.notna(base):
+        axes.axvline(base, color=MUTED, linestyle=":", linewidth=0.9)
+    far = part["accuracy"] < base - FAR
+    low, high = part["ci_low"][~far].min(), part["ci_high"][~far].max()
+    margin = max(0.5, MARGIN * (high - low))
+    axes.set_xlim(low - margin, high + margin)
     for y, (setting, row) in enumerate(part.iterrows()):
         if pd.isna(row["accuracy"]):
             continue
         colour = COLOURS[row["system"]]
         same = setting != against and not row["p"] < SIGNIFICANT
-        axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, marker="|", markersize=6)
-        axes.plot(
-            row["accuracy"], y, MARKERS[row["system"]], color=colour, markersize=4.2,
-            markerfacecolor="white" if same else colour,
-        )  # fmt: skip
+        if far[setting]:
+            axes.plot(low - margin / 2, y, "<", color=colour, markersize=4.2)
+        else:
+            axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, marker="|", markersize=6)
+            axes.plot(
+                row["accuracy"], y, MARKERS[row["system"]], color=colour, markersize=4.2,
+                markerfacecolor="white" if same else colour,
+            )  # fmt: skip
         axes.annotate(
             f"{row['accuracy']:.1f}", (1.0, y), xycoords=("axes fraction", "data"), xytext=(1, 0),
             textcoords="offset points", ha="left", va="center", fontsize=7.5, color=INK,
         )  # fmt: skip
-    low, high = part["ci_low"].min(), part["ci_high"].max()
-    margin = max(0.5, MARGIN * (high - low))
-    axes.set_xlim(low - margin, high + margin)
     axes.axhline(len(part) - 0.4, color=RULE, linewidth=0.6)

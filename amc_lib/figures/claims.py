@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from amc_lib.certainty import NOT_TESTABLE, REPRODUCED
+from amc_lib.certainty import CONFIRMED, NOT_TESTABLE
 from amc_lib.figures.style import HIT, INK, MISS, MUTED, RULE, new_figure, styled
 
 ROW_INCHES = 0.25
@@ -27,7 +27,7 @@ def claims_figure(table: pd.DataFrame) -> Figure:
             axes.annotate(
                 heading, (-0.02, y - 1), xycoords=("axes fraction", "data"), ha="right", va="center", weight="bold"
             )
-        colour = {REPRODUCED: HIT, NOT_TESTABLE: MUTED}.get(record.verdict, MISS)
+        colour = HIT if record.verdict in CONFIRMED else MUTED if record.verdict == NOT_TESTABLE else MISS
         if record.verdict != NOT_TESTABLE:
             axes.plot([record.ci_low, record.ci_high], [y, y], color=colour, marker="|", markersize=7)
             axes.plot(record.difference, y, "D", color=colour, markersize=4)

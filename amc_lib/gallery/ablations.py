@@ -48,7 +48,8 @@ def introduction(results: Results) -> str:
         f"to: which phrases it answered, with settings, commit, seed, versions and seconds.{held} In the pictures the "
         "dotted line is the setting that the others are compared with. A difference is *sure* if its p is below 0.05 "
         "(images and seeds resampled, corrected over the settings; with one seed the spread between trainings is "
-        "not in it); in the pictures hollow points are not sure, in the tables sure differences are bold."
+        "not in it); in the pictures hollow points are not sure and an arrow is far off to the left, in the tables "
+        "sure differences are bold."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from amc_lib.certainty import NOT_TESTABLE, REPRODUCED
+from amc_lib.certainty import CONFIRMED, NOT_TESTABLE, THE_POSTER
 from amc_lib.gallery.results import Results, across, listed, markdown, sentences, with_interval
 from amc_lib.readme import COLUMNS, accuracy_block
 
@@ -193,7 +193,8 @@ def claims(results: Results) -> str:
         tested = part[part["verdict"] != NOT_TESTABLE]
         missing = len(part) - len(tested)
         without = f" ({missing} more cannot be tested)" if missing else ""
-        said.append(f"of {of}, {(tested['verdict'] == REPRODUCED).sum()} of {len(tested)} are reproduced{without}")
+        verb = "are reproduced" if of == THE_POSTER else "hold"
+        said.append(f"of {of}, {tested['verdict'].isin(CONFIRMED).sum()} of {len(tested)} {verb}{without}")
     return (
         "Each claim as a paired comparison on the same phrases, with the interval of the difference; open marks are "
         "the poster's own numbers, measured on photographs. (*The poster* is the one of AMC's authors.) p is corrected "

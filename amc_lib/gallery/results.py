@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from amc_lib.certainty import NEVER_BOXED, NOT_TESTABLE, REPRODUCED, Claim
+from amc_lib.certainty import CONFIRMED, NEVER_BOXED, NOT_TESTABLE, Claim
 
 ENDS = ("ci_low", "ci_high")
 
@@ -98,7 +98,7 @@ class Results:
             return ""
         paired = self.paired(first, second, split, concepts)
         if paired is not None:
-            return "Yes" if paired["verdict"] == REPRODUCED else "No" if paired["ci_high"] < 0 else "Not for sure"
+            return "Yes" if paired["verdict"] in CONFIRMED else "No" if paired["ci_high"] < 0 else "Not for sure"
         return ("Yes" if one.value > other.value else "No") if one.is_apart_from(other) else "Not for sure"
 
 
