@@ -36,6 +36,7 @@ from amc_lib.ablations import (
     read_records,
     run_grid,
 )
+from amc_lib.ablations.experiments import experiment
 from amc_lib.ablations.records import Record, _pack, _unpack, phrases_hash
 from amc_lib.ablations.worker import finished_run, notebook_parameters
 from amc_lib.checkpoints import save_checkpoint
@@ -290,6 +291,13 @@ def test_notebook_runs_what_has_no_record_and_nothing_twice(tiny, capfd):
     assert "6 experiments, 6 of them on record" in capfd.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in records.glob("*.json")} == before
     assert overview(chosen("explanation", "scenes"), "scenes", set(found))["on record"].tolist() == [6]
+
+
+def test_run_that_ships_is_not_made_again(tmp_path):
+    full, light = Variant("AMC", light=False), Variant("AMC")
+    assert finished_run(experiment(full, 0, "scenes"), tmp_path).folder.name == "amc-scenes"
+    assert finished_run(experiment(full, 1, "scenes"), tmp_path) is None
+    assert finished_run(experiment(light, 0, "scenes"), tmp_path) is None
 
 
 def test_failing_run_is_named_and_the_others_are_made(tiny, tmp_path):
