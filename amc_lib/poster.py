@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from amc_lib.certainty import CONFIRMED, NOT_TESTABLE
+from amc_lib.certainty import CONFIRMED, NOT_TESTABLE, THE_POSTER
 from amc_lib.datasets.scenes import ATTRIBUTION
 from amc_lib.figures import (
     FOLDER,
@@ -67,7 +67,7 @@ EXAMPLES_NOTE = (
 )
 RIVALS = {"other heatmaps": ("ALBEF", "ALBEF finetuned"), "the detector-based system": ("VMRM",)}
 ASKED = (*((split, "all") for split in SPLITS), ("phrases", "unboxed"))
-AUTHORS = {"the poster": "the authors' poster"}
+AUTHORS = {THE_POSTER: "the authors' poster"}
 SOURCES = "AMC: Yang et al., CVPR 2023; ALBEF: Li et al., NeurIPS 2021; VMRM: Dou and Peng, EMNLP 2021"
 
 

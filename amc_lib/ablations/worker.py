@@ -19,7 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 from amc_lib.ablations.experiments import Experiment
 from amc_lib.ablations.records import write_record
 from amc_lib.box_answers import answer_by_boxes
-from amc_lib.checkpoints import SHIPPED
+from amc_lib.checkpoints import find, shipped
 from amc_lib.comparison import Answers, answer_checkpoint
 from amc_lib.parameters import FINETUNING_PARAMETERS
 from amc_lib.provenance import ROOT
@@ -38,9 +38,10 @@ def run_experiment(experiment: Experiment, home: Path, records: Path) -> None:
 
 def finished_run(experiment: Experiment, runs: Path = RUNS) -> Run | None:
     """A run of `make study` (or `make paper`), or one that the repository ships, that is of the same settings."""
-    for metrics in (*sorted(runs.glob("*/seed-*/*/metrics.json")), *sorted(SHIPPED.glob("*/metrics.json"))):
-        if is_finished(metrics.parent):
-            run = open_run(metrics.parent)
+    of_studies = (metrics.parent for metrics in sorted(runs.glob("*/seed-*/*/metrics.json")))
+    for folder in (*of_studies, *map(find, shipped())):
+        if is_finished(folder):
+            run = open_run(folder)
             if holds(run, "finetuning", experiment.settings, experiment.identity["init_sha256"]):
                 return run
     return None
