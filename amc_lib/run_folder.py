@@ -45,8 +45,15 @@ def is_finished(folder: Path) -> bool:
 
 def require_writable(folder: Path) -> None:
     """Stop before training, not after it, where the run could not be written. Raises RunError."""
-    try:
+    with _explained(folder):
         check_writable(folder)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """A system's error inside the block as one sentence about the folder."""
+    try:
+        yield
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error}); name another output") from error
 
@@ -56,13 +63,15 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Inside the block no other process is in a block of the same folder, say one that outlived its killed parent.
 
     The system frees the lock of a process that dies. Where someone else has it, this is said, and waited for.
+    Raises RunError where there can be no lock.
     """
     lock = FileLock(folder.parent / f".{folder.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{folder}: another process is at work in it; waiting until that has ended", flush=True)
-        lock.acquire()
+    with _explained(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{folder}: another process is at work in it; waiting until that has ended", flush=True)
+            lock.acquire()
     try:
         yield
     finally:

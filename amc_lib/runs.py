@@ -194,10 +194,10 @@ def _run(
     identity = run_identity(stage, settings, init_sha256, data_sha256)
     folder = Path(output) if output else RUNS / f"{stage}-seed{training.seed}-{settings_hash(identity)}"
     if not is_finished(folder):
-        if state.is_main_process:
-            require_writable(folder)
         with nullcontext() if state.num_processes > 1 else alone_in(folder):
             if not is_finished(folder):  # another process may have done it meanwhile
+                if state.is_main_process:
+                    require_writable(folder)  # alone: one that ends clears away what others began to write
                 return _train(stage, settings, folder, identity, start, data)
     run = open_run(folder)
     if not holds(run, stage, settings, init_sha256, data_sha256):

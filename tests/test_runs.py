@@ -14,6 +14,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from amc_lib import runs, tiers
 from amc_lib.checkpoints import CheckpointError
@@ -21,7 +22,7 @@ from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.datasets import scene_bank
 from amc_lib.datasets.scene_bank import SceneBank
 from amc_lib.presets import preset
-from amc_lib.run_folder import alone_in
+from amc_lib.run_folder import RunError, alone_in
 from amc_lib.runs import Run, finetune, long_history, open_run, pretrain
 from amc_lib.training import learning_rate
 
@@ -256,3 +257,25 @@ def test_one_process_at_a_time_is_in_a_folder(tmp_path, capsys):
     with alone_in(folder):
         pass
     assert capsys.readouterr().out == ""
+
+
+def test_folder_is_tried_out_by_one_process_at_a_time(tmp_path, monkeypatch):
+    """Another that ends there meanwhile would clear away the file that is tried."""
+    folder, tried = tmp_path / "run", []
+
+    def try_out(at):
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / ".run.lock").acquire(timeout=0)
+        tried.append(at)
+
+    monkeypatch.setattr(runs, "require_writable", try_out)
+    monkeypatch.setattr(runs, "_train", lambda *_: None)
+    pretrain(TINY, folder)
+    assert tried == [folder]
+
+
+def test_folder_that_can_have_no_lock_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "run"
+    with pytest.raises(RunError, match=re.escape(f"{folder}: cannot be written (")), alone_in(folder):
+        raise AssertionError
