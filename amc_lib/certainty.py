@@ -5,6 +5,7 @@ Verdicts follow from numbers by rules that stand here, the same for all claims:
 - "A points better than B": holds if the interval of the difference lies above 0 and its p, corrected after Holm
   over all such claims that can be tested, is below 0.05.
 - "A is as good as before" (retrieval, matching): holds if the interval of the difference lies above -MARGIN.
+  Retrieval is asked at RECALL_AT, where these models find enough to lose MARGIN points of it.
 - What holds of the poster is "reproduced at this scale"; this study's own claims hold or do not.
 - A claim whose system or phrases are not there is not testable.
 """
@@ -66,7 +67,8 @@ class Task:
 
 
 NEVER_BOXED = "concepts never boxed"
-RETRIEVAL = ("recall@1 of pictures", "recall@1 of captions", "matching of captions")
+RECALL_AT = 10  # at 1 the models of the scenes tier find 2 to 3 %: a claim about it could hardly fail
+RETRIEVAL = (f"recall@{RECALL_AT} of pictures", f"recall@{RECALL_AT} of captions", "matching of captions")
 CLAIMS = (
     *(Claim("AMC", second, role) for second in ("ALBEF", "VMRM") for role in ROLES),
     *(Claim("AMC", second, NEVER_BOXED) for second in ("ALBEF", "VMRM")),

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from amc_lib.certainty import RETRIEVAL, Task
+from amc_lib.certainty import RECALL_AT, RETRIEVAL, Task
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.datasets.scene_bank import SceneBank
 from amc_lib.matching import encode_phrases, evaluating, pair_probabilities
@@ -162,8 +162,8 @@ def kept_tasks(measured: Mapping[str, Sequence[Retrieval]], image_ids: Sequence[
         return Task({s: np.array([values(one) for one in of_seed]) for s, of_seed in measured.items()}, image_ids)
 
     tasks = (
-        of_systems(lambda one: one.recall("caption to picture", "match", 1)),
-        of_systems(lambda one: one.recall("picture to caption", "match", 1)),
+        of_systems(lambda one: one.recall("caption to picture", "match", RECALL_AT)),
+        of_systems(lambda one: one.recall("picture to caption", "match", RECALL_AT)),
         of_systems(lambda one: one.matching("similar")),
     )
     return dict(zip(RETRIEVAL, tasks, strict=True))

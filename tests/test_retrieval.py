@@ -180,10 +180,11 @@ def test_measures_of_known_answers():
 
 
 def test_kept_tasks_hold_what_the_claims_compare():
-    one = made([0, 4, 0, 12], [0.9, 0.2, 0.6, 0.4], [0.1, 0.1, 0.7, 0.6])
-    other = made([3, 0, 0, 0], [0.9] * 4, [0.1] * 4)
+    one = made([0, 9, 4, 10], [0.9, 0.2, 0.6, 0.4], [0.1, 0.1, 0.7, 0.6])
+    other = made([30, 0, 0, 0], [0.9] * 4, [0.1] * 4)
     tasks = kept_tasks({"ALBEF": [one], "AMC": [other, one]}, list("abcd"))
     assert list(tasks) == list(RETRIEVAL)
-    assert tasks[RETRIEVAL[0]].hits["AMC"].tolist() == [[False, True, True, True], [True, False, True, False]]
+    assert tasks["recall@10 of pictures"].hits["AMC"].tolist() == [[False, True, True, True], [True, True, True, False]]
+    assert tasks["recall@10 of captions"].hits["ALBEF"].tolist() == [[True, True, True, False]]
     assert tasks[RETRIEVAL[2]].hits["ALBEF"].tolist() == [one.matching("similar").tolist()]
     assert tasks[RETRIEVAL[1]].image_ids == list("abcd")
