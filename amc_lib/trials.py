@@ -1,15 +1,16 @@
 """The settings of the detector-based system that were tried, each on a short schedule: which one is taken, and why.
 
 `python -m amc_lib.trials detector` and `python -m amc_lib.trials vmrm` write figures/detector_trials.csv and
-figures/vmrm_trials.csv. A trial changes what its name says and nothing else; runs under runs/trials are not repeated.
-All numbers are of the validation split. Trials of the model over proposals start from the rate and the depth that ALBEF
-has on scenes. The one that is taken was the best when the full pretraining began; rate 1.6e-3 with depth 1, tried later
-and better after one epoch, was not pretrained in full.
+figures/vmrm_trials.csv, each with its provenance. A trial changes what its name says and nothing else; runs under
+runs/trials are not repeated. All numbers are of the validation split. Trials of the model over proposals start from the
+rate and the depth that ALBEF has on scenes. The one that is taken was the best when the full pretraining began; rate
+1.6e-3 with depth 1, tried later and better after one epoch, was not pretrained in full.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import pandas as pd
 from amc_lib.config import DetectorSettings, Settings
 from amc_lib.detector_runs import train_detector
 from amc_lib.figures import FOLDER
-from amc_lib.files import write_csv
+from amc_lib.files import write_csv, write_json
 from amc_lib.parameters import replace as changed
 from amc_lib.presets import detector_based, preset
+from amc_lib.provenance import provenance
 from amc_lib.region_answers import way_accuracies
 from amc_lib.runs import RUNS, pretrain
 from amc_lib.tiers import validation_bank
@@ -120,12 +122,20 @@ def _slug(changes: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    tables = {"detector": detector_trials, "vmrm": vmrm_trials}
+    detector_start = replace(DetectorSettings(), steps=DETECTOR_STEPS)
+    of = {
+        "detector": (detector_trials, detector_start, DETECTOR),
+        "vmrm": (vmrm_trials, vmrm_settings(VMRM_START, VMRM_EPOCHS), VMRM),
+    }
     parser = argparse.ArgumentParser(prog="python -m amc_lib.trials", description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=tables)
+    parser.add_argument("what", choices=of)
     what = parser.parse_args().what
-    table = tables[what]()
+    measure, start, tried = of[what]
+    begin = time.perf_counter()
+    table = measure()
+    record = provenance(start, seed=0, seconds=time.perf_counter() - begin, tried=tried)
     write_csv(FOLDER / f"{what}_trials.csv", table)
+    write_json(FOLDER / f"{what}_trials.json", record)
     print(table.to_string(index=False))
 
 
