@@ -104,14 +104,15 @@ def plan(seeds: int) -> list[list[Step]]:
 
 
 def full_plan(seeds: int) -> list[list[Step]]:
-    """`plan` and everything else that figures/ and the README show; the benchmarks have the machine to themselves."""
+    """`plan` and everything else that figures/ and the README show; what measures time has the machine to itself."""
     rounds = plan(seeds)
     explanations = Step("explanations", "10_explanations.ipynb", {"runs": str(STUDY), "seeds": seeds}, ("evaluate",))
     film = Step("film", None, after=("pretrain",), module="amc_lib.film")
     own = Step("own-data", "07_your_data.ipynb", after=("pretrain",))
     ablations = Step("ablations", "05_ablations.ipynb", after=("pretrain",))
+    footprint = Step("footprint", None, after=("pretrain",), module="amc_lib.footprint")
     benchmarks = Step("benchmarks", "08_benchmarks.ipynb", after=("pretrain",))
-    rounds += [[explanations, film], [own], [ablations], [benchmarks]]
+    rounds += [[explanations, film], [own], [ablations], [footprint], [benchmarks]]
     results = tuple(step.name for steps in rounds for step in steps)
     return rounds + [[Step(f"page-{page}", None, after=results, module=f"amc_lib.{page}")] for page in PAGES]
 
