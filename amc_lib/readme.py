@@ -24,6 +24,8 @@ COLUMNS = {  # heading -> split and group of concepts
     "referring B": ("referring B", "all"),
     "phrases, never boxed": ("phrases", "unboxed"),
 }
+FULL_SIZE = {"batch": "d", "seconds": ".2g", "memory_gib": ".2g"}  # column of paper_step.csv -> its digits
+BATCHES_SHOWN = 2  # of each device and form
 
 
 def accuracy_block(table: pd.DataFrame, costs: pd.DataFrame) -> str:
@@ -71,6 +73,18 @@ def _seeds(seeds: pd.Series) -> str:
     return f"{least}" if least == most else f"{least} to {most}"
 
 
+def full_size_block(table: pd.DataFrame) -> str:
+    """What an update of the full-size model needs: on each device, in each form, at its two largest batches."""
+    lines = ["| device | precision | batch | seconds | GiB | |", "|---|---|---|---|---|---|"]
+    forms = ["device", "how", "precision", "checkpointing"]
+    for (device, how, precision, checkpointing), rows in table.groupby(forms, sort=False):
+        largest = rows.nlargest(BATCHES_SHOWN, "batch").sort_values("batch")
+        form = f"{precision}, checkpointing" if checkpointing else precision
+        cells = [" / ".join(f"{value:{digits}}" for value in largest[name]) for name, digits in FULL_SIZE.items()]
+        lines.append(f"| {' | '.join([device, form, *cells, how])} |")
+    return "\n".join(lines)
+
+
 def with_block(text: str, name: str, block: str) -> str:
     """The text with what stands between the marks of `name` replaced. Raises ValueError where it lacks them."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
@@ -85,7 +99,8 @@ def blocks(folder: Path = FOLDER) -> Mapping[str, str]:
     """Every block by its name."""
     table, costs = (pd.read_csv(folder / name) for name in ("table1.csv", "costs.csv"))
     found = {path.stem.removeprefix("ablation_"): pd.read_csv(path) for path in folder.glob("ablation_*.csv")}
-    return {"table 1": accuracy_block(table, costs), "ablations": ablation_block(found)}
+    full_size = full_size_block(pd.read_csv(folder / "paper_step.csv"))
+    return {"table 1": accuracy_block(table, costs), "ablations": ablation_block(found), "full size": full_size}
 
 
 def renewed(text: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from amc_lib.provenance import ROOT
-from amc_lib.readme import README, ablation_block, accuracy_block, renewed, with_block
+from amc_lib.readme import README, ablation_block, accuracy_block, full_size_block, renewed, with_block
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -44,6 +44,15 @@ def test_ablations_hold_differences_and_mark_the_sure_ones():
     ]
     _, _, line = ablation_block({"terms": pd.DataFrame(settings), "unknown": pd.DataFrame()}).splitlines()
     assert line == "| Which of the two terms does it? | both (70.0 %) | no boxes **−4.3**, L_mean +0.3 | 4 to 5 |"
+
+
+def test_full_size_steps_are_shown_at_the_two_largest_batches_of_each_form():
+    columns = ["device", "precision", "checkpointing", "batch", "seconds", "memory_gib", "how"]
+    rows = [("A100", "bf16", False, batch, batch / 1000, batch / 3, "computed") for batch in (64, 16, 32)]
+    rows += [("2 threads", "bf16", True, 2, 1.924, 7.7, "measured")]
+    _, _, card, here = full_size_block(pd.DataFrame(rows, columns=columns)).splitlines()
+    assert card == "| A100 | bf16 | 32 / 64 | 0.032 / 0.064 | 11 / 21 | computed |"
+    assert here == "| 2 threads | bf16, checkpointing | 2 | 1.9 | 7.7 | measured |"
 
 
 def test_text_without_marks_is_refused():
