@@ -57,6 +57,14 @@ def test_no_file_is_forgotten_and_every_link_resolves():
     assert_links_resolve(text, FOLDER)
 
 
+def test_every_committed_table_has_its_settings_commit_and_seed():
+    results = Results(FOLDER)
+    for entry in (entry for section in SECTIONS for entry in section.entries):
+        if any(results.has(f"{stem}.csv") for stem in entry.stems):
+            account = results.account(entry.account or entry.stems[0])
+            assert account and {"settings", "commit", "seed"} <= set(account), entry.title
+
+
 # ------------------------------------------------------------------------------------------------- with made-up results
 
 
