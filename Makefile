@@ -11,13 +11,13 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 study: $(INSTALLED) ## run the study and redraw figures/ (SEEDS=3: over three seeds)
-	$(VENV_PYTHON) -m amc_lib.study --seeds $(SEEDS)
+	$(VENV_PYTHON) -m amc_study.order --seeds $(SEEDS)
 
 study-full: $(INSTALLED) ## all of it: explanations, ablations, benchmarks, pages (hours; goes on where it stopped)
-	$(VENV_PYTHON) -m amc_lib.study --full
+	$(VENV_PYTHON) -m amc_study.order --full
 
 paper: $(INSTALLED) ## the same on photographs (data/README.md first; GPUs)
-	$(VENV_PYTHON) -m amc_lib.study --tier paper --seeds $(SEEDS)
+	$(VENV_PYTHON) -m amc_study.order --tier paper --seeds $(SEEDS)
 
 test: $(INSTALLED) ## check the style of code and notebooks, then run the tests
 	$(VENV_PYTHON) -m ruff check .

@@ -19,12 +19,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from amc_lib.config import Settings
-from amc_lib.files import json_bytes, write_together
+from amc_lib.files import ROOT, json_bytes, plain, write_together
 from amc_lib.model import ALBEF, build
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.parameters import from_mapping
-from amc_lib.phrases import Tokenizer
-from amc_lib.provenance import ROOT, plain
+from amc_lib.tokens import Tokenizer
 from amc_lib.weights_check import check_weights
 from amc_lib.wording import line, reason, shown
 

@@ -9,7 +9,7 @@ from amc_lib.config_checks import positive, require
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """Drawn scenes of the scenes tier (amc_lib.datasets.scenes)."""
+    """Drawn scenes of the scenes tier (amc_study.scenes.scene)."""
 
     seed: int = 0
     size: int = 320  # side of the square picture, pixels

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
@@ -88,3 +92,38 @@ def sha256_of(path: str | Path) -> str:
     """The hash of a file's bytes, 64 hex digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plain(value: Any, name: str = "settings") -> Any:
+    """`value` out of JSON's own types: dataclasses and mappings as dicts, sequences as lists, numbers as Python's.
+
+    A path is written relative to the repository, or by its last part when it lies elsewhere. A value that JSON cannot
+    hold (an object, NaN) is an error that says where it stands.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    match value:
+        case Mapping():
+            return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
+        case set() | frozenset():
+            return sorted(plain(item, name) for item in value)
+        case Enum():
+            return plain(value.value, name)
+        case Path():
+            return _path_text(value)
+        case np.generic():
+            return plain(value.item(), name)
+        case float() if not np.isfinite(value):
+            raise ValueError(f"{name} is {value}, which cannot be written as JSON")
+        case None | bool() | int() | float() | str():
+            return value
+    raise TypeError(f"{name} is a {type(value).__name__}, which cannot be written as JSON")
+
+
+def _path_text(path: Path) -> str:
+    resolved = path.resolve()
+    if resolved.is_relative_to(ROOT):
+        return resolved.relative_to(ROOT).as_posix()
+    return path.name if path.is_absolute() else path.as_posix()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amc_lib.model import ALBEF
-from amc_lib.phrases import Tokenizer
+from amc_lib.tokens import Tokenizer
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from amc_lib.inert_pickle import PickledFile, StoredTensor
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.model.vision import resize_positions
-from amc_lib.phrases import SPECIAL
+from amc_lib.tokens import SPECIAL
 from amc_lib.weights_check import not_finite
 from amc_lib.wording import named, reason, shown
 

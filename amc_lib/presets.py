@@ -82,7 +82,7 @@ def detector_based(settings: Settings) -> Settings:
     """The same model and schedules on scenes for the detector-based system: proposals in place of patches.
 
     A phrase is matched with one region, so captions of several things stay in their parts throughout. Depth of the
-    tower and rate of pretraining are those that did best among the trials (`amc_lib.trials`). Raises ValueError for
+    tower and rate of pretraining are those that did best among the trials (`amc_study.rival.trials`). Raises ValueError for
     another tier: its detectors are there (`coco_detector`, `bottom_up`), a model over their proposals is not.
     """
     if settings.tier != "scenes":

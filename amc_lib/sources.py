@@ -6,12 +6,12 @@ from pathlib import Path
 
 from amc_lib.checkpoints import Checkpoint, CheckpointError, description, load_checkpoint
 from amc_lib.config import Settings
+from amc_lib.datasets.photos import data_root
 from amc_lib.files import sha256_of
 from amc_lib.model import build
 from amc_lib.official import bert_vocabulary, load_official
-from amc_lib.photos import data_root
-from amc_lib.phrases import Tokenizer
 from amc_lib.presets import preset
+from amc_lib.tokens import Tokenizer
 
 OFFICIAL = (".pth", ".pt")
 ALBEF = "checkpoints/ALBEF.pth"  # below the data root: where finetuning of the paper tier starts

@@ -4,9 +4,9 @@ from itertools import product
 
 import pandas as pd
 
-from amc_lib.certainty import CLAIMS, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
-from amc_lib.faithfulness import CURVES, ORDERS, SHARES
-from amc_lib.randomisation import OTHER_PHRASE, OTHER_PICTURE, TRAINED
+from amc_study.explain.claims import CLAIMS, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from amc_study.explain.faithfulness import CURVES, ORDERS, SHARES
+from amc_study.explain.randomisation import OTHER_PHRASE, OTHER_PICTURE, TRAINED
 
 LEVELS = {"chance": 4.0, "ALBEF": 30.5, "ALBEF finetuned": 34.2, "AMC": 37.9, "VMRM": 61.0}
 HEATMAPS = ("ALBEF", "ALBEF finetuned", "AMC")

@@ -6,7 +6,7 @@ import explanation_tables as made
 import pandas as pd
 from test_figures_results import accuracy_table
 
-from amc_lib.gallery.ablations import GRID
+from amc_study.report.gallery.ablations import GRID
 
 SYSTEMS = {"chance": 3.7, "ALBEF": 60.7, "ALBEF finetuned": 65.2, "AMC": 69.84, "VMRM": 87.3}
 

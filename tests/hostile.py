@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from amc_lib.checkpoints import CheckpointError
 from amc_lib.datasets.image_files import UnreadableImageError
 from amc_lib.datasets.records import FARTHEST
-from amc_lib.phrases import clean
 from amc_lib.regions import Region
+from amc_lib.tokens import clean
 
 FEW, MANY = 15, 150
 RUNS = pytest.mark.parametrize(

@@ -24,14 +24,14 @@ from PIL import Image
 from reference_cases import TINY_AMC, tiny_model, tiny_settings
 from safetensors.torch import save
 
-from amc_lib.bottom_up import RegionFile
 from amc_lib.checkpoints import DESCRIPTION, load_checkpoint, save_checkpoint
 from amc_lib.config import ObjectiveSettings, Settings, TrainingSettings
 from amc_lib.datasets import flickr30k, records, refer
 from amc_lib.datasets.image_files import ImageFile
 from amc_lib.grounder import read_image
 from amc_lib.official import read_official
-from amc_lib.phrases import SPECIAL, Tokenizer, clean
+from amc_lib.tokens import SPECIAL, Tokenizer, clean
+from amc_study.rival.bottom_up import RegionFile
 
 MEMORY = 1 << 30  # bytes that a bomb may ask for beyond what the process has
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import torch
 from paper_data import write_paper_data
 
-from amc_lib import answers, photos, presets, runs, study
+from amc_lib import presets
 from amc_lib.config import ModelSettings, Settings, TextSettings, TrainingSettings, VisionSettings
-from amc_lib.figures import style
+from amc_lib.datasets import photos
 from amc_lib.model import build
 from amc_lib.official import export_official
 from amc_lib.presets import preset
+from amc_study import answers, runs
+from amc_study import order as study
+from amc_study.figures import style
 
 PAPER = preset("paper")
 LAYER = 2  # of the tiny text encoder: the first fusion layer

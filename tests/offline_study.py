@@ -53,10 +53,12 @@ def study() -> None:
 
     from test_runs import TINY, OneByOne
 
-    from amc_lib import Grounder, runs, tiers
-    from amc_lib.datasets import scene_bank, scenes
-    from amc_lib.detector_runs import load_detector
-    from amc_lib.evaluation import point_at
+    from amc_lib import Grounder
+    from amc_lib.evaluate import point_at
+    from amc_study import runs, tiers
+    from amc_study.rival.detector_runs import load_detector
+    from amc_study.scenes import bank as scene_bank
+    from amc_study.scenes import scene as scenes
 
     picture = scenes.draw(TINY.scenes, "val", 0).image
     for grounding in Grounder.load().ground(picture, ["a red cat", "the dog"]):

@@ -12,10 +12,11 @@ from itertools import count
 from pathlib import Path
 
 from amc_lib.config import SceneSettings
-from amc_lib.datasets import refer, scenes
-from amc_lib.datasets.scenes import Scene, SceneObject
-from amc_lib.phrases import clean, word_vocabulary
+from amc_lib.datasets import refer
 from amc_lib.regions import Box
+from amc_lib.tokens import clean, word_vocabulary
+from amc_study.scenes import scene as scenes
+from amc_study.scenes.scene import Scene, SceneObject
 
 SIDE = 96
 SCENES = SceneSettings(

@@ -10,7 +10,7 @@ from plain_step import fusion_layers, image_tower, text_layers
 from torch import Tensor
 
 from amc_lib.model import ALBEF
-from amc_lib.phrases import Tokenizer
+from amc_lib.tokens import Tokenizer
 
 
 def one_by_one(model: ALBEF, tokens: Tokenizer, image: Tensor, phrase: str, layer: int) -> Tensor:

@@ -28,7 +28,7 @@ Negatives = tuple[Tensor, Tensor]  # image rows for texts, text rows for images:
 
 
 class PlainStepper:
-    """A model with AdamW of its own, ready to take steps; the interface of `amc_lib.footprint.Stepper`."""
+    """A model with AdamW of its own, ready to take steps; the interface of `amc_study.footprint.Stepper`."""
 
     def __init__(
         self, settings: Settings, model: ALBEF | None = None, learning_rate: float = 1e-5, weight_decay: float = 0.02

@@ -25,14 +25,14 @@ import pytest
 import torch
 from test_runs import TINY
 
-from amc_lib import runs
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import Settings
+from amc_lib.data import Collator, FixedPairs, Phrase
 from amc_lib.model import ALBEF, build
-from amc_lib.pairs import Collator, FixedPairs, Phrase
-from amc_lib.phrases import Tokenizer, word_vocabulary
-from amc_lib.runs import finetune
-from amc_lib.training.log import Log
+from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_lib.train.log import Log
+from amc_study import runs
+from amc_study.runs import finetune
 
 WORDS = ["red", "green", "blue", "square", "and", "a"]
 IMAGES, UPDATES = 32, 12  # in batches of 8, three times

@@ -22,8 +22,12 @@ from hypothesis import strategies as st
 from test_explanations_notebook import install
 from test_runs import TINY, OneByOne
 
-from amc_lib import runs, tiers
-from amc_lib.ablations import (
+from amc_lib.checkpoints import save_checkpoint
+from amc_lib.model import build
+from amc_lib.presets import preset
+from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_study import runs, tiers
+from amc_study.ablations import (
     Ablation,
     Experiment,
     Variant,
@@ -36,17 +40,13 @@ from amc_lib.ablations import (
     read_records,
     run_grid,
 )
-from amc_lib.ablations.experiments import experiment
-from amc_lib.ablations.records import Record, _pack, _unpack, phrases_hash
-from amc_lib.ablations.worker import finished_run, notebook_parameters
-from amc_lib.checkpoints import save_checkpoint
-from amc_lib.datasets import scene_bank
-from amc_lib.datasets.scene_language import vocabulary
-from amc_lib.model import build
-from amc_lib.phrases import Tokenizer, word_vocabulary
-from amc_lib.presets import preset
-from amc_lib.runs import finetune
-from amc_lib.statistics import paired_difference
+from amc_study.ablations.experiments import experiment
+from amc_study.ablations.records import Record, _pack, _unpack, phrases_hash
+from amc_study.ablations.worker import finished_run, notebook_parameters
+from amc_study.runs import finetune
+from amc_study.scenes import bank as scene_bank
+from amc_study.scenes.language import vocabulary
+from amc_study.statistics import paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "05_ablations.ipynb"
@@ -54,7 +54,7 @@ TIERS = pytest.mark.parametrize("tier", ["scenes", "paper"])
 STARTUP = """
 import pathlib as _pathlib, sys as _sys
 _sys.path[:0] = [{tests!r}, {root!r}]
-import amc_lib.runs as _runs
+import amc_study.runs as _runs
 _runs.RUNS = _pathlib.Path({home!r}) / "runs"
 import test_explanations_notebook as _tiny
 _tiny.install(_pathlib.Path({home!r}))
@@ -316,7 +316,7 @@ def test_failing_run_is_named_and_the_others_are_made(tiny, tmp_path):
 def test_grid_killed_by_sigkill_repeats_no_finished_run(tiny, tmp_path):
     wanted = experiments(chosen("terms", "scenes"), "scenes", 1)
     script = (
-        "from pathlib import Path; from amc_lib.ablations import *; "
+        "from pathlib import Path; from amc_study.ablations import *; "
         f"run_grid(experiments(chosen('terms', 'scenes'), 'scenes', 1), Path({str(tmp_path / 'runs')!r}), "
         f"Path({str(tmp_path / 'records')!r}), 1)"
     )

@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from amc_lib import answers
-from amc_lib.answers import ask, ask_in_parts
 from amc_lib.checkpoints import Checkpoint
+from amc_lib.datasets.photos import PhotoBank, evaluation_banks
 from amc_lib.datasets.records import Regions
-from amc_lib.evaluation import Pointing, peak, point_at
+from amc_lib.evaluate import Pointing, peak, point_at
 from amc_lib.model import ALBEF
-from amc_lib.photos import PhotoBank, evaluation_banks
 from amc_lib.presets import preset
 from amc_lib.regions import Region
 from amc_lib.sources import official_albef, open_checkpoint
+from amc_study import answers
+from amc_study.answers import ask, ask_in_parts
 
 LAYER = mini_paper.LAYER
 SPLITS = pytest.mark.parametrize("split", ["flickr30k", "refcoco+ A"])  # the second at 48 pixels, of a model of 32

@@ -19,7 +19,7 @@ import torch
 from legibility import assert_texts_are_legible
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from amc_lib.benchmarks import (
+from amc_study.benchmarks import (
     benchmark_plan,
     estimate_rows,
     estimate_table,
@@ -29,19 +29,19 @@ from amc_lib.benchmarks import (
     summary,
     table,
 )
-from amc_lib.benchmarks import timing as clock
-from amc_lib.benchmarks.__main__ import main as publish
-from amc_lib.benchmarks.arithmetic import count_flops
-from amc_lib.benchmarks.estimate import VISITS, flops_of_a_pair
-from amc_lib.benchmarks.growth import exponent
-from amc_lib.benchmarks.plain import plain_form
-from amc_lib.benchmarks.pointing import PHRASES, Pointer
-from amc_lib.benchmarks.processes import alone, in_processes, peak_bytes
-from amc_lib.benchmarks.rows import COLUMNS
-from amc_lib.benchmarks.summary import BEGIN, CLAIMS, END, Claim, readme_table, with_table
-from amc_lib.benchmarks.timing import Spread, ratio, side_by_side, spread
-from amc_lib.figures import growth_figure
-from amc_lib.footprint import Stepper, full_size_batch
+from amc_study.benchmarks import timing as clock
+from amc_study.benchmarks.__main__ import main as publish
+from amc_study.benchmarks.arithmetic import count_flops
+from amc_study.benchmarks.estimate import VISITS, flops_of_a_pair
+from amc_study.benchmarks.growth import exponent
+from amc_study.benchmarks.plain import plain_form
+from amc_study.benchmarks.pointing import PHRASES, Pointer
+from amc_study.benchmarks.processes import alone, in_processes, peak_bytes
+from amc_study.benchmarks.rows import COLUMNS
+from amc_study.benchmarks.summary import BEGIN, CLAIMS, END, Claim, readme_table, with_table
+from amc_study.benchmarks.timing import Spread, ratio, side_by_side, spread
+from amc_study.figures import growth_figure
+from amc_study.footprint import Stepper, full_size_batch
 
 QUICK = benchmark_plan(quick=True)
 STATM = Path("/proc/self/statm")  # sizes of this process, in pages
@@ -196,7 +196,7 @@ def test_processes_answer_in_order_each_in_its_own():
 
 
 def test_library_without_its_tests_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr("amc_lib.benchmarks.plain.TESTS", tmp_path)
+    monkeypatch.setattr("amc_study.benchmarks.plain.TESTS", tmp_path)
     with pytest.raises(ValueError, match=r"plain_step.py: missing; benchmarks .* need a clone"):
         plain_form("plain_step")
 

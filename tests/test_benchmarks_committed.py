@@ -1,6 +1,6 @@
 """The committed figures/benchmarks.csv keeps what is claimed, and the README's table is made of it.
 
-After measuring anew (08_benchmarks): `python -m amc_lib.benchmarks` renews the README.
+After measuring anew (08_benchmarks): `python -m amc_study.benchmarks` renews the README.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from amc_lib.benchmarks.rows import COLUMNS
-from amc_lib.benchmarks.summary import CLAIMS, CSV, readme_table, with_table
-from amc_lib.provenance import ROOT
+from amc_lib.files import ROOT
+from amc_study.benchmarks.rows import COLUMNS
+from amc_study.benchmarks.summary import CLAIMS, CSV, readme_table, with_table
 
 if not CSV.is_file():
     pytest.skip("figures/benchmarks.csv: 08_benchmarks has not been run in full yet", allow_module_level=True)

@@ -10,8 +10,8 @@ import papermill
 import pytest
 from PIL import Image
 
-from amc_lib.benchmarks.rows import COLUMNS
-from amc_lib.benchmarks.summary import CLAIMS
+from amc_study.benchmarks.rows import COLUMNS
+from amc_study.benchmarks.summary import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[1]
 ABSENT = {  # of claims, with `quick`

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from amc_lib.box_ranking import COLUMNS, box_scores, ranked_box_hits, ranking_table
-from amc_lib.evaluation import Pointing
+from amc_lib.evaluate import Pointing
 from amc_lib.regions import Box, Region
-from amc_lib.statistics import accuracy_interval
+from amc_study.box_ranking import COLUMNS, box_scores, ranked_box_hits, ranking_table
+from amc_study.statistics import accuracy_interval
 
 LEFT, RIGHT = (0.0, 0.0, 40.0, 40.0), (40.0, 0.0, 80.0, 40.0)  # halves of a picture of 80 x 40
 HEIGHT, WIDTH = 12, 17

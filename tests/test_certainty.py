@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amc_lib.certainty import (
+from amc_lib.regions import Region
+from amc_study.explain.claims import (
     CLAIMS,
     COLUMNS,
     DOES_NOT_HOLD,
@@ -25,8 +26,7 @@ from amc_lib.certainty import (
     claims_table,
     pointing_tasks,
 )
-from amc_lib.regions import Region
-from amc_lib.statistics import holm, mcnemar, paired_difference
+from amc_study.statistics import holm, mcnemar, paired_difference
 
 IMAGES, PHRASES = 100, 400
 IDS = [f"image-{n // 4}" for n in range(PHRASES)]

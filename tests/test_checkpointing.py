@@ -20,14 +20,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from amc_lib.config import Settings, TrainingSettings
-from amc_lib.evaluation import ground_phrases
+from amc_lib.data import Collator, EpochBatches, FixedPairs, Pairs, Phrase
+from amc_lib.evaluate import ground_phrases
 from amc_lib.model import ALBEF
-from amc_lib.pairs import Collator, EpochBatches, FixedPairs, Pairs, Phrase
-from amc_lib.phrases import SPECIAL, Tokenizer
 from amc_lib.presets import preset
 from amc_lib.step import Batch, training_losses
-from amc_lib.training import __main__ as command
-from amc_lib.training import parameter_groups, train
+from amc_lib.tokens import SPECIAL, Tokenizer
+from amc_lib.train import parameter_groups, train
+from amc_study import finetune as command
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], max_tokens=12)
@@ -223,7 +223,7 @@ def test_wrong_value_and_wrong_name_have_exit_codes_of_their_own(finetuned):
     with pytest.raises(SystemExit) as left:
         command.main(["--lamda1", "1"])
     assert left.value.code == 2 and not finetuned
-    module = [sys.executable, "-m", "amc_lib.training", "--init", "nowhere"]
+    module = [sys.executable, "-m", "amc_lib.train", "--init", "nowhere"]
     done = subprocess.run(module, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert re.fullmatch(r"no checkpoint at 'nowhere'; shipped ones: .*\n", done.stderr)

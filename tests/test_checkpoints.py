@@ -17,8 +17,8 @@ from safetensors.torch import load, load_file, save
 from amc_lib import checkpoints, files
 from amc_lib.checkpoints import DESCRIPTION, WEIGHTS, CheckpointError, description, load_checkpoint, save_checkpoint
 from amc_lib.config import ObjectiveSettings, Settings, TrainingSettings
-from amc_lib.evaluation import ground_phrases
-from amc_lib.phrases import SPECIAL, Tokenizer
+from amc_lib.evaluate import ground_phrases
+from amc_lib.tokens import SPECIAL, Tokenizer
 
 VOCABULARY = [*SPECIAL, *(f"w{i}" for i in range(35))]
 SETTINGS = Settings(

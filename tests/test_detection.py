@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amc_lib.detection import average_precisions, mean_average_precision, recalled
+from amc_study.rival.detection import average_precisions, mean_average_precision, recalled
 
 SQUARE = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
 FAR = torch.tensor([[50.0, 50.0, 60.0, 60.0]])

@@ -13,18 +13,18 @@ import torch
 from test_runs import OneByOne
 from torchvision.ops import box_iou
 
-from amc_lib import detector_runs, proposals
 from amc_lib.checkpoints import SHIPPED, CheckpointError, shipped
 from amc_lib.config import DetectorSettings, SceneSettings
-from amc_lib.datasets import object_bank, scenes
-from amc_lib.datasets.object_bank import open_objects
-from amc_lib.datasets.scene_bank import pixels
-from amc_lib.detector import UNKNOWN, Detector, Proposals, Target
-from amc_lib.detector_runs import load_detector, open_detector_run, train_detector
-from amc_lib.detector_training import evaluate, learning_rate, named_rightly, scene_vocabulary, target_of, train
-from amc_lib.model.pyramid import Lite0Pyramid, pack, shapes, unpack
+from amc_lib.datasets.transforms import pixels
 from amc_lib.model.trunk import load_lite0
-from amc_lib.proposals import open_proposals
+from amc_study.rival import detector_runs, object_bank, proposals
+from amc_study.rival.detector import UNKNOWN, Detector, Proposals, Target
+from amc_study.rival.detector_runs import load_detector, open_detector_run, train_detector
+from amc_study.rival.detector_training import evaluate, learning_rate, named_rightly, scene_vocabulary, target_of, train
+from amc_study.rival.object_bank import open_objects
+from amc_study.rival.proposals import open_proposals
+from amc_study.rival.pyramid import Lite0Pyramid, pack, shapes, unpack
+from amc_study.scenes import scene as scenes
 
 SIDE = 96
 SCENES = SceneSettings(

@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 from test_runs import LOSSES, TINY, OneByOne
 
-from amc_lib import Grounder, comparison, runs, tiers
+from amc_lib import Grounder
 from amc_lib.checkpoints import CheckpointError
-from amc_lib.comparison import Answers, answer, layer_table, proposal_banks, study_folders
-from amc_lib.costs import COLUMNS, answer_both_ways, cost_table, weights
-from amc_lib.datasets import object_bank, scene_bank
-from amc_lib.detector_runs import load_detector
-from amc_lib.explore import detections_of, example_of
 from amc_lib.presets import detector_based, preset
-from amc_lib.proposals import open_proposals
-from amc_lib.region_answers import choose_regions, oracle
-from amc_lib.region_grounder import RegionGrounder, open_grounder
-from amc_lib.runs import Run, finetune, pretrain
-from amc_lib.trials import VMRM, VMRM_START, VMRM_TAKEN, vmrm_settings
-from amc_lib.vmrm import WAYS
+from amc_study import comparison, runs, tiers
+from amc_study.comparison import Answers, answer, layer_table, proposal_banks, study_folders
+from amc_study.costs import COLUMNS, answer_both_ways, cost_table, weights
+from amc_study.explain.explore import detections_of, example_of
+from amc_study.rival import object_bank
+from amc_study.rival.detector_runs import load_detector
+from amc_study.rival.proposals import open_proposals
+from amc_study.rival.region_answers import choose_regions, oracle
+from amc_study.rival.region_grounder import RegionGrounder, open_grounder
+from amc_study.rival.trials import VMRM, VMRM_START, VMRM_TAKEN, vmrm_settings
+from amc_study.rival.vmrm import WAYS
+from amc_study.runs import Run, finetune, pretrain
+from amc_study.scenes import bank as scene_bank
 
 SETTINGS = detector_based(replace(TINY, scenes=replace(TINY.scenes, pretrain=32, train=32)))
 

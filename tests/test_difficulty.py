@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from test_heatmap_quality import SIDE, Blank, bank_of
 
 from amc_lib.config import SceneSettings
-from amc_lib.datasets.scene_bank import SceneBank
-from amc_lib.difficulty import area_share, difficulty_table, neighbours, overlap
-from amc_lib.evaluation import Pointing
-from amc_lib.failures import OUTCOMES, distance, outcome_table, outcomes, random_misses
+from amc_lib.evaluate import Pointing
 from amc_lib.regions import Region
-from amc_lib.statistics import accuracy_interval
+from amc_study.explain.difficulty import area_share, difficulty_table, neighbours, overlap
+from amc_study.explain.failures import OUTCOMES, distance, outcome_table, outcomes, random_misses
+from amc_study.scenes.bank import SceneBank
+from amc_study.statistics import accuracy_interval
 
 PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
 

@@ -12,10 +12,10 @@ from PIL import Image
 from reference_cases import tiny_model
 from torch import Tensor
 
-from amc_lib.evaluation import Pointing, ground_phrases, peak, point_at, point_hits, pointing_hits
+from amc_lib.evaluate import Pointing, ground_phrases, peak, point_at, point_hits, pointing_hits
 from amc_lib.model import ALBEF
-from amc_lib.phrases import SPECIAL, Tokenizer
 from amc_lib.regions import Region
+from amc_lib.tokens import SPECIAL, Tokenizer
 
 LAYER = 3
 WORDS = [f"w{i}" for i in range(35)]

@@ -14,20 +14,21 @@ import pytest
 import torch
 from test_runs import TINY, OneByOne
 
-from amc_lib import checkpoints, presets, tiers
-from amc_lib.certainty import CLAIMS, NOT_TESTABLE
+from amc_lib import checkpoints, presets
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
-from amc_lib.comparison import answer
-from amc_lib.datasets import scene_bank
-from amc_lib.datasets.scene_language import vocabulary
-from amc_lib.faithfulness import CURVES, FILLS, ORDERS
-from amc_lib.heatmap_quality import measure
 from amc_lib.model import build
-from amc_lib.phrases import Tokenizer, word_vocabulary
-from amc_lib.randomisation import of_first_pictures, randomise
-from amc_lib.retrieval import Captioned, retrieve
 from amc_lib.sources import paper_tokenizer
-from amc_lib.statistics import mcnemar, paired_difference
+from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_study import tiers
+from amc_study.comparison import answer
+from amc_study.explain.claims import CLAIMS, NOT_TESTABLE
+from amc_study.explain.faithfulness import CURVES, FILLS, ORDERS
+from amc_study.explain.heatmap_quality import measure
+from amc_study.explain.randomisation import of_first_pictures, randomise
+from amc_study.explain.retrieval import Captioned, retrieve
+from amc_study.scenes import bank as scene_bank
+from amc_study.scenes.language import vocabulary
+from amc_study.statistics import mcnemar, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "10_explanations.ipynb"
@@ -45,7 +46,7 @@ FIGURES = ("explanation_quality", "difficulty", "faithfulness_curves", "randomis
 
 def install(root: Path, put=setattr) -> None:
     """The scenes tier tiny, its checkpoints and figures under `root`; `put(target, name, value)` sets an attribute."""
-    from amc_lib.figures import style
+    from amc_study.figures import style
 
     put(presets, "_PRESETS", presets._PRESETS | {"scenes": lambda: TINY})
     put(tiers, "open_bank", functools.partial(scene_bank.open_bank, cache=root / "cache"))

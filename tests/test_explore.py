@@ -22,13 +22,13 @@ from traitlets.utils.bunch import Bunch
 from amc_lib import Grounder, gradcam
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import AmcSettings
-from amc_lib.detector_runs import load_detector
-from amc_lib.explanation import box_terms, heading, mask_picture, outlined, overlay, quick_png, token_strip
-from amc_lib.explore import Explorer, draw_scene, load_systems, png
 from amc_lib.grounder import Grounding
 from amc_lib.model import build
 from amc_lib.presets import detector_based, preset
-from amc_lib.region_grounder import RegionGrounder
+from amc_study.explain.explanation import box_terms, heading, mask_picture, outlined, overlay, quick_png, token_strip
+from amc_study.explain.explore import Explorer, draw_scene, load_systems, png
+from amc_study.rival.detector_runs import load_detector
+from amc_study.rival.region_grounder import RegionGrounder
 
 SYSTEMS = ("ALBEF", "AMC")
 ANSWER_SECONDS = 0.3  # for a phrase asked of a picture that is encoded

@@ -18,7 +18,7 @@ import pytest
 from browser import Browser, chromium
 from PIL import Image
 
-from amc_lib.explore import Explorer, load_systems
+from amc_study.explain.explore import Explorer, load_systems
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / "build" / "browser"

@@ -14,8 +14,11 @@ from reference_cases import tiny_model
 from test_evaluation import WORDS, Blank
 
 from amc_lib.checkpoints import Checkpoint
-from amc_lib.evaluation import ground_phrases, point_at
-from amc_lib.faithfulness import (
+from amc_lib.evaluate import ground_phrases, point_at
+from amc_lib.presets import preset
+from amc_lib.regions import Region
+from amc_lib.tokens import SPECIAL, Tokenizer
+from amc_study.explain.faithfulness import (
     CURVES,
     FILLS,
     ORDERS,
@@ -27,10 +30,7 @@ from amc_lib.faithfulness import (
     hottest_first,
     one_an_image,
 )
-from amc_lib.faithfulness_tables import area_table, curve_table
-from amc_lib.phrases import SPECIAL, Tokenizer
-from amc_lib.presets import preset
-from amc_lib.regions import Region
+from amc_study.explain.faithfulness_tables import area_table, curve_table
 
 LAYER, GRID, SIDE = 3, 4, 16
 DELETION, INSERTION = range(2)

@@ -10,7 +10,7 @@ from legibility import assert_texts_are_legible
 from matplotlib import rcParams
 from PIL import Image
 
-from amc_lib.figures import (
+from amc_study.figures import (
     Example,
     Shown,
     heat_overlay,
@@ -21,8 +21,8 @@ from amc_lib.figures import (
     scene_sheet,
     to_image,
 )
-from amc_lib.figures.method import sketch
-from amc_lib.figures.scene_sheet import choose_regions, tag_corner
+from amc_study.figures.method import sketch
+from amc_study.figures.scene_sheet import choose_regions, tag_corner
 
 
 @pytest.fixture

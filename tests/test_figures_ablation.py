@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from legibility import assert_texts_are_legible
 
-from amc_lib.ablations import ablations
-from amc_lib.figures import ablation_figure
-from amc_lib.figures.ablation import FAR, NEVER_BOXED
-from amc_lib.figures.style import MARKERS
+from amc_study.ablations import ablations
+from amc_study.figures import ablation_figure
+from amc_study.figures.ablation import FAR, NEVER_BOXED
+from amc_study.figures.style import MARKERS
 
 SPLITS = ("phrases", "referring A", "referring B")
 COLUMN_INCHES = 7.2

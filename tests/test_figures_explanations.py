@@ -6,9 +6,15 @@ import explanation_tables as made
 import pytest
 from legibility import assert_texts_are_legible
 
-from amc_lib.certainty import NOT_TESTABLE
-from amc_lib.figures import claims_figure, difficulty_figure, faithfulness_figure, measures_figure, randomisation_figure
-from amc_lib.figures.style import COLOURS, MARKERS
+from amc_study.explain.claims import NOT_TESTABLE
+from amc_study.figures import (
+    claims_figure,
+    difficulty_figure,
+    faithfulness_figure,
+    measures_figure,
+    randomisation_figure,
+)
+from amc_study.figures.style import COLOURS, MARKERS
 
 COLUMN_INCHES = 7.1  # of a page's text width
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from legibility import assert_texts_are_legible
 
-from amc_lib.figures import accuracy_figure, learning_curves, table_markdown
-from amc_lib.figures.results import ACCURACY_COLUMNS, SYSTEMS
-from amc_lib.figures.style import COLOURS, MARKERS
+from amc_study.figures import accuracy_figure, learning_curves, table_markdown
+from amc_study.figures.results import ACCURACY_COLUMNS, SYSTEMS
+from amc_study.figures.style import COLOURS, MARKERS
 
 ALL_SYSTEMS = {"chance": 5, "centre": 9, "ALBEF": 70, "ALBEF finetuned": 84, "AMC": 99, "VMRM": 83, "oracle": 100}
 

@@ -14,15 +14,15 @@ from PIL import Image
 from test_runs import SCENES, TINY, with_training
 from test_training import made_up
 
-from amc_lib import film
 from amc_lib.config import SceneSettings
-from amc_lib.datasets import scenes
-from amc_lib.figures import FOLDER, Film, frame_figure, training_figure, training_gif
-from amc_lib.figures.training_film import apart, shown_frames
-from amc_lib.film import FilmSettings, Recorder, drawn_phrases, film_steps, read_film, write_film
+from amc_lib.files import plain
 from amc_lib.model import build
-from amc_lib.provenance import plain
-from amc_lib.training import train
+from amc_lib.train import train
+from amc_study.figures import FOLDER, Film, frame_figure, training_figure, training_gif
+from amc_study.figures.training_film import apart, shown_frames
+from amc_study.report import film
+from amc_study.report.film import FilmSettings, Recorder, drawn_phrases, film_steps, read_film, write_film
+from amc_study.scenes import scene as scenes
 
 SMALL = SceneSettings(size=96, train_objects=(6, 9), train=64, val=8)
 STEPS = np.array([0, 1, 4, 9, 16, 25])
@@ -185,7 +185,9 @@ def test_names_of_close_values_stand_apart_in_their_order():
 
 # ---------------------------------------------------------------------------------------------------- what is committed
 
-committed = pytest.mark.skipif(not (FOLDER / "training.json").is_file(), reason="python -m amc_lib.film was not run")
+committed = pytest.mark.skipif(
+    not (FOLDER / "training.json").is_file(), reason="python -m amc_study.report.film was not run"
+)
 
 
 @committed

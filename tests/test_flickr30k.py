@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from amc_lib.datasets import flickr30k
-from amc_lib.evaluation import point_hits
+from amc_lib.evaluate import point_hits
 
 SENTENCES = """\
 [/EN#1/people Two  young men] stand near [/EN#2/other a dog] on [/EN#3/scene the street] .

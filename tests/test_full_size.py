@@ -8,11 +8,11 @@ import pytest
 import torch
 from plain_pointing import one_by_one
 
-from amc_lib.benchmarks import benchmark_plan
-from amc_lib.benchmarks.pointing import PHRASES, Pointer
-from amc_lib.benchmarks.timing import ratio, side_by_side, use_all_cores
-from amc_lib.evaluation import ground_phrases
-from amc_lib.footprint import Stepper, full_size_batch
+from amc_lib.evaluate import ground_phrases
+from amc_study.benchmarks import benchmark_plan
+from amc_study.benchmarks.pointing import PHRASES, Pointer
+from amc_study.benchmarks.timing import ratio, side_by_side, use_all_cores
+from amc_study.footprint import Stepper, full_size_batch
 
 LEAST_POINTING_SPEEDUP = 20
 PLAN = replace(benchmark_plan(quick=False), repetitions=3)

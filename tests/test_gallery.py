@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 from gallery_tables import PICTURES, TABLES, ablation
 
-from amc_lib.certainty import NEVER_BOXED, NOT_REPRODUCED, REPRODUCED, Claim
-from amc_lib.figures import FOLDER
 from amc_lib.files import write_csv
-from amc_lib.gallery import PAGE, Results, page
-from amc_lib.gallery.ablations import CHANGED, GRID
-from amc_lib.gallery.page import anchor
-from amc_lib.gallery.results import Number, across, listed, markdown, with_interval
-from amc_lib.gallery.sections import SECTIONS
+from amc_study.explain.claims import NEVER_BOXED, NOT_REPRODUCED, REPRODUCED, Claim
+from amc_study.figures import FOLDER
+from amc_study.report.gallery import PAGE, Results, page
+from amc_study.report.gallery.ablations import CHANGED, GRID
+from amc_study.report.gallery.page import anchor
+from amc_study.report.gallery.results import Number, across, listed, markdown, with_interval
+from amc_study.report.gallery.sections import SECTIONS
 
 SHOWN_KINDS = (".png", ".gif", ".csv", ".svg", ".pdf", ".safetensors")
 
@@ -43,7 +43,7 @@ def assert_links_resolve(text: str, folder: Path) -> None:
 
 def test_committed_page_is_made_of_the_committed_files():
     text = (FOLDER / PAGE).read_text(encoding="utf-8")
-    assert text == page(FOLDER), "python -m amc_lib.gallery renews it"
+    assert text == page(FOLDER), "python -m amc_study.report.gallery renews it"
 
 
 def test_no_file_is_forgotten_and_every_link_resolves():

@@ -15,11 +15,11 @@ from reference_cases import TINY_AMC, tiny_model, tiny_settings
 from amc_lib import Grounder, gradcam
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
-from amc_lib.datasets.scene_bank import pixels
-from amc_lib.evaluation import ground_phrases, peak
+from amc_lib.datasets.transforms import pixels
+from amc_lib.evaluate import ground_phrases, peak
 from amc_lib.grounder import Grounding, read_image
-from amc_lib.phrases import SPECIAL, Tokenizer
 from amc_lib.presets import preset
+from amc_lib.tokens import SPECIAL, Tokenizer
 
 WIDTH, HEIGHT = 60, 40
 PHRASES = ["w1 w2", "w3", "w4 w5 w6"]

@@ -13,9 +13,9 @@ from PIL import Image
 
 from amc_lib import gradcam
 from amc_lib.config import SceneSettings
-from amc_lib.datasets.scene_bank import SceneBank
-from amc_lib.evaluation import Pointing
-from amc_lib.heatmap_quality import (
+from amc_lib.evaluate import Pointing
+from amc_lib.regions import Region
+from amc_study.explain.heatmap_quality import (
     FIXED,
     THRESHOLDS,
     energy_inside,
@@ -26,8 +26,8 @@ from amc_lib.heatmap_quality import (
     quality_table,
     threshold_ious,
 )
-from amc_lib.region_answers import RegionAnswers
-from amc_lib.regions import Region
+from amc_study.rival.region_answers import RegionAnswers
+from amc_study.scenes.bank import SceneBank
 
 SIDE = 24
 PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores

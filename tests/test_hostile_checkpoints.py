@@ -23,7 +23,7 @@ from amc_lib.checkpoints import DESCRIPTION, WEIGHTS, Checkpoint, load_checkpoin
 from amc_lib.config import ObjectiveSettings, Settings, TrainingSettings
 from amc_lib.grounder import Grounder
 from amc_lib.official import export_official, load_official, read_official
-from amc_lib.phrases import SPECIAL, Tokenizer
+from amc_lib.tokens import SPECIAL, Tokenizer
 
 SETTINGS = Settings(
     tier="scenes",

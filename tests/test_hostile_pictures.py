@@ -18,9 +18,9 @@ from test_grounder import tiny_checkpoint
 
 from amc_lib.config import VisionSettings
 from amc_lib.datasets.image_files import ImageFile
-from amc_lib.detector import Proposals
 from amc_lib.grounder import Grounder, Grounding, read_image
-from amc_lib.region_grounder import RegionGrounder
+from amc_study.rival.detector import Proposals
+from amc_study.rival.region_grounder import RegionGrounder
 
 ORIENTATION = 0x0112  # EXIF tag
 WIDTH, HEIGHT = 24, 16

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from paper_data import write_paper_data
 from test_paper_proposals import line as region_line
 
-from amc_lib.bottom_up import RegionFile
 from amc_lib.datasets import flickr30k, refer, visual_genome
 from amc_lib.datasets.check import check
+from amc_lib.datasets.photo_table import ARRAYS, build, open_table
 from amc_lib.datasets.records import Regions
-from amc_lib.photo_table import ARRAYS, build, open_table
+from amc_study.rival.bottom_up import RegionFile
 
 VG, FLICKR, REFER = "visual_genome", "flickr30k", "refer"
 REFS = f"{REFER}/refcoco+/refs(unc).p"

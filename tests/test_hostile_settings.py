@@ -13,11 +13,12 @@ from hostile import JUNK, NASTY_TEXT, RUNS, drive, mutated, outcome
 from hypothesis import strategies as st
 
 from amc_lib.config import AmcSettings, ObjectiveSettings, Settings, TrainingSettings
-from amc_lib.notebooks import start
+from amc_lib.files import plain
 from amc_lib.parameters import FINETUNING_PARAMETERS, from_mapping, resolve
 from amc_lib.presets import preset
-from amc_lib.provenance import plain, settings_hash
-from amc_lib.training import __main__ as launch
+from amc_study import finetune as launch
+from amc_study.notebook import start
+from amc_study.provenance import settings_hash
 
 FLAT = [field.name for kind in (AmcSettings, ObjectiveSettings, TrainingSettings) for field in dataclasses.fields(kind)]
 VALUES = JUNK | st.floats() | st.integers() | st.sampled_from(["paper", "official", "bf16", "float32", "epoch"])

@@ -20,9 +20,9 @@ import torch
 from test_runs import TINY
 
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
-from amc_lib.datasets.scene_language import vocabulary
 from amc_lib.model import build
-from amc_lib.phrases import Tokenizer, word_vocabulary
+from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_study.scenes.language import vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -33,7 +33,7 @@ CONTRACT += ["init", "output", "precision", "accumulation", "checkpointing", "wo
 STARTUP = """
 import functools as _functools, pathlib as _pathlib, sys as _sys
 _sys.path.insert(0, {tests!r})
-import test_runs as _tiny, amc_lib.presets as _presets, amc_lib.tiers as _tiers
+import test_runs as _tiny, amc_lib.presets as _presets, amc_study.tiers as _tiers
 _presets._PRESETS["scenes"] = lambda: _tiny.TINY
 _tiers.open_bank = _functools.partial(_tiers.open_bank, cache=_pathlib.Path({cache!r}))
 """

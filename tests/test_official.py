@@ -17,13 +17,13 @@ from torch import Tensor
 
 from amc_lib import files, gradcam
 from amc_lib.checkpoints import TIED, CheckpointError
-from amc_lib.evaluation import ground_phrases
+from amc_lib.evaluate import ground_phrases
+from amc_lib.files import plain
 from amc_lib.model import ALBEF, build
 from amc_lib.official import bert_vocabulary, export_official, load_official, read_official
 from amc_lib.parameters import replace
-from amc_lib.phrases import SPECIAL, Tokenizer
 from amc_lib.presets import preset
-from amc_lib.provenance import plain
+from amc_lib.tokens import SPECIAL, Tokenizer
 
 State = dict[str, Tensor]
 MOMENTUM = ("visual_encoder_m.", "vision_proj_m.", "text_encoder_m.", "text_proj_m.")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc_lib.statistics import Discordance, accuracy_interval, holm, mcnemar, mean_interval, paired_difference
+from amc_study.statistics import Discordance, accuracy_interval, holm, mcnemar, mean_interval, paired_difference
 
 PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
 

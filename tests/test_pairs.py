@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amc_lib.config import BoxSettings
+from amc_lib.data import Collator, EpochBatches, FixedPairs, Pairs, Phrase, box_mask, seen_phrases
 from amc_lib.model.objectives import IGNORED
-from amc_lib.pairs import Collator, EpochBatches, FixedPairs, Pairs, Phrase, box_mask, seen_phrases
-from amc_lib.phrases import Tokenizer, word_vocabulary
+from amc_lib.tokens import Tokenizer, word_vocabulary
 
 WORDS = ("red", "cat", "dog", "on", "grass", "tree")
 SIDE = 8

@@ -6,7 +6,7 @@ import pytest
 from paper_data import coco_id, flickr_id, write_paper_data
 
 from amc_lib.datasets import flickr30k, refer, visual_genome
-from amc_lib.phrases import SPECIAL, clean
+from amc_lib.tokens import SPECIAL, clean
 
 
 @pytest.fixture(scope="module")

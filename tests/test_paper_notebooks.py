@@ -18,9 +18,9 @@ import pandas as pd
 import papermill
 import pytest
 
-from amc_lib import study
 from amc_lib.checkpoints import load_checkpoint
-from amc_lib.runs import open_run
+from amc_study import order as study
+from amc_study.runs import open_run
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = """
@@ -72,10 +72,10 @@ def trained(root, environment) -> Path:
     """The runs of one seed, AMC's on two processes with half the batch each."""
     runs = root / "runs" / "launched"
     options = ("--tier", "paper", "--seed", "3", "--epochs", "1")
-    printed = launch("amc_lib.training", environment, *options, "--batch_size", "2", "--output", f"{runs}/seed-0/amc")
+    printed = launch("amc_lib.train", environment, *options, "--batch_size", "2", "--output", f"{runs}/seed-0/amc")
     assert "finetuning: seed 3" in printed
     control = ("--lambda1", "0", "--lambda2", "0.0", "--output", f"{runs}/seed-0/albef-finetuned")
-    launch("amc_lib.training", environment, *options, *control)
+    launch("amc_lib.train", environment, *options, *control)
     return runs
 
 
@@ -108,13 +108,13 @@ def test_two_processes_leave_one_run(trained):
 def test_03_opens_what_was_launched_and_says_how(root, environment, trained):
     output = str(trained / "seed-0" / "amc")
     text = execute("03_train.ipynb", root, environment, seed=3, epochs=1, batch_size=2, output=output)
-    assert "accelerate launch -m amc_lib.training --tier paper --lambda1 0.2" in text
+    assert "accelerate launch -m amc_lib.train --tier paper --lambda1 0.2" in text
     assert "finetuning: up to date" in text
 
 
 def test_04_asks_all_splits_and_writes_the_table(root, environment, trained):
     sources = [str(root / "checkpoints" / "ALBEF.pth"), *(f"{trained}/seed-0/{n}" for n in ("albef-finetuned", "amc"))]
-    printed = launch("amc_lib.answers", environment, *sources)
+    printed = launch("amc_study.answers", environment, *sources)
     stored = sorted(path.name for path in (root / "runs" / "answers").rglob("*.safetensors"))
     assert len(stored) == 3 * 4  # one part of each split for each checkpoint
     execute("04_evaluate.ipynb", root, environment, runs=str(trained))
@@ -138,7 +138,7 @@ def test_04_asks_all_splits_and_writes_the_table(root, environment, trained):
 
 @pytest.mark.slow
 def test_make_paper_does_all_of_it(root, environment):
-    command = [sys.executable, "-m", "amc_lib.study", "--tier", "paper"]
+    command = [sys.executable, "-m", "amc_study.order", "--tier", "paper"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "The study is complete" in done.stdout

@@ -13,10 +13,10 @@ from PIL import Image
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import box_iou
 
-from amc_lib.bottom_up import RegionFile
 from amc_lib.checkpoints import CheckpointError
-from amc_lib.coco_detector import CocoDetector, load_coco_detector
-from amc_lib.detector import UNKNOWN
+from amc_study.rival.bottom_up import RegionFile
+from amc_study.rival.coco_detector import CocoDetector, load_coco_detector
+from amc_study.rival.detector import UNKNOWN
 
 # -------------------------------------------------------------------------------------------------- precomputed regions
 

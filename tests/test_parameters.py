@@ -10,9 +10,9 @@ import types
 import pytest
 
 from amc_lib.config import AmcSettings, SceneSettings, Settings, TrainingSettings, VisionSettings
+from amc_lib.files import plain
 from amc_lib.parameters import from_mapping, notebook_parameters, replace, resolve, typed, unknown_name
 from amc_lib.presets import preset
-from amc_lib.provenance import plain
 
 TIERS = pytest.mark.parametrize("tier", ["scenes", "paper"])
 KNOWN = ("tier", "seed", "lambda1", "output")

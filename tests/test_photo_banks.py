@@ -11,9 +11,9 @@ import mini_paper
 import pytest
 
 from amc_lib.config import Settings
+from amc_lib.datasets.photos import evaluation_banks, validation_bank
 from amc_lib.datasets.transforms import to_input
-from amc_lib.evaluation import ground_phrases
-from amc_lib.photos import evaluation_banks, validation_bank
+from amc_lib.evaluate import ground_phrases
 from amc_lib.presets import preset
 from amc_lib.sources import official_albef, open_checkpoint
 

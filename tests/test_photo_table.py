@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc_lib import photo_table
+from amc_lib.data import Phrase
+from amc_lib.datasets import photo_table
 from amc_lib.datasets.image_files import ImageFile
+from amc_lib.datasets.photo_table import ARRAYS, PhotoTable, build, open_table
 from amc_lib.files import write_array, write_json
-from amc_lib.pairs import Phrase
-from amc_lib.photo_table import ARRAYS, PhotoTable, build, open_table
 from amc_lib.regions import Box, Region
 
 ROOT = Path("/data/visual_genome")

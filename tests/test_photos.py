@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from amc_lib import photos
 from amc_lib.config import Settings
+from amc_lib.data import Collator, EpochBatches
+from amc_lib.datasets import photos
 from amc_lib.datasets.image_files import UnreadableImageError
-from amc_lib.pairs import Collator, EpochBatches
-from amc_lib.photos import MOST_UNREADABLE, PhotoPairs, training_pairs
+from amc_lib.datasets.photos import MOST_UNREADABLE, PhotoPairs, training_pairs
 from amc_lib.presets import preset
-from amc_lib.runs import finetune
 from amc_lib.sources import paper_tokenizer
 from amc_lib.step import Batch
+from amc_study.runs import finetune
 
 FIRST_IDS = ("2315353", "2315354")  # of Visual Genome's pictures; evaluation needs these two
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amc_lib.model.objectives import IGNORED
-from amc_lib.phrases import CHARACTERS, SPECIAL, Tokenizer, clean, word_vocabulary
+from amc_lib.tokens import CHARACTERS, SPECIAL, Tokenizer, clean, word_vocabulary
 
 WORDS = ("red", "helicopter", "and", "cat", "on", "the", "grass", "a")
 PAD, UNK, CLS, SEP, MASK = range(5)

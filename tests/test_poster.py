@@ -11,15 +11,17 @@ from legibility import assert_texts_are_legible
 from PIL import Image
 from test_figures_results import accuracy_table
 
-from amc_lib.figures import FOLDER, example_blocks, poster_figure, qualitative_figure, to_image
-from amc_lib.figures.poster import BAD, BODY, GOOD, MARGIN, OPEN, RIGHT, WIDE, extent, wrapped
-from amc_lib.gallery.results import Results
-from amc_lib.poster import against, claims, closed_up, findings, in_short, inputs, pdf, png, poster, table_rows
+from amc_study.figures import FOLDER, example_blocks, poster_figure, qualitative_figure, to_image
+from amc_study.figures.poster import BAD, BODY, GOOD, MARGIN, OPEN, RIGHT, WIDE, extent, wrapped
+from amc_study.report.gallery.results import Results
+from amc_study.report.poster import against, claims, closed_up, findings, in_short, inputs, pdf, png, poster, table_rows
 
 WIDE_SCREEN = 1600  # pixels across which everything must be readable
 LEAST_TYPE = 11  # pixels on such a screen
 
-committed = pytest.mark.skipif(not (FOLDER / "poster.json").is_file(), reason="python -m amc_lib.poster was not run")
+committed = pytest.mark.skipif(
+    not (FOLDER / "poster.json").is_file(), reason="python -m amc_study.report.poster was not run"
+)
 
 
 @pytest.fixture
@@ -175,7 +177,7 @@ def test_only_high_blank_bands_are_closed_up():
 @committed
 def test_committed_poster_is_made_of_the_committed_figures():
     account = json.loads((FOLDER / "poster.json").read_text(encoding="utf-8"))
-    assert account["settings"]["inputs"] == inputs(FOLDER), "python -m amc_lib.poster renews it"
+    assert account["settings"]["inputs"] == inputs(FOLDER), "python -m amc_study.report.poster renews it"
 
 
 @committed
@@ -188,7 +190,7 @@ def test_committed_files_are_small_and_large_enough():
 
 
 def test_the_same_figure_gives_the_same_bytes():
-    from amc_lib.figures import method_figure
+    from amc_study.figures import method_figure
 
     assert pdf(method_figure()) == pdf(method_figure())
     assert png(method_figure()) == png(method_figure())

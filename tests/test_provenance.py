@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amc_lib.provenance import ROOT, git_state, plain, provenance, settings_hash
+from amc_lib.files import ROOT, plain
+from amc_study.provenance import git_state, provenance, settings_hash
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from amc_lib import publish
-from amc_lib.study import full_plan, plan
+from amc_study.order import full_plan, plan
+from amc_study.report import publish
 
 
 def notebook(last: str = "1 + 1") -> nbformat.NotebookNode:

@@ -13,11 +13,12 @@ from test_evaluation import WORDS, Blank
 from test_faithfulness import LAYER, Pictures
 
 from amc_lib.checkpoints import Checkpoint
-from amc_lib.evaluation import point_at
+from amc_lib.evaluate import point_at
 from amc_lib.model import build
-from amc_lib.phrases import SPECIAL, Tokenizer
 from amc_lib.presets import preset
-from amc_lib.randomisation import (
+from amc_lib.regions import Region
+from amc_lib.tokens import SPECIAL, Tokenizer
+from amc_study.explain.randomisation import (
     OTHER_PHRASE,
     OTHER_PICTURE,
     TRAINED,
@@ -29,7 +30,6 @@ from amc_lib.randomisation import (
     rank_correlations,
     stages,
 )
-from amc_lib.regions import Region
 
 STAGES = ["match head", "fusion layer 4", "fusion layer 3", "fusion layer 2", "text layers", "image tower"]
 TIED = "text_encoder.cls.predictions.decoder.weight"  # to the word embeddings

@@ -8,14 +8,14 @@ import re
 import pandas as pd
 import pytest
 
-from amc_lib.provenance import ROOT
-from amc_lib.readme import README, ablation_block, accuracy_block, full_size_block, renewed, with_block
+from amc_lib.files import ROOT
+from amc_study.report.readme import README, ablation_block, accuracy_block, full_size_block, renewed, with_block
 
 TEXT = README.read_text(encoding="utf-8")
 
 
 def test_tables_are_made_of_the_committed_csv():
-    assert renewed(TEXT) == TEXT, "python -m amc_lib.readme renews them"
+    assert renewed(TEXT) == TEXT, "python -m amc_study.report.readme renews them"
 
 
 def test_block_holds_each_number_where_it_belongs():

@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 from test_vmrm import WIDTH, region_model
 
-from amc_lib.box_ranking import ranking_table
 from amc_lib.config import SceneSettings
-from amc_lib.datasets.scene_bank import SceneBank
-from amc_lib.datasets.scenes import SceneImage
-from amc_lib.figures.two_ways import TwoWays, two_ways_figure
-from amc_lib.phrases import SPECIAL, Tokenizer
-from amc_lib.proposal_bank import ProposalBank, RegionInputs
-from amc_lib.region_answers import RegionAnswers, choose_regions, oracle
 from amc_lib.regions import Region
-from amc_lib.vmrm import is_proposal, score_regions
+from amc_lib.tokens import SPECIAL, Tokenizer
+from amc_study.box_ranking import ranking_table
+from amc_study.figures.two_ways import TwoWays, two_ways_figure
+from amc_study.rival.proposal_bank import ProposalBank, RegionInputs
+from amc_study.rival.region_answers import RegionAnswers, choose_regions, oracle
+from amc_study.rival.vmrm import is_proposal, score_regions
+from amc_study.scenes.bank import SceneBank
+from amc_study.scenes.scene import SceneImage
 
 SIDE = 100
 LEFT, RIGHT, NOTHING = (0.0, 0.0, 40.0, 40.0), (50.0, 50.0, 90.0, 90.0), (0.0, 0.0, 0.0, 0.0)

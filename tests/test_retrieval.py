@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from reference_cases import tiny_model
 from test_evaluation import WORDS
 
-from amc_lib.certainty import RETRIEVAL
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import SceneSettings
-from amc_lib.datasets.scene_bank import SceneBank
-from amc_lib.evaluation import ground_phrases
+from amc_lib.evaluate import ground_phrases
 from amc_lib.matching import match_probabilities
-from amc_lib.phrases import SPECIAL, Tokenizer
 from amc_lib.regions import Region
-from amc_lib.retrieval import (
+from amc_lib.tokens import SPECIAL, Tokenizer
+from amc_study.explain.claims import RETRIEVAL
+from amc_study.explain.retrieval import (
     RECALLS,
     Captioned,
     Retrieval,
@@ -31,6 +30,7 @@ from amc_lib.retrieval import (
     retrieve,
     wrong_captions,
 )
+from amc_study.scenes.bank import SceneBank
 
 LAYER, COUNT, RERANKED = 3, 7, 3
 PICTURE, CAPTION = "picture to caption", "caption to picture"

@@ -16,15 +16,15 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 
-from amc_lib import runs, tiers
 from amc_lib.checkpoints import CheckpointError
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
-from amc_lib.datasets import scene_bank
-from amc_lib.datasets.scene_bank import SceneBank
 from amc_lib.presets import preset
-from amc_lib.run_folder import RunError, alone_in
-from amc_lib.runs import Run, finetune, long_history, open_run, pretrain
-from amc_lib.training import learning_rate
+from amc_lib.train import learning_rate
+from amc_study import runs, tiers
+from amc_study.run_folder import RunError, alone_in
+from amc_study.runs import Run, finetune, long_history, open_run, pretrain
+from amc_study.scenes import bank as scene_bank
+from amc_study.scenes.bank import SceneBank
 
 LOSSES = ["mlm", "itc", "itm", "amc", "total"]
 TRAINING = TrainingSettings(

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from amc_lib.config import SceneSettings
-from amc_lib.datasets import scenes
-from amc_lib.datasets.pictograms import distractor, pictogram
-from amc_lib.datasets.scene_language import article, vocabulary
-from amc_lib.datasets.scenes import CONCEPTS, SPLITS
+from amc_study.scenes import scene as scenes
+from amc_study.scenes.language import article, vocabulary
+from amc_study.scenes.pictograms import distractor, pictogram
+from amc_study.scenes.scene import CONCEPTS, SPLITS
 
 SETTINGS = SceneSettings()
 SCENES_PER_SPLIT = 60

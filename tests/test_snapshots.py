@@ -15,8 +15,8 @@ from test_runs import refused
 
 from amc_lib.config import Settings
 from amc_lib.model import ALBEF, build
-from amc_lib.training import Snapshots, snapshots, train
-from amc_lib.training.log import Log
+from amc_lib.train import Snapshots, snapshots, train
+from amc_lib.train.log import Log
 
 IDENTITY = {"stage": "finetuning", "settings_hash": "0" * 12}
 STEPS = 8  # of 32 images in batches of 8, twice

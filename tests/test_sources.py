@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from amc_lib import answers
 from amc_lib.checkpoints import CheckpointError
 from amc_lib.sources import open_checkpoint, weights_hash
-from amc_lib.training.__main__ import main as finetune_main
+from amc_study import answers
+from amc_study.finetune import main as finetune_main
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch import Tensor
 from amc_lib.config import AmcSettings, ObjectiveSettings, Settings, TrainingSettings
 from amc_lib.model.attention import Shared, attend
 from amc_lib.step import Batch, training_losses
-from amc_lib.training import parameter_groups
+from amc_lib.train import parameter_groups
 
 NEGATIVES = (torch.tensor([2, 2, 0]), torch.tensor([2, 2, 1]))  # of the batch below, whose first two share an image
 RATE, DECAY, UPDATES = 1e-3, 0.02, 3

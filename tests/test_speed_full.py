@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from amc_lib.config import Settings
-from amc_lib.footprint import Stepper, full_size_batch
 from amc_lib.presets import preset
+from amc_study.footprint import Stepper, full_size_batch
 
 REPETITIONS = 3
 LEAST_SPEEDUP = {"float32": 1.5, "bf16": 3.0}

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from amc_lib.comparison import accuracy_by_kind, accuracy_table, baseline_hits, pick_examples, union_area
 from amc_lib.config import SceneSettings
-from amc_lib.datasets.scene_bank import SceneBank
-from amc_lib.evaluation import Pointing
+from amc_lib.evaluate import Pointing
 from amc_lib.regions import Region
-from amc_lib.statistics import accuracy_interval
+from amc_study.comparison import accuracy_by_kind, accuracy_table, baseline_hits, pick_examples, union_area
+from amc_study.scenes.bank import SceneBank
+from amc_study.statistics import accuracy_interval
 
 SIDE = 20
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from amc_lib import study
-from amc_lib.study import Step, full_plan, paper_plan, plan, run_study
+from amc_study import order as study
+from amc_study.order import Step, full_plan, paper_plan, plan, run_study
 
 TRAINING = "03_train.ipynb"
 
@@ -144,18 +144,18 @@ def test_paper_plan_launches_what_its_notebooks_show(seeds, root):
         (trained,) = step.after
         module, *options = launched[trained]
         given = dict(zip([option.removeprefix("--") for option in options[::2]], options[1::2], strict=True))
-        assert module == "amc_lib.training" and given == {name: str(value) for name, value in step.parameters.items()}
+        assert module == "amc_lib.train" and given == {name: str(value) for name, value in step.parameters.items()}
     asked, table = steps[-2:]
-    assert asked.launch[0] == "amc_lib.answers"
+    assert asked.launch[0] == "amc_study.answers"
     assert set(asked.launch[2:]) == {step.parameters["output"] for step in shown}
     assert table.parameters == {"tier": "paper", "runs": str(study.PAPER), "seeds": seeds}
     assert all(step.home == study.PAPER and step.parameters.get("tier", "paper") == "paper" for step in steps)
 
 
 def test_commands_are_those_of_papermill_and_accelerate(root):
-    notebook, launch = Step("a", TRAINING, {"seed": 1}), Step("b", None, launch=("amc_lib.answers", "x.pth"))
+    notebook, launch = Step("a", TRAINING, {"seed": 1}), Step("b", None, launch=("amc_study.answers", "x.pth"))
     assert notebook.command()[1:3] == ["-m", "papermill"] and notebook.command()[-3:] == ["-p", "seed", "1"]
-    assert launch.command()[1:] == ["-m", "accelerate.commands.launch", "-m", "amc_lib.answers", "x.pth"]
+    assert launch.command()[1:] == ["-m", "accelerate.commands.launch", "-m", "amc_study.answers", "x.pth"]
 
 
 # --------------------------------------------------------------------------------------------------------------- keys

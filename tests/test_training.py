@@ -11,10 +11,10 @@ import torch
 from test_runs import LOSSES, TINY, refused, with_training
 
 from amc_lib.config import TrainingSettings
+from amc_lib.data import Collator, FixedPairs, Phrase
 from amc_lib.model import build
-from amc_lib.pairs import Collator, FixedPairs, Phrase
-from amc_lib.phrases import Tokenizer, word_vocabulary
-from amc_lib.training import DivergedError, alpha_at, learning_rate, parameter_groups, train
+from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_lib.train import DivergedError, alpha_at, learning_rate, parameter_groups, train
 
 
 def made_up(images: int = 32, value: float = 0.0) -> tuple[FixedPairs, Collator]:

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from amc_lib.config import PhotoSettings
+from amc_lib.data import Phrase, box_mask
 from amc_lib.datasets.image_files import ImageFile
 from amc_lib.datasets.transforms import Augment, swap_sides, to_input
-from amc_lib.pairs import Phrase, box_mask
 
 SIDE = 20
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # PROTOCOL, Finetuning

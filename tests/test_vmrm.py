@@ -11,10 +11,18 @@ from reference_cases import TINY_AMC, TINY_OBJECTIVE, tiny_settings
 
 from amc_lib.model import ALBEF, build
 from amc_lib.model.objectives import IGNORED
-from amc_lib.phrases import SPECIAL, Tokenizer
 from amc_lib.step import Batch, training_losses
-from amc_lib.training import parameter_groups
-from amc_lib.vmrm import WAYS, PairLosses, is_proposal, pair_losses, region_features, score_regions, similarities
+from amc_lib.tokens import SPECIAL, Tokenizer
+from amc_lib.train import parameter_groups
+from amc_study.rival.vmrm import (
+    WAYS,
+    PairLosses,
+    is_proposal,
+    pair_losses,
+    region_features,
+    score_regions,
+    similarities,
+)
 
 WIDTH, PROPOSALS = 6, 5
 

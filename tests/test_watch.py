@@ -12,10 +12,10 @@ import torch
 from resumable import brightness, collator, squares
 from test_snapshots import IDENTITY, STEPS, run, same, tiny
 
+from amc_lib.data import EpochBatches, FixedPairs
 from amc_lib.model import ALBEF, build
-from amc_lib.pairs import EpochBatches, FixedPairs
 from amc_lib.step import training_losses
-from amc_lib.training import DivergedError, Snapshots, train, watch
+from amc_lib.train import DivergedError, Snapshots, train, watch
 
 BAD = 13  # the image that spoils its batch
 

@@ -22,26 +22,27 @@ from PIL import Image
 from test_notebooks import STARTUP
 from test_runs import TINY
 
-from amc_lib import own_data, presets, runs
+from amc_lib import presets
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import Settings
-from amc_lib.datasets import scenes
+from amc_lib.data import box_mask
 from amc_lib.datasets.image_files import ImageFile
+from amc_lib.datasets.photos import PhotoBank
 from amc_lib.datasets.records import Regions
-from amc_lib.datasets.scene_bank import pixels
-from amc_lib.datasets.scene_language import vocabulary
-from amc_lib.evaluation import Pointing, ground_phrases, peak, point_hits
+from amc_lib.datasets.transforms import pixels
+from amc_lib.evaluate import Pointing, ground_phrases, peak, point_hits
 from amc_lib.model import build
 from amc_lib.model.trunk import Lite0Trunk
-from amc_lib.own_data import OwnData, SplitSettings, fitted, open_data
-from amc_lib.own_example import example_table
-from amc_lib.own_report import ask, comparison, starting_checkpoint, unknown_words
-from amc_lib.pairs import box_mask
-from amc_lib.photos import PhotoBank
-from amc_lib.phrases import Tokenizer, word_vocabulary
 from amc_lib.regions import Region
-from amc_lib.runs import finetune
-from amc_lib.statistics import accuracy_interval
+from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_study import own_data, runs
+from amc_study.own_data import OwnData, SplitSettings, fitted, open_data
+from amc_study.own_report import ask, comparison, starting_checkpoint, unknown_words
+from amc_study.runs import finetune
+from amc_study.scenes import scene as scenes
+from amc_study.scenes.language import vocabulary
+from amc_study.scenes.own_example import example_table
+from amc_study.statistics import accuracy_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "07_your_data.ipynb"

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from amc_lib.datasets.own_csv import COLUMNS, read
-from amc_lib.phrases import clean
+from amc_lib.datasets.own_table import COLUMNS, read
+from amc_lib.tokens import clean
 
 SIZES = {"a.png": (40, 30), "sub/b b.jpg": (30, 50), "ünïcode-1.png": (64, 64)}  # width, height
 HEADER = "image,phrase,x1,y1,x2,y2\n"

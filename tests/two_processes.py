@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from amc_lib.config import Settings, TrainingSettings
 from amc_lib.presets import preset
 from amc_lib.step import Batch
-from amc_lib.training.loop import TrainingStep
+from amc_lib.train.loop import TrainingStep
 
 SIZES = (3, 2)  # phrases of each rank: not equal, so that every mean must be weighted
 ALPHA = 0.3

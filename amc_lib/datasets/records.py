@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from amc_lib.phrases import clean
 from amc_lib.regions import Box, Region
+from amc_lib.tokens import clean
 from amc_lib.wording import shown
 
 FARTHEST = 1e6  # pixels from a picture's corner to where a box may end; anything beyond is no box
@@ -137,7 +137,7 @@ def path_below(root: Path, name: str, where: str) -> Path:
 
 
 def phrase_of(text: Any, where: str) -> str:
-    """A phrase as written, if any word of it is left after `amc_lib.phrases.clean`."""
+    """A phrase as written, if any word of it is left after `amc_lib.tokens.clean`."""
     if not isinstance(text, str):
         raise ValueError(f"{where}: the phrase {shown(text)} is no text")
     try:

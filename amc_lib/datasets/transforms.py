@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxes
 
 from amc_lib.config import PhotoSettings
-from amc_lib.pairs import Phrase
+from amc_lib.data import Phrase
 
 Resize = Literal["bilinear", "bicubic"]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, of pixels in [0, 1]
@@ -98,3 +98,9 @@ def _squared(image_or_boxes: Tensor, side: int) -> Tensor:
 
 def _normalised(image: Tensor) -> Tensor:
     return functional.normalize(functional.to_dtype(image, torch.float32, scale=True), MEAN, STD)
+
+
+def pixels(image: Image.Image, side: int) -> Tensor:
+    """An RGB picture -> float [3, side, side], resized to a square and normalised as the trunk expects."""
+    small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return (torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255 - MEAN) / STD  # [H, W, 3] -> [3, H, W]

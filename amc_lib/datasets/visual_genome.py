@@ -37,8 +37,8 @@ from amc_lib.datasets.records import (
     read_list,
     text_entry,
 )
-from amc_lib.phrases import clean
 from amc_lib.regions import Box, Region
+from amc_lib.tokens import clean
 from amc_lib.wording import named, shown
 
 SPLIT = "train"

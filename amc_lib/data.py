@@ -1,0 +1,183 @@
+"""Training pairs: an image with one or more of its phrases, and the masks of the phrases' boxes.
+
+Which phrases an image is paired with depends on (seed, epoch, image) alone, so that workers, resumed runs and several
+processes see the same pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from amc_lib.config import BoxSettings
+from amc_lib.regions import Box
+from amc_lib.step import Batch
+from amc_lib.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """What one image may be paired with. `boxes` are xyxy as shares of width and height; none for a caption."""
+
+    text: str
+    boxes: tuple[Box, ...] = ()
+    things: int = 1  # how many things the text names
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """An image and the phrases that it is paired with in this epoch."""
+
+    key: tuple[int, int, int]  # seed, epoch, row: seeds whatever is random about these pairs
+    image: Tensor
+    phrases: tuple[Phrase, ...]
+    unreadable: int = 0  # rows before this one whose image could not be read, and in whose place it stands
+
+
+def box_mask(boxes: Sequence[Box], side: int) -> Tensor:
+    """float [side, side]: 1 inside any of the boxes (xyxy, shares of the image), each at least one pixel."""
+    mask = torch.zeros(side, side)
+    for x1, y1, x2, y2 in boxes:
+        left, top = min(round(x1 * side), side - 1), min(round(y1 * side), side - 1)
+        mask[top : max(round(y2 * side), top + 1), left : max(round(x2 * side), left + 1)] = 1
+    return mask
+
+
+def seen_phrases(phrases: Sequence[Phrase], seen: BoxSettings, seed: int, picture: str) -> Sequence[Phrase]:
+    """The phrases of a picture with what training gets to see of their boxes.
+
+    Drawn once for a run, by its seed and the picture's name, as if the picture had been annotated that way: a picture
+    that keeps its boxes at one share keeps them at every larger one.
+    """
+    if seen.exact:
+        return phrases
+    rng = np.random.default_rng([seed, *hashlib.sha256(picture.encode()).digest()])
+    if rng.random() >= seen.box_share:
+        return [replace(phrase, boxes=()) for phrase in phrases]
+    return [replace(p, boxes=tuple(_inexact(box, seen, rng.uniform(-1, 1, 2)) for box in p.boxes)) for p in phrases]
+
+
+def _inexact(box: Box, seen: BoxSettings, direction: np.ndarray) -> Box:
+    """A box (xyxy, shares of the image) moved along `direction` ([-1, 1] each), resized, and cut at the edges."""
+    corners = np.array(box).reshape(2, 2)  # [x1, y1, x2, y2] -> two points
+    size = corners[1] - corners[0]
+    centre = corners.mean(0) + seen.box_shift * direction * size
+    half = seen.box_scale * size / 2
+    return tuple(np.concatenate((centre - half, centre + half)).clip(0, 1).tolist())
+
+
+class PairDataset(Dataset):
+    """Once an epoch, the image of every row with at most `per_image` phrases drawn from its `choices`."""
+
+    def __init__(self, seed: int, per_image: int = 1) -> None:
+        self.seed, self.per_image = seed, per_image
+        self.about: dict[str, Any] = {}  # what was read for it and what was left out
+        self.epoch = 0
+        self.seen_boxes = BoxSettings()
+        self.most_things: int | None = None  # phrases that name more are left for later epochs
+
+    def choices(self, row: int) -> Sequence[Phrase]:
+        """The phrases of a row."""
+        raise NotImplementedError
+
+    def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, Sequence[Phrase]]:
+        """The image of a row and its drawn phrases as the model reads them, changed together where they change."""
+        raise NotImplementedError
+
+    def image_name(self, row: int) -> str:
+        """What a person finds the image of a row by."""
+        return f"image {row}"
+
+    def pairs(self, row: int) -> Pairs:
+        key = (self.seed, self.epoch, row)
+        rng = np.random.default_rng(key)
+        choices = seen_phrases(self.choices(row), self.seen_boxes, self.seed, self.image_name(row))
+        if self.most_things is not None:
+            choices = [phrase for phrase in choices if phrase.things <= self.most_things] or choices
+        drawn = rng.permutation(len(choices))[: self.per_image]
+        image, phrases = self.view(row, tuple(choices[i] for i in drawn), rng)
+        return Pairs(key, image, tuple(phrases))
+
+
+class FixedPairs(PairDataset):
+    """Images in memory, shown as they are; those without phrases take no part."""
+
+    def __init__(
+        self, images: Sequence[Tensor], phrases: Sequence[Sequence[Phrase]], seed: int, per_image: int = 1
+    ) -> None:
+        super().__init__(seed, per_image)
+        if len(images) != len(phrases):
+            raise ValueError(f"{len(images)} images but phrases for {len(phrases)}")
+        self.images, self.phrases = images, phrases
+        self.rows = [row for row, choices in enumerate(phrases) if choices]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Pairs:
+        return self.pairs(self.rows[index])
+
+    def choices(self, row: int) -> Sequence[Phrase]:
+        return self.phrases[row]
+
+    def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, Sequence[Phrase]]:
+        return self.images[row], phrases
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of a shuffle that depends on (seed, epoch) alone, cut into parts for `world` processes.
+
+    Part `rank` of every batch of `world * batch_size` indices; what does not fill `whole` such batches is left for
+    other epochs. The place of a run among its batches is `epoch` and `first`, the batch that iteration begins with.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, whole: int = 1) -> None:
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
+        self.batches = length // (batch_size * world * whole) * whole
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.between(self.first, self.batches)
+
+    def between(self, first: int, stop: int) -> Iterator[list[int]]:
+        """This process's part of the epoch's batches `first` to `stop`, counted from 0, without the last."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        for batch in range(first, stop):
+            start = (batch * self.world + self.rank) * self.batch_size
+            yield order[start : start + self.batch_size].tolist()
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pairs -> Batch: tokens, their corruption for MLM, masks of side `map_size`."""
+
+    tokenizer: Tokenizer
+    mlm_probability: float
+    map_size: int
+
+    def __call__(self, images: Sequence[Pairs]) -> Batch:
+        phrases = [phrase for pairs in images for phrase in pairs.phrases]
+        input_ids, attention_mask = self.tokenizer([phrase.text for phrase in phrases])
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(images[0].key).generate_state(1)[0]))
+        mlm_input_ids, mlm_labels = self.tokenizer.corrupt(input_ids, self.mlm_probability, generator)
+        return Batch(
+            image=torch.stack([pairs.image for pairs in images]).float(),
+            image_rows=torch.arange(len(images)).repeat_interleave(torch.tensor([len(p.phrases) for p in images])),
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            mlm_input_ids=mlm_input_ids,
+            mlm_labels=mlm_labels,
+            box_mask=torch.stack([box_mask(phrase.boxes, self.map_size) for phrase in phrases]),
+            has_box=torch.tensor([bool(phrase.boxes) for phrase in phrases]),
+            unreadable=torch.tensor(sum(pairs.unreadable for pairs in images)),
+        )

@@ -1,0 +1,224 @@
+"""The paper tier's data: where downloads lie, what finetuning visits, and the splits that evaluation asks.
+
+The root is the folder that the environment variable AMC_DATA names, else data/paper; data/README.md says what goes
+where below it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from amc_lib.config import Settings
+from amc_lib.data import PairDataset, Pairs, Phrase
+from amc_lib.datasets import flickr30k, photo_table, records, refer, visual_genome
+from amc_lib.datasets.image_files import ImageFile, UnreadableImageError, open_image
+from amc_lib.datasets.image_files import reading as unreadable
+from amc_lib.datasets.photo_table import PhotoTable, open_table
+from amc_lib.datasets.records import Regions
+from amc_lib.datasets.transforms import Augment, Resize, to_input
+from amc_lib.distributed import process_state
+from amc_lib.files import ROOT
+from amc_lib.model import ALBEF
+from amc_lib.model.vision import input_side
+from amc_lib.regions import Box, Region
+from amc_lib.tokens import MAX_WORDS, clean
+
+CACHE = ROOT / "data" / "cache"
+SOURCES = ("regions", "attributes")  # of Visual Genome: descriptions, and attributes with their objects
+ATTRIBUTION = "Pictures: Flickr30k, MS COCO, SAIAPR TC-12; for research only"
+MOST_UNREADABLE = 20  # pictures in a row that may fail before training stops
+
+
+def data_root() -> Path:
+    return Path(os.environ.get("AMC_DATA", ROOT / "data" / "paper"))
+
+
+# ---------------------------------------------------------------------------------------------------------- finetuning
+
+
+class PhotoPairs(PairDataset):
+    """Rows of a table, each visit with its picture read and augmented anew.
+
+    A picture that cannot be read, or does not hold a box of its own, is named in a warning, counted in
+    `Pairs.unreadable`, and the next row of another picture stands in.
+    """
+
+    def __init__(self, table: PhotoTable, root: Path, augment: Augment, seed: int, per_image: int = 1) -> None:
+        super().__init__(seed, per_image)
+        self.table, self.root, self.augment = table, root, augment
+        self.about = table.about
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Pairs:
+        failed: dict[str, str] = {}  # why, by picture: a picture has many rows, one after the other
+        for row in chain(range(index, len(self)), range(index)):
+            if (picture := self.table.image(row)) in failed:
+                continue
+            try:
+                return replace(self.pairs(row), unreadable=len(failed))
+            except UnreadableImageError as error:
+                failed[picture] = str(error)
+                warnings.warn(f"left out in this epoch: {error}", stacklevel=2)
+            if len(failed) == MOST_UNREADABLE:
+                break
+        first = next(iter(failed.values()))
+        raise UnreadableImageError(f"{len(failed)} pictures in a row cannot be read; the first: {first}")
+
+    def choices(self, row: int) -> list[Phrase]:
+        return self.table.phrases(row)
+
+    def image_name(self, row: int) -> str:
+        return self.table.image(row)
+
+    def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, list[Phrase]]:
+        path = self.root / self.table.image(row)
+        picture = ImageFile(path).open()
+        try:
+            return self.augment(picture, phrases, rng)
+        except ValueError as error:
+            raise UnreadableImageError(f"{path}: {error}") from error
+
+
+def training_pairs(settings: Settings) -> PhotoPairs:
+    """Visual Genome's regions without the images that evaluation needs; of several processes one reads, all map.
+
+    Where `visual_genome/records/` holds the authors' own annotation files, these are read instead.
+    """
+    root = data_root() / "visual_genome"
+    folder = CACHE / f"visual-genome-{_fingerprint(root)}"
+    with process_state().main_process_first():
+        table = open_table(folder, lambda: _read_training(root))
+    training = settings.finetuning
+    augment = Augment(settings.photos, settings.model.vision.image_size)
+    return PhotoPairs(table, root, augment, training.seed, training.phrases_per_image)
+
+
+def _read_training(root: Path) -> PhotoTable:
+    held_out = visual_genome.held_out_images(data_root() / "flickr30k", data_root() / "refer")
+    files = sorted((root / "records").glob("*.json"))
+    if files:
+        parts = [visual_genome.read_records(path, root, strict=False) for path in files]
+        held = visual_genome.ids_held_out(root, held_out) & {r.image.path.stem for part in parts for r in part}
+        kept = [region for part in parts for region in part if region.image.path.stem not in held]
+        regions = Regions(kept, [sentence for part in parts for sentence in part.skipped], len(held))
+    else:
+        regions = visual_genome.read(root, "train", SOURCES, held_out, strict=False)
+    return photo_table.build(regions, root, reading(regions))
+
+
+def reading(regions: Regions) -> dict[str, object]:
+    """What a reader found and left out, as it stands beside results."""
+    return {
+        "regions": len(regions),
+        "images": len({region.image_id for region in regions}),
+        "held_out_images": regions.held_out,
+        "skipped_records": len(regions.skipped),
+        "first_skipped": regions.skipped[:5],
+    }
+
+
+def _fingerprint(root: Path) -> str:
+    """Hash of names, sizes and times of annotation files, picture folders and held-out lists, and of the code."""
+    data = data_root()
+    sources = [*sorted(root.glob("*.json")), *sorted((root / "records").glob("*.json"))]
+    sources += [data / "flickr30k" / f"{split}.txt" for split in ("val", "test")]
+    sources += [data / "refer" / "refcoco+" / "refs(unc).p"]
+    sources += [root / name for name in visual_genome.IMAGE_FOLDERS]  # their times change with what is put there
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources if path.exists()]
+    digest = hashlib.sha256(json.dumps([stats, SOURCES]).encode())
+    for module in (visual_genome, flickr30k, refer, records, photo_table):
+        digest.update(Path(module.__file__).read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+@dataclass(frozen=True)
+class PhotoBank:
+    """One split that is asked of the model, its pictures resized as its authors do."""
+
+    title: str
+    regions: Regions
+    image_size: int  # side of the model's input, pixels
+    resize: Resize
+    detections: dict[str, tuple[Box, ...]] | None = None  # image id -> boxes xyxy, for the ranking of boxes
+
+    @property
+    def skipped(self) -> list[str]:
+        return self.regions.skipped
+
+    def all_regions(self) -> list[Region]:
+        return list(self.regions)
+
+    def load(self, region: Region) -> tuple[Tensor, tuple[int, int]]:
+        """The model's input [3, S, S] and the picture's (height, width). ValueError names region and file."""
+        try:
+            picture = region.image.open()
+        except ValueError as error:
+            raise ValueError(f"{self.title}, region {region.id}: {error}") from error
+        return to_input(picture, self.image_size, self.resize), (picture.height, picture.width)
+
+    def fit(self, model: ALBEF) -> AbstractContextManager:
+        """The model as these inputs need it, inside the block: its position embeddings resized."""
+        return input_side(model.visual_encoder, self.image_size)
+
+    def size(self, region: Region) -> tuple[int, int]:
+        """(height, width) of the picture, from its header."""
+        with unreadable(region.image.path), open_image(region.image.path) as file:
+            return file.height, file.width
+
+
+def evaluation_banks(settings: Settings) -> dict[str, PhotoBank]:
+    """The splits of the poster's table that are there; those that are not are said to be left out."""
+    makers: dict[str, tuple[str, Callable[[], PhotoBank]]] = {
+        "flickr30k": ("flickr30k", lambda: _flickr_bank(settings, "test")),
+        "refcoco+ A": ("refer/refcoco+", lambda: _refer_bank(settings, "refcoco+", "testA", "RefCOCO+ testA")),
+        "refcoco+ B": ("refer/refcoco+", lambda: _refer_bank(settings, "refcoco+", "testB", "RefCOCO+ testB")),
+        "refclef": ("refer/refclef", lambda: _refer_bank(settings, "refclef", "test", "RefCLEF test")),
+    }
+    banks = {}
+    for name, (folder, make) in makers.items():
+        if (data_root() / folder).is_dir():
+            banks[name] = make()
+        else:
+            print(f"{name}: left out, there is no {data_root() / folder}")
+    if not banks:
+        raise ValueError(f"{data_root()}: holds none of the evaluation sets; data/README.md says what goes where")
+    return banks
+
+
+def validation_bank(settings: Settings) -> PhotoBank:
+    return _flickr_bank(settings, "val")
+
+
+def _flickr_bank(settings: Settings, split: str) -> PhotoBank:
+    regions = flickr30k.read(data_root() / "flickr30k", split, strict=False)
+    cut = _cut(regions, MAX_WORDS)
+    return PhotoBank(f"Flickr30k {split}", cut, settings.model.vision.image_size, "bilinear")
+
+
+def _refer_bank(settings: Settings, dataset: str, split: str, title: str) -> PhotoBank:
+    root, photos = data_root() / "refer", settings.photos
+    regions = _cut(refer.read(root, dataset, "unc", split, strict=False), photos.refer_max_words)
+    dets = root / dataset / "dets.json"
+    detections = refer.read_detections(dets) if dets.is_file() else None
+    return PhotoBank(title, regions, photos.refer_image_size, "bicubic", detections)
+
+
+def _cut(regions: Regions, max_words: int) -> Regions:
+    return Regions((replace(region, phrase=clean(region.phrase, max_words)) for region in regions), regions.skipped)

@@ -1,0 +1,1 @@
+"""Whether a heatmap explains: quality, faithfulness, randomisation, retrieval, claims."""

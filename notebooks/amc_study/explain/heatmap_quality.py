@@ -1,0 +1,153 @@
+"""How good a heatmap is beyond its peak: how much of it lies inside the boxes, and how well its shape fits them.
+
+Maps are measured as pointing measures them: upsampled bicubically to the picture, and what undershoots zero set to
+zero. The box that a detector-based system chooses counts as a map that is 1 inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from amc_lib import gradcam
+from amc_lib.checkpoints import Checkpoint
+from amc_lib.evaluate import Pointing
+from amc_lib.regions import Box
+from amc_study.answers import ask
+from amc_study.comparison import baseline_hits
+from amc_study.rival.region_answers import RegionAnswers
+from amc_study.statistics import mean_interval
+from amc_study.tiers import Bank
+
+THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # shares of the map's peak
+FIXED = 0.5  # threshold of the IoU that needs no choice
+MAPS_AT_ONCE = 32
+
+
+@dataclass
+class MapQuality:
+    """Of P phrases: the share of the map inside the boxes, [P], and the IoU at each of T thresholds, [P, T].
+
+    IoU: intersection over union of the union of the boxes and of where the map is at least the threshold times its
+    peak. A map of zeros has none of either.
+    """
+
+    energy: np.ndarray
+    ious: np.ndarray
+
+    @property
+    def best_threshold(self) -> int:
+        """Index of the one threshold at which the mean IoU is largest."""
+        return int(self.ious.mean(axis=0).argmax())
+
+
+def measure(answers: Pointing | RegionAnswers, bank: Bank) -> MapQuality:
+    """Energy and IoU of every phrase of `bank`, whose answers these are."""
+    energies, ious = [], []
+    for maps, inside in _maps_and_masks(answers, bank):
+        energies.append(energy_inside(maps, inside))
+        ious.append(threshold_ious(maps, inside))
+    return MapQuality(torch.cat(energies).numpy(), torch.cat(ious).numpy())
+
+
+def tuned_threshold(checkpoint: Checkpoint, layer: int, validation: Bank) -> int:
+    """Index of the threshold at which the checkpoint's maps fit best on the validation split."""
+    return measure(ask(checkpoint, validation, layer), validation).best_threshold
+
+
+def even_maps(bank: Bank) -> MapQuality:
+    """What a map that is the same everywhere gives: the share of the picture that the boxes cover, in all measures."""
+    shares = baseline_hits(bank)["chance"]
+    return MapQuality(shares, np.repeat(shares[:, None], len(THRESHOLDS), axis=1))
+
+
+def energy_inside(maps: Tensor, inside: Tensor) -> Tensor:
+    """Share [B] of non-negative maps [B, H, W] that lies where `inside` [B, H, W] is true; 0 of a map of zeros."""
+    total = maps.flatten(1).sum(1)
+    return (maps * inside).flatten(1).sum(1) / total.where(total > 0, 1)
+
+
+def threshold_ious(maps: Tensor, inside: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
+    """[B, T]: IoU of `inside` bool [B, H, W] and maps [B, H, W] at each threshold (ascending, shares of the peak)."""
+    B, T = len(maps), len(thresholds)
+    peak = maps.flatten(1).max(1).values[:, None]  # [B, 1]
+    shares = maps.flatten(1) / peak.where(peak > 0, 1)  # [B, H * W]
+    level = torch.bucketize(shares, shares.new_tensor(thresholds), right=True)  # thresholds reached, 0 to T
+    cell = (torch.arange(B)[:, None] * (T + 1) + level) * 2 + inside.flatten(1)
+    counts = torch.bincount(cell.flatten(), minlength=B * (T + 1) * 2).view(B, T + 1, 2)
+    reached = counts.flip(1).cumsum(1).flip(1)  # [B, T + 1, 2]: pixels outside and inside that reach each threshold
+    outside_there, inside_there = reached[:, 1:].unbind(-1)  # [B, T] each
+    return inside_there / (outside_there + inside.flatten(1).sum(1, keepdim=True)).clamp(min=1)
+
+
+def pixels_inside(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
+    """bool [H, W]: pixels of a picture of `size` whose middle lies in any of the boxes (xyxy, pixels)."""
+    height, width = size
+    xs, ys = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    inside = torch.zeros(height, width, dtype=torch.bool)
+    for x1, y1, x2, y2 in boxes:
+        inside |= ((y1 <= ys) & (ys < y2))[:, None] & ((x1 <= xs) & (xs < x2))
+    return inside
+
+
+def quality_table(
+    measured: Mapping[str, Mapping[str, Sequence[MapQuality]]],
+    thresholds: Mapping[str, Sequence[int]],
+    banks: Mapping[str, Bank],
+) -> pd.DataFrame:
+    """Means of measured[system][split] (one MapQuality a seed), in percent with intervals over images.
+
+    `thresholds` holds for each system and seed the index of the threshold that is best on the validation split; a
+    system without has no row for it. Measures: energy; "IoU, fixed" at FIXED; "IoU, tuned" at that threshold; "IoU,
+    best": each phrase at its own best threshold, which nobody knows beforehand: an upper bound.
+    """
+    rows = []
+    for system, of_split in measured.items():
+        for split, of_seed in of_split.items():
+            ids = [region.image_id for region in banks[split].all_regions()]
+            tuned = thresholds.get(system)
+            for measure_name, values in _measures(of_seed, tuned).items():
+                interval = mean_interval(values, ids)
+                row = {"system": system, "split": banks[split].title, "measure": measure_name}
+                row |= {name: round(100 * getattr(interval, name), 2) for name in ("value", "low", "high")}
+                chosen = [THRESHOLDS[t] for t in tuned] if measure_name == "IoU, tuned" else []
+                fixed = [FIXED] if measure_name == "IoU, fixed" else []
+                row["threshold"] = " ".join(f"{threshold:.2f}" for threshold in chosen + fixed)
+                rows.append(row | {"phrases": len(ids), "seeds": len(of_seed)})
+    return pd.DataFrame(rows).rename(columns={"low": "ci_low", "high": "ci_high"})
+
+
+def _measures(of_seed: Sequence[MapQuality], tuned: Sequence[int] | None) -> dict[str, np.ndarray]:
+    """The measures by name, [S, P] each."""
+    fixed = THRESHOLDS.index(FIXED)
+    measures = {
+        "energy": np.array([one.energy for one in of_seed]),
+        "IoU, fixed": np.array([one.ious[:, fixed] for one in of_seed]),
+    }
+    if tuned is not None:
+        measures["IoU, tuned"] = np.array([one.ious[:, t] for one, t in zip(of_seed, tuned, strict=True)])
+    return measures | {"IoU, best": np.array([one.ious.max(axis=1) for one in of_seed])}
+
+
+def _maps_and_masks(answers: Pointing | RegionAnswers, bank: Bank) -> Iterator[tuple[Tensor, Tensor]]:
+    """Maps and masks of the boxes, [B, H, W] each, phrases of pictures of one size together, in order."""
+    sizes = [bank.size(region) for region in answers.regions]
+    for size, members in groupby(range(len(sizes)), key=sizes.__getitem__):
+        members = list(members)
+        for start in range(0, len(members), MAPS_AT_ONCE):
+            part = members[start : start + MAPS_AT_ONCE]
+            inside = torch.stack([pixels_inside(answers.regions[p].boxes, size) for p in part])
+            yield picture_maps(answers, part, size), inside
+
+
+def picture_maps(answers: Pointing | RegionAnswers, phrases: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Non-negative maps [B, H, W] of some phrases, of a picture's (height, width)."""
+    if isinstance(answers, RegionAnswers):
+        return torch.stack([pixels_inside([answers.boxes[p].tolist()], size) for p in phrases]).float()
+    return gradcam.upsample(answers.heatmaps[list(phrases)].float(), size, "bicubic").clamp(min=0)

@@ -1,0 +1,55 @@
+"""Figures: each function returns a matplotlib Figure, `save` writes it with its provenance, `to_image` shows it."""
+
+from amc_lib.overlay import heat_overlay
+from amc_study.figures.ablation import ablation_figure
+from amc_study.figures.claims import claims_figure
+from amc_study.figures.explanations import (
+    difficulty_figure,
+    faithfulness_figure,
+    measures_figure,
+    randomisation_figure,
+)
+from amc_study.figures.growth import growth_figure
+from amc_study.figures.method import method_figure
+from amc_study.figures.poster import Picture, Poster, Verdict, poster_figure
+from amc_study.figures.qualitative import Example, Shown, example_blocks, qualitative_figure
+from amc_study.figures.results import accuracy_figure, learning_curves, table_markdown
+from amc_study.figures.scene_sheet import scene_sheet
+from amc_study.figures.style import COLOURS, FOLDER, folder_of, save, to_image
+from amc_study.figures.training_film import Film, frame_figure, training_figure, training_gif
+from amc_study.figures.two_ways import TwoWays, two_ways_figure
+
+__all__ = [
+    "COLOURS",
+    "FOLDER",
+    "Example",
+    "Film",
+    "Picture",
+    "Poster",
+    "Shown",
+    "TwoWays",
+    "Verdict",
+    "ablation_figure",
+    "accuracy_figure",
+    "claims_figure",
+    "difficulty_figure",
+    "example_blocks",
+    "faithfulness_figure",
+    "folder_of",
+    "frame_figure",
+    "growth_figure",
+    "heat_overlay",
+    "learning_curves",
+    "measures_figure",
+    "method_figure",
+    "poster_figure",
+    "qualitative_figure",
+    "randomisation_figure",
+    "save",
+    "scene_sheet",
+    "table_markdown",
+    "to_image",
+    "training_figure",
+    "training_gif",
+    "two_ways_figure",
+]

@@ -1,0 +1,1 @@
+"""The detector-based system that the poster compares with (VMRM)."""

@@ -1,0 +1,102 @@
+"""What the detector-based system answers: for each phrase the proposal that matches it best, and its centre."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+from tqdm.auto import tqdm
+
+from amc_lib.checkpoints import Checkpoint
+from amc_lib.evaluate import point_hits
+from amc_lib.model import ALBEF
+from amc_lib.regions import Region
+from amc_lib.tokens import Tokenizer
+from amc_study.rival.proposal_bank import ProposalBank
+from amc_study.rival.vmrm import WAYS, score_regions
+
+DEFAULT_WAY = "similarity"  # the best on validation scenes (figures/layers.csv)
+RIGHT_IOU = 0.5
+PHRASES_AT_ONCE = 128
+
+
+@dataclass
+class RegionAnswers:
+    """P regions, the boxes [P, 4] (xyxy, pixels) chosen for them, and how sure the system is of each, [P]."""
+
+    regions: list[Region]
+    boxes: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def points(self) -> np.ndarray:
+        """(x, y) [P, 2]: the centres of the boxes."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+
+    @property
+    def hits(self) -> np.ndarray:
+        """bool [P]: does the centre lie strictly inside a box of the region?"""
+        return point_hits(self.points, self.regions)
+
+    @property
+    def right_boxes(self) -> np.ndarray:
+        """bool [P]: does the chosen box share half of the union with a box of the region?"""
+        return np.array(
+            [
+                bool((box_iou(torch.tensor([box]), torch.tensor(region.boxes, dtype=torch.float64)) >= RIGHT_IOU).any())
+                for box, region in zip(self.boxes.astype(float).tolist(), self.regions, strict=True)
+            ]
+        )
+
+
+def choose_regions(
+    model: ALBEF,
+    tokenizer: Tokenizer,
+    regions: Sequence[Region],
+    bank: ProposalBank,
+    ways: Sequence[str] = WAYS,
+    progress: str | None = None,
+) -> dict[str, RegionAnswers]:
+    """The answers to `regions` by each way of scoring, in their order."""
+    chosen: dict[str, list[Tensor]] = {way: [] for way in ways}
+    best: dict[str, list[Tensor]] = {way: [] for way in ways}
+    starts = range(0, len(regions), PHRASES_AT_ONCE)
+    for start in tqdm(starts, desc=progress, disable=progress is None):
+        part = regions[start : start + PHRASES_AT_ONCE]
+        images = {region.image_id: region for region in part}
+        rows = {image_id: row for row, image_id in enumerate(images)}
+        inputs = torch.stack([bank.load(region)[0] for region in images.values()])
+        phrases, of_phrases = [region.phrase for region in part], [rows[region.image_id] for region in part]
+        scores = score_regions(model, tokenizer, inputs, phrases, of_phrases, ways)
+        boxes = torch.stack([bank.boxes(region) for region in part])  # [P, K, 4]
+        for way in ways:
+            highest, index = scores[way].max(1)
+            chosen[way].append(boxes[torch.arange(len(part)), index])
+            best[way].append(highest)
+    return {
+        way: RegionAnswers(list(regions), torch.cat(chosen[way]).numpy(), torch.cat(best[way]).numpy()) for way in ways
+    }
+
+
+def way_accuracies(checkpoint: Checkpoint, bank: ProposalBank, ways: Sequence[str] = WAYS) -> dict[str, float]:
+    """Pointing accuracy in percent of each way to score proposals on `bank`."""
+    answers = choose_regions(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank, ways)
+    return {way: 100 * float(answers[way].hits.mean()) for way in ways}
+
+
+def oracle(bank: ProposalBank) -> RegionAnswers:
+    """The best that any choice among the proposals can do: one whose centre hits and, of those, of highest IoU."""
+    regions, boxes, overlaps = bank.all_regions(), [], []
+    for region in regions:
+        candidates = bank.boxes(region)
+        centres = ((candidates[:, :2] + candidates[:, 2:]) / 2).numpy()
+        overlap = box_iou(candidates, torch.tensor(region.boxes, dtype=candidates.dtype)).max(1).values.numpy()
+        hits = point_hits(centres, [region] * len(centres))
+        best = int((overlap + hits).argmax())  # a hit outweighs any overlap
+        boxes.append(candidates[best].numpy())
+        overlaps.append(overlap[best])
+    return RegionAnswers(regions, np.stack(boxes), np.array(overlaps))

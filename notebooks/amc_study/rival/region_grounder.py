@@ -1,0 +1,93 @@
+"""RegionGrounder: the detector-based system asked about a picture, beside `Grounder`, which needs no detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from amc_lib.checkpoints import Checkpoint, CheckpointError
+from amc_lib.grounder import Grounder, checked_phrases, read_image
+from amc_lib.regions import Box
+from amc_lib.sources import open_checkpoint
+from amc_study.rival.detector import Proposals, SceneDetector
+from amc_study.rival.detector_runs import TRAINED, load_detector
+from amc_study.rival.proposal_bank import RegionInputs
+from amc_study.rival.region_answers import DEFAULT_WAY
+from amc_study.rival.vmrm import score_regions
+
+DEFAULT_CHECKPOINT = "vmrm-scenes"
+
+
+@dataclass(frozen=True)
+class RegionGrounding:
+    """One phrase asked of one image."""
+
+    image: Image.Image
+    phrase: str
+    boxes: list[Box]  # every proposal, xyxy in pixels of the image, best for the phrase first
+    scores: list[float]  # of the boxes, log-odds up to a constant
+
+    @property
+    def point(self) -> tuple[float, float]:
+        """(x, y), pixels of the image: the centre of the best box."""
+        x1, y1, x2, y2 = self.boxes[0]
+        return (x1 + x2) / 2, (y1 + y2) / 2
+
+
+def open_grounder(source: str | Path, read: int | str | None = None) -> Grounder | RegionGrounder:
+    """Whichever of the two a checkpoint needs; `read` is the layer of its heatmap, or the way of scoring proposals."""
+    checkpoint = open_checkpoint(source)
+    if checkpoint.settings.model.vision.trunk == "regions":
+        return RegionGrounder(checkpoint, load_detector(), DEFAULT_WAY if read is None else read)
+    return Grounder(checkpoint, read)
+
+
+class RegionGrounder:
+    """A checkpoint over proposals with the detector that makes them. `way` is one of `region_answers.WAYS`."""
+
+    def __init__(self, checkpoint: Checkpoint, detector: SceneDetector, way: str = DEFAULT_WAY) -> None:
+        if checkpoint.settings.model.vision.trunk != "regions":
+            raise CheckpointError("this checkpoint reads pictures, not proposals: open it with Grounder.load")
+        self.checkpoint, self.detector, self.way = checkpoint, detector, way
+
+    @classmethod
+    def load(
+        cls, source: str | Path = DEFAULT_CHECKPOINT, detector: str | Path = TRAINED, way: str = DEFAULT_WAY
+    ) -> RegionGrounder:
+        """Load a run's folder or a shipped checkpoint by name, and its detector likewise."""
+        return cls(open_checkpoint(source), load_detector(detector), way)
+
+    def ground(
+        self, image: Image.Image | str | Path, phrase: str | Sequence[str]
+    ) -> RegionGrounding | list[RegionGrounding]:
+        """Where is `phrase`? A list of phrases gives a list, with one look of the detector for all of them.
+
+        Raises ValueError with one sentence for an image that cannot be read or a phrase without words.
+        """
+        phrases, picture = checked_phrases(phrase), read_image(image)
+        if not phrases:
+            return []
+        groundings = self.match(picture, self.propose(picture), phrases)
+        return groundings[0] if isinstance(phrase, str) else groundings
+
+    def propose(self, picture: Image.Image) -> Proposals:
+        """What the detector sees in an RGB picture."""
+        return self.detector.propose([picture])[0]
+
+    def match(self, picture: Image.Image, proposals: Proposals, phrases: Sequence[str]) -> list[RegionGrounding]:
+        """Every proposal scored for every phrase."""
+        side = self.checkpoint.settings.scenes.size
+        square = proposals.resized((side, side))
+        inputs = RegionInputs(square.boxes[None], square.features[None], side)[0]  # [K, F + 5]
+        model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
+        scores = score_regions(model, tokenizer, inputs[None], phrases, [0] * len(phrases), [self.way])[self.way]
+        groundings = []
+        for text, of_phrase in zip(phrases, scores, strict=True):
+            order = torch.argsort(of_phrase, descending=True, stable=True)
+            boxes = [tuple(box) for box in proposals.boxes[order].tolist()]
+            groundings.append(RegionGrounding(picture, text, boxes, of_phrase[order].tolist()))
+        return groundings

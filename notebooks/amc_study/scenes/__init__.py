@@ -1,0 +1,1 @@
+"""Drawn scenes: pictograms with names, composed with exact boxes."""
