@@ -17,9 +17,10 @@ from amc_lib import gradcam
 from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.config import VisionSettings
 from amc_lib.datasets.image_files import open_image, reading, small_enough, to_rgb
-from amc_lib.datasets.transforms import pixels, to_input
+from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluate import ground_remembered, peak, remember_images
 from amc_lib.model.text import ImageMemory
+from amc_lib.model.trunk import pixels
 from amc_lib.overlay import heat_overlay
 from amc_lib.sources import open_checkpoint
 from amc_lib.tokens import clean

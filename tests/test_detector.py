@@ -15,8 +15,7 @@ from torchvision.ops import box_iou
 
 from amc_lib.checkpoints import SHIPPED, CheckpointError, shipped
 from amc_lib.config import DetectorSettings, SceneSettings
-from amc_lib.datasets.transforms import pixels
-from amc_lib.model.trunk import load_lite0
+from amc_lib.model.trunk import load_lite0, pixels
 from amc_study.rival import detector_runs, object_bank, proposals
 from amc_study.rival.detector import UNKNOWN, Detector, Proposals, Target
 from amc_study.rival.detector_runs import load_detector, open_detector_run, train_detector

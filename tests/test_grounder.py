@@ -15,9 +15,9 @@ from reference_cases import TINY_AMC, tiny_model, tiny_settings
 from amc_lib import Grounder, gradcam
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
-from amc_lib.datasets.transforms import pixels
 from amc_lib.evaluate import ground_phrases, peak
 from amc_lib.grounder import Grounding, read_image
+from amc_lib.model.trunk import pixels
 from amc_lib.presets import preset
 from amc_lib.tokens import SPECIAL, Tokenizer
 

@@ -29,10 +29,9 @@ from amc_lib.data import box_mask
 from amc_lib.datasets.image_files import ImageFile
 from amc_lib.datasets.photos import PhotoBank
 from amc_lib.datasets.records import Regions
-from amc_lib.datasets.transforms import pixels
 from amc_lib.evaluate import Pointing, ground_phrases, peak, point_hits
 from amc_lib.model import build
-from amc_lib.model.trunk import Lite0Trunk
+from amc_lib.model.trunk import Lite0Trunk, pixels
 from amc_lib.regions import Region
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study import own_data, runs

@@ -98,9 +98,3 @@ def _squared(image_or_boxes: Tensor, side: int) -> Tensor:
 
 def _normalised(image: Tensor) -> Tensor:
     return functional.normalize(functional.to_dtype(image, torch.float32, scale=True), MEAN, STD)
-
-
-def pixels(image: Image.Image, side: int) -> Tensor:
-    """An RGB picture -> float [3, side, side], resized to a square and normalised as the trunk expects."""
-    small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return (torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255 - MEAN) / STD  # [H, W, 3] -> [3, H, W]

@@ -6,9 +6,11 @@ offline. The trunk never trains, so its features can be computed once for a data
 
 from __future__ import annotations
 
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 STRIDES = (8, 16, 32)  # of the three feature maps that are kept
@@ -61,3 +63,9 @@ class Lite0Trunk(nn.Module):
 def _normalise(features: Tensor) -> Tensor:
     """Zero mean and unit variance over the channels of each place: [B, C, H, W] -> the same shape."""
     return F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
+
+
+def pixels(image: Image.Image, side: int) -> Tensor:
+    """An RGB picture -> float [3, side, side], resized to a square and normalised as the trunk expects."""
+    small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return (torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255 - MEAN) / STD  # [H, W, 3] -> [3, H, W]

@@ -25,10 +25,10 @@ from amc_lib.datasets import own_table as own_csv
 from amc_lib.datasets import photo_table
 from amc_lib.datasets.photos import PhotoBank, PhotoPairs, reading
 from amc_lib.datasets.records import Regions
-from amc_lib.datasets.transforms import Augment, pixels
+from amc_lib.datasets.transforms import Augment
 from amc_lib.files import sha256_of
 from amc_lib.model import ALBEF
-from amc_lib.model.trunk import Lite0Trunk
+from amc_lib.model.trunk import Lite0Trunk, pixels
 from amc_lib.regions import Region
 
 WARMUP_SHARE = 0.1  # of all updates, at most

@@ -20,8 +20,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms
 
 from amc_lib.config import DetectorSettings
-from amc_lib.datasets.transforms import pixels
-from amc_lib.model.trunk import CHANNELS, STRIDES
+from amc_lib.model.trunk import CHANNELS, STRIDES, pixels
 from amc_study.rival.detector_parts import box_heads, proposal_network
 from amc_study.rival.pyramid import Levels, Lite0Pyramid
 

@@ -22,8 +22,8 @@ import torch
 from tqdm.auto import tqdm
 
 from amc_lib.config import SceneSettings
-from amc_lib.datasets.transforms import pixels
 from amc_lib.files import ROOT, atomic_file, plain, write_json
+from amc_lib.model.trunk import pixels
 from amc_lib.regions import Box
 from amc_study.rival.pyramid import Levels, Lite0Pyramid, pack, shapes, unpack
 from amc_study.scenes import scene as scenes

@@ -27,10 +27,9 @@ from tqdm.auto import tqdm
 
 from amc_lib.config import SceneSettings, VisionSettings
 from amc_lib.data import Phrase
-from amc_lib.datasets.transforms import pixels
 from amc_lib.files import ROOT, plain, write_bytes, write_json
 from amc_lib.model import ALBEF
-from amc_lib.model.trunk import Lite0Trunk
+from amc_lib.model.trunk import Lite0Trunk, pixels
 from amc_lib.regions import Region
 from amc_study.scenes import scene as scenes
 
