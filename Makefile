@@ -22,7 +22,7 @@ paper: $(INSTALLED) ## the same on photographs (data/README.md first; GPUs)
 test: $(INSTALLED) ## check the style of code and notebooks, then run the tests
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
-	$(VENV_PYTHON) -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n auto --dist loadfile -m "not slow"
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(VENV_PYTHON) -m jupyterlab notebooks
