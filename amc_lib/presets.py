@@ -83,7 +83,7 @@ def detector_based(settings: Settings) -> Settings:
 
     A phrase is matched with one region, so captions of several things stay in their parts throughout. Depth of the
     tower and rate of pretraining are those that did best among the trials (`amc_study.rival.trials`). Raises ValueError for
-    another tier: its detectors are there (`coco_detector`, `bottom_up`), a model over their proposals is not.
+    another tier, which has no detector.
     """
     if settings.tier != "scenes":
         raise ValueError("the detector-based system is trained on drawn scenes alone: tier must be scenes")

@@ -31,7 +31,6 @@ from amc_lib.datasets.image_files import ImageFile
 from amc_lib.grounder import read_image
 from amc_lib.official import read_official
 from amc_lib.tokens import SPECIAL, Tokenizer, clean
-from amc_study.rival.bottom_up import RegionFile
 
 MEMORY = 1 << 30  # bytes that a bomb may ask for beyond what the process has
 
@@ -188,7 +187,6 @@ def bombs(root: Path) -> dict[str, Callable[[], object]]:
         "xml nested deeply": lambda: flickr30k.chain_boxes(
             written(root / "a.xml", "<a>" * 50_000 + "</a>" * 50_000 + "<"), records.Skips(True)
         ),
-        "regions of 10**9 boxes": lambda: RegionFile(written(root / "a.tsv", f"7\t9\t9\t{10**9}\tAAAA\tAAAA\n"))["7"],
         "phrase of one long word": lambda: clean("a" * 50_000_000),
     }
 

@@ -11,18 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hostile import JUNK, NASTY_TEXT, RUNS, check_region, damaged, drive, mutated, outcome, untouched
 from hostile_pickles import calls, programs
 from hypothesis import strategies as st
 from paper_data import write_paper_data
-from test_paper_proposals import line as region_line
 
 from amc_lib.datasets import flickr30k, refer, visual_genome
 from amc_lib.datasets.check import check
 from amc_lib.datasets.photo_table import ARRAYS, build, open_table
 from amc_lib.datasets.records import Regions
-from amc_study.rival.bottom_up import RegionFile
 
 VG, FLICKR, REFER = "visual_genome", "flickr30k", "refer"
 REFS = f"{REFER}/refcoco+/refs(unc).p"
@@ -169,30 +166,6 @@ def test_detections_that_say_something_else(inputs, tmp_path):
     texts = st.sampled_from(shapes).flatmap(mutated).map(lambda value: json.dumps(value).encode())
     bytes_ = st.sampled_from(shapes).flatmap(lambda value: damaged(json.dumps(value).encode()))
     drive(inputs, law, texts | bytes_)
-
-
-@RUNS
-def test_precomputed_regions(inputs, tmp_path):
-    path = tmp_path / "regions.tsv"
-    original = f"{region_line()}\n{region_line('8', height='50')}\n"
-    fields = st.tuples(st.integers(0, 11), NASTY_TEXT | st.text("0123456789=", max_size=12))
-
-    def other_field(change: tuple[int, str]) -> bytes:
-        parts = re.split(r"([\t\n])", original)
-        parts[2 * change[0]] = change[1]
-        return "".join(parts).encode("utf-8", errors="surrogatepass")
-
-    def law(data: bytes) -> None:
-        path.write_bytes(data)
-        regions, _ = outcome(lambda: RegionFile(path), path)
-        for name in ("7", "8"):
-            if regions is not None and name in regions:
-                found, _ = outcome(lambda name=name, regions=regions: regions[name], f"{path}, line ")
-                if found is not None:
-                    assert found.boxes.shape[1] == 4 and len(found.features) == len(found.boxes) == len(found.labels)
-                    assert torch.isfinite(found.resized((9, 9)).boxes).all() and torch.isfinite(found.features).all()
-
-    drive(inputs, law, damaged(original.encode()) | fields.map(other_field))
 
 
 @RUNS
