@@ -36,7 +36,7 @@ FINETUNING_PARAMETERS = tuple(
         "workers",
         "more",
     ]
-)  # of 03_train.ipynb and of `python -m amc_lib.train`
+)  # of 03_train.ipynb and of `python -m amc_study.finetune`
 
 
 def resolve(tier: str, stage: str, parameters: Mapping[str, Any]) -> Settings:

@@ -223,7 +223,7 @@ def test_wrong_value_and_wrong_name_have_exit_codes_of_their_own(finetuned):
     with pytest.raises(SystemExit) as left:
         command.main(["--lamda1", "1"])
     assert left.value.code == 2 and not finetuned
-    module = [sys.executable, "-m", "amc_lib.train", "--init", "nowhere"]
+    module = [sys.executable, "-m", "amc_study.finetune", "--init", "nowhere"]
     done = subprocess.run(module, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert re.fullmatch(r"no checkpoint at 'nowhere'; shipped ones: .*\n", done.stderr)

@@ -17,11 +17,13 @@ import pandas as pd
 import papermill
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from test_runs import TINY
 
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.model import build
 from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_study import notebook
 from amc_study.scenes.language import vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +102,57 @@ def test_03_has_the_parameters_of_the_contract_with_the_authors_defaults():
     del values["__builtins__"]
     assert list(values) == CONTRACT
     assert [values[name] for name in CONTRACT[:6]] == ["scenes", 0.2, 0.8, 0.1, 0.5, 0]
+
+
+# ------------------------------------------------------------------------------------------------- first cells, twice
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    """An IPython shell of its own, which `start` takes for the notebook's."""
+    shell = InteractiveShell()
+    monkeypatch.setattr(notebook, "get_ipython", lambda: shell)
+    return shell
+
+
+@EACH
+def test_first_cells_run_twice_in_one_kernel_below_a_cell_of_ones_own(path, shell):
+    parameters, check = code(path)[:2]
+    for source in ("x = 1", parameters, check, "tier_of_mine = 2", parameters, check):
+        shell.run_cell(source, store_history=True).raise_error()
+    assert set(shell.user_ns["parameters"]) < set(shell.user_ns)
+
+
+def test_names_of_folders_are_text_and_what_papermill_adds_must_be_known(shell, capsys):
+    check = code(TRAIN)[1]
+    shell.run_cell(code(TRAIN)[0], store_history=True)
+    shell.run_cell("# Parameters\noutput = 2024\n", store_history=True)
+    shell.run_cell(check, store_history=True).raise_error()
+    assert shell.user_ns["output"] == shell.user_ns["parameters"]["output"] == "2024"
+    shell.run_cell("# Parameters\nlamda1 = 1.0\n", store_history=True)
+    capsys.readouterr()
+    failed = shell.run_cell(check, store_history=True)
+    assert "unknown parameter 'lamda1'; did you mean 'lambda1'?" in str(failed.error_in_exec)
+    shown = capsys.readouterr().out
+    assert "did you mean" in shown and "notebook.py" not in shown and len(shown.splitlines()) < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tier", "photos", "unknown tier 'photos'"),
+        ("seeds", 0, "seeds must be a whole number of at least 1, got 0"),
+        ("runs", [1], "runs must be a name or a path, got [1]"),
+    ],
+)
+def test_wrong_parameter_is_one_sentence(name, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        notebook.start({"tier": "scenes", "runs": None, "seeds": 1} | {name: value}, "tier runs seeds")
+
+
+def test_own_results_never_stand_among_the_published():
+    assert notebook.figures_folder(None, "scenes") == ROOT / "runs" / "figures"
+    assert notebook.figures_folder("figures", "paper") == ROOT / "figures" / "paper"
 
 
 # ----------------------------------------------------------------------------------------------------------- executed

@@ -72,10 +72,10 @@ def trained(root, environment) -> Path:
     """The runs of one seed, AMC's on two processes with half the batch each."""
     runs = root / "runs" / "launched"
     options = ("--tier", "paper", "--seed", "3", "--epochs", "1")
-    printed = launch("amc_lib.train", environment, *options, "--batch_size", "2", "--output", f"{runs}/seed-0/amc")
+    printed = launch("amc_study.finetune", environment, *options, "--batch_size", "2", "--output", f"{runs}/seed-0/amc")
     assert "finetuning: seed 3" in printed
     control = ("--lambda1", "0", "--lambda2", "0.0", "--output", f"{runs}/seed-0/albef-finetuned")
-    launch("amc_lib.train", environment, *options, *control)
+    launch("amc_study.finetune", environment, *options, *control)
     return runs
 
 
@@ -108,7 +108,7 @@ def test_two_processes_leave_one_run(trained):
 def test_03_opens_what_was_launched_and_says_how(root, environment, trained):
     output = str(trained / "seed-0" / "amc")
     text = execute("03_train.ipynb", root, environment, seed=3, epochs=1, batch_size=2, output=output)
-    assert "accelerate launch -m amc_lib.train --tier paper --lambda1 0.2" in text
+    assert "accelerate launch -m amc_study.finetune --tier paper --lambda1 0.2" in text
     assert "finetuning: up to date" in text
 
 

@@ -144,7 +144,7 @@ def test_paper_plan_launches_what_its_notebooks_show(seeds, root):
         (trained,) = step.after
         module, *options = launched[trained]
         given = dict(zip([option.removeprefix("--") for option in options[::2]], options[1::2], strict=True))
-        assert module == "amc_lib.train" and given == {name: str(value) for name, value in step.parameters.items()}
+        assert module == "amc_study.finetune" and given == {name: str(value) for name, value in step.parameters.items()}
     asked, table = steps[-2:]
     assert asked.launch[0] == "amc_study.answers"
     assert set(asked.launch[2:]) == {step.parameters["output"] for step in shown}

@@ -1,4 +1,4 @@
-"""Training: `train` runs one stage; `python -m amc_lib.train` finetunes without a notebook."""
+"""Training: `train` runs one stage."""
 
 from amc_lib.train.log import History
 from amc_lib.train.loop import set_seed, train

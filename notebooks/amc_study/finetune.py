@@ -1,6 +1,6 @@
 """Finetuning from the command line, on one device or many; the options are the parameters of 03_train.ipynb.
 
-accelerate launch -m amc_lib.train --tier paper --output runs/amc
+accelerate launch -m amc_study.finetune --tier paper --output runs/amc
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from amc_study.runs import finetune
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m amc_lib.train", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m amc_study.finetune", description=__doc__.split("\n")[0])
     for name in FINETUNING_PARAMETERS:
         kind = str if name in ("init", "output", "tier") else _value
         parser.add_argument(f"--{name}", type=kind, help="as in 03_train.ipynb")

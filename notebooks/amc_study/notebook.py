@@ -1,35 +1,89 @@
-"""What every notebook does first: take its parameters, refuse wrong ones, say which versions run."""
+"""The first cell of every notebook: its parameters checked, the versions that run, and the folder for its results."""
 
 from __future__ import annotations
 
+import ast
 import shlex
+import types
 from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
+from IPython import get_ipython
 
 import amc_lib
-from amc_lib.parameters import notebook_parameters
+from amc_lib.files import ROOT
+from amc_lib.parameters import unknown_name
 from amc_lib.presets import preset
 
+NAMES = ("albef", "amc", "vmrm", "init", "output", "runs", "figures", "csv", "images")  # parameters that are text
+COUNTS = ("seeds", "pictures")
+LIBRARIES = tuple(str(ROOT / folder) for folder in ("amc_lib", "notebooks/amc_study"))
 
-def start(namespace: Mapping[str, Any], *known: str) -> dict[str, Any]:
-    """The parameters that a notebook's first cell set (`namespace` is its `globals()`), `known` their names.
 
-    Raises ValueError with one sentence for a name that is not known or a tier that is not there.
+def start(namespace: dict[str, Any], *known: str) -> dict[str, Any]:
+    """The parameters set by the cell above; `namespace` is the notebook's `globals()`, `known` holds their names.
+
+    papermill turns `-p output 2024` into a number: names of folders and files become text again, also in `namespace`.
+    Raises ValueError with one sentence for a name that papermill added and the notebook does not know, an unknown tier
+    or a wrong type. From here on such sentences of the library are shown without its frames.
     """
-    parameters = notebook_parameters(namespace, " ".join(known).split())
-    if "tier" in parameters:
-        preset(parameters["tier"])
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    print(
-        f"amc_lib {amc_lib.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, {device}"
-    )
-    return parameters
+    known = " ".join(known).split()
+    if (shell := get_ipython()) is not None:
+        shell.set_custom_exc((ValueError, RuntimeError), _without_library_frames)
+    for name in _injected(namespace.get("In", [])):
+        if name not in known:
+            raise ValueError(unknown_name(name, known))
+    for name in known:
+        if name not in namespace:
+            raise ValueError(f"{name} is not set: the first cell must give it a value")
+        namespace[name] = _checked(name, namespace[name])
+    print(f"amc_lib {amc_lib.__version__}, torch {version('torch')}, transformers {version('transformers')}")
+    return {name: namespace[name] for name in known}
+
+
+def figures_folder(figures: str | None, tier: str) -> Path:
+    """The folder for tables and pictures: `figures` (relative to the repository) or, by default, runs/figures.
+
+    What is published stands in figures/, which `make study-full` alone writes. Other tiers than scenes have a folder
+    of their own in it.
+    """
+    folder = ROOT / Path(figures or "runs/figures").expanduser()
+    return folder if tier == "scenes" else folder / tier
 
 
 def launch_hint(parameters: Mapping[str, Any]) -> str:
     """How to start what 03 does on several devices: the same code with the same parameters, without the notebook."""
     given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in parameters.items() if value is not None)
-    return f"On several GPUs or machines: accelerate launch -m amc_lib.train {given}"
+    return f"On several GPUs or machines: accelerate launch -m amc_study.finetune {given}"
+
+
+def _injected(cells: list[str]) -> list[str]:
+    """Names assigned by the newest cell that papermill has put in, as IPython's history `In` holds it."""
+    source = next((cell for cell in reversed(cells) if cell.startswith("# Parameters")), "")
+    targets = (target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets)
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name == "tier":
+        preset(value)
+    if name in NAMES and value is not None:
+        if not isinstance(value, str | int | float | Path):
+            raise ValueError(f"{name} must be a name or a path, got {value!r:.80}")
+        return str(value)
+    if name in COUNTS and value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r:.80}")
+    return value
+
+
+def _without_library_frames(shell: Any, kind: type, error: Exception, frames: types.TracebackType, **_: Any) -> None:
+    """Show an error of this library with the cell's line alone, and any other in full."""
+    cell, deepest = frames.tb_next or frames, frames
+    while deepest.tb_next:
+        deepest = deepest.tb_next
+    if deepest.tb_frame.f_code.co_filename.startswith(LIBRARIES):
+        error.__cause__, error.__suppress_context__ = None, True
+        frames = types.TracebackType(None, cell.tb_frame, cell.tb_lasti, cell.tb_lineno)
+    shell.showtraceback((kind, error, frames), tb_offset=0)

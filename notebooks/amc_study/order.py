@@ -130,7 +130,7 @@ def paper_plan(seeds: int) -> list[list[Step]]:
             without = {} if system == "AMC" else {"lambda1": 0.0, "lambda2": 0.0}
             parameters = paper | {"seed": seed} | without | {"output": output}
             options = [part for option, value in parameters.items() for part in (f"--{option}", str(value))]
-            train = Step(f"train-{name}-{seed}", None, {}, ("pretrain",), ("amc_lib.train", *options), PAPER)
+            train = Step(f"train-{name}-{seed}", None, {}, ("pretrain",), ("amc_study.finetune", *options), PAPER)
             steps += [train, Step(f"show-{name}-{seed}", "03_train.ipynb", parameters, (train.name,), home=PAPER)]
             outputs.append(output)
     shown = tuple(step.name for step in steps if step.notebook == "03_train.ipynb")
