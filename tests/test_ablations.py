@@ -44,7 +44,7 @@ from amc_study.ablations.experiments import experiment
 from amc_study.ablations.records import Record, _pack, _unpack, phrases_hash
 from amc_study.ablations.worker import finished_run, notebook_parameters
 from amc_study.runs import finetune
-from amc_study.scenes import bank as scene_bank
+from amc_study.scenes import splits as scene_splits
 from amc_study.scenes.language import vocabulary
 from amc_study.statistics import paired_difference
 
@@ -70,7 +70,7 @@ def install_here(home: Path, put) -> None:
     """The tiny scenes tier with folders under `home`, for this process."""
     install(home, put)
     put(runs, "RUNS", home / "runs")
-    put(scene_bank, "ProcessPoolExecutor", OneByOne)
+    put(scene_splits, "ProcessPoolExecutor", OneByOne)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,9 @@ def home(tmp_path_factory) -> Path:
         torch.manual_seed(0)
         tokenizer = Tokenizer(word_vocabulary(vocabulary()), TINY.model.text.max_tokens)
         save_checkpoint(home / "shipped" / SHIPPED_RUN, build(TINY.model), tokenizer, TINY, {})
-        tiers.validation_bank(TINY)
+        tiers.validation_split(TINY)
         tiers.training_pairs(TINY, "finetuning")
-        tiers.evaluation_banks(TINY)
+        tiers.evaluation_splits(TINY)
     (home / "site").mkdir()
     startup = STARTUP.format(tests=str(ROOT / "tests"), root=str(ROOT), home=str(home))
     (home / "site" / "sitecustomize.py").write_text(startup)
@@ -194,7 +194,7 @@ def a_record(key: str, hits: np.ndarray, splits) -> Record:
 
 @pytest.fixture
 def banks(tiny):
-    return tiers.evaluation_banks(TINY)
+    return tiers.evaluation_splits(TINY)
 
 
 PAIR = Ablation("pair", "?", (Variant("low", {"layer": 1}), Variant("high")), "high", seeds=3)
@@ -273,7 +273,7 @@ def test_notebook_runs_what_has_no_record_and_nothing_twice(tiny, capfd):
 
     table = pd.read_csv(tiny / "figures" / "ablation_explanation.csv")
     assert set(table["setting"]) == {v.label for v in chosen("explanation", "scenes")[0].variants}
-    banks = tiers.evaluation_banks(TINY)
+    banks = tiers.evaluation_splits(TINY)
     found = read_records(records, banks)
     asked = phrases_hash(banks["phrases"].all_regions())
     record = found[default.key]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from amc_lib.checkpoints import Checkpoint
-from amc_lib.datasets.photos import PhotoBank, evaluation_banks
+from amc_lib.datasets.photos import PhotoSplit, evaluation_splits
 from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import Pointing, peak, point_at
 from amc_lib.model import ALBEF
@@ -41,8 +41,8 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def banks(root) -> dict[str, PhotoBank]:
-    return evaluation_banks(preset("paper"))
+def banks(root) -> dict[str, PhotoSplit]:
+    return evaluation_splits(preset("paper"))
 
 
 @pytest.fixture(autouse=True)
@@ -135,10 +135,10 @@ def test_parts_that_are_missing_are_asked_and_no_others(checkpoint, banks, asked
 
 
 def test_asking_that_was_cut_off_goes_on_where_it_was(checkpoint, banks, asked, monkeypatch):
-    bank, load = banks["flickr30k"], PhotoBank.load
+    bank, load = banks["flickr30k"], PhotoSplit.load
     pictures = dict.fromkeys(images(bank.regions)[:2], load)
     with monkeypatch.context() as patch, pytest.raises(KeyError, match=images(bank.regions)[2]):
-        patch.setattr(PhotoBank, "load", lambda self, region: pictures[region.image_id](self, region))
+        patch.setattr(PhotoSplit, "load", lambda self, region: pictures[region.image_id](self, region))
         ask_in_parts(checkpoint, bank, LAYER)
     asked.clear()
     assert_same(ask_in_parts(checkpoint, bank, LAYER), ask(checkpoint, bank, LAYER))

@@ -30,7 +30,7 @@ class Blank:
 
 
 @dataclass
-class Bank:
+class Split:
     """A split whose detections are given."""
 
     title: str
@@ -56,7 +56,7 @@ def side(name: str) -> Tensor:
 
 
 def hit(heatmap: Tensor, detections: Sequence[Box], *boxes: Box) -> bool:
-    (answer,) = ranked_box_hits(pointing([region(*boxes)], heatmap), Bank("A", {"a": detections})).tolist()
+    (answer,) = ranked_box_hits(pointing([region(*boxes)], heatmap), Split("A", {"a": detections})).tolist()
     return answer
 
 
@@ -128,13 +128,13 @@ def test_neither_the_largest_box_nor_the_densest_wins_by_that():
 
 def test_map_without_heat_is_a_miss_also_after_one_with_heat():
     heatmaps = torch.cat((side("left"), side("none"), side("left")))
-    bank = Bank("A", {"a": [LEFT]})
+    bank = Split("A", {"a": [LEFT]})
     assert ranked_box_hits(pointing([region(LEFT)] * 3, heatmaps), bank).tolist() == [True, False, True]
 
 
 def test_image_without_detections_is_a_miss():
     regions = [region(LEFT, image_id=image_id) for image_id in ("a", "b", "c")]
-    bank = Bank("A", {"a": [LEFT], "b": []})
+    bank = Split("A", {"a": [LEFT], "b": []})
     assert ranked_box_hits(pointing(regions, side("left").expand(3, 4, 4)), bank).tolist() == [True, False, False]
 
 
@@ -171,7 +171,7 @@ def test_heatmap_is_enlarged_to_the_picture_of_its_region():
 def test_table_holds_accuracies_of_splits_with_detections():
     regions = [region(LEFT, image_id=image_id) for image_id in "abcc"]
     detections = dict.fromkeys("abc", (LEFT, RIGHT))
-    banks = {"A": Bank("RefCOCO+ testA", detections), "B": Bank("none", None), "C": Bank("RefCLEF", detections)}
+    banks = {"A": Split("RefCOCO+ testA", detections), "B": Split("none", None), "C": Split("RefCLEF", detections)}
 
     def answers(*sides: str) -> dict[str, Pointing]:
         return {name: pointing(regions, torch.cat([side(where) for where in sides])) for name in banks}
@@ -194,5 +194,5 @@ def test_table_holds_accuracies_of_splits_with_detections():
 
 
 def test_table_without_detections_is_empty():
-    table = ranking_table({"AMC": [{"A": pointing([region(LEFT)], side("left"))}]}, {"A": Bank("scenes", None)})
+    table = ranking_table({"AMC": [{"A": pointing([region(LEFT)], side("left"))}]}, {"A": Split("scenes", None)})
     assert table.empty and tuple(table.columns) == COLUMNS

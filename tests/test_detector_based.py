@@ -13,7 +13,7 @@ from amc_lib import Grounder
 from amc_lib.checkpoints import CheckpointError
 from amc_lib.presets import detector_based, preset
 from amc_study import comparison, runs, tiers
-from amc_study.comparison import Answers, answer, layer_table, proposal_banks, study_folders
+from amc_study.comparison import Answers, answer, layer_table, proposal_splits, study_folders
 from amc_study.costs import COLUMNS, answer_both_ways, cost_table, weights
 from amc_study.explain.explore import detections_of, example_of
 from amc_study.rival import object_bank
@@ -24,7 +24,7 @@ from amc_study.rival.region_grounder import RegionGrounder, open_grounder
 from amc_study.rival.trials import VMRM, VMRM_START, VMRM_TAKEN, vmrm_settings
 from amc_study.rival.vmrm import WAYS
 from amc_study.runs import Run, finetune, pretrain
-from amc_study.scenes import bank as scene_bank
+from amc_study.scenes import splits as scene_splits
 
 SETTINGS = detector_based(replace(TINY, scenes=replace(TINY.scenes, pretrain=32, train=32)))
 
@@ -33,9 +33,9 @@ SETTINGS = detector_based(replace(TINY, scenes=replace(TINY.scenes, pretrain=32,
 def in_a_folder_of_its_own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detector-based")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene_bank, "ProcessPoolExecutor", OneByOne)
+        patch.setattr(scene_splits, "ProcessPoolExecutor", OneByOne)
         patch.setattr(object_bank, "ProcessPoolExecutor", OneByOne)
-        patch.setattr(tiers, "open_bank", functools.partial(scene_bank.open_bank, cache=folder / "cache"))
+        patch.setattr(tiers, "open_scenes", functools.partial(scene_splits.open_scenes, cache=folder / "cache"))
         patch.setattr(tiers, "open_proposals", functools.partial(open_proposals, cache=folder / "cache"))
         patch.setattr(runs, "RUNS", folder / "runs")
         yield folder
@@ -103,10 +103,10 @@ def test_no_choice_among_the_proposals_beats_the_oracle(answers):
 
 
 def test_banks_of_proposals_hold_the_phrases_that_all_are_asked(tuned):
-    banks = proposal_banks({"VMRM": [tuned.folder]})
-    for split, bank in tiers.evaluation_banks(replace(TINY, scenes=SETTINGS.scenes)).items():
+    banks = proposal_splits({"VMRM": [tuned.folder]})
+    for split, bank in tiers.evaluation_splits(replace(TINY, scenes=SETTINGS.scenes)).items():
         assert banks[split].all_regions() == bank.all_regions()
-    assert proposal_banks({"AMC": ["anything"]}) == {}
+    assert proposal_splits({"AMC": ["anything"]}) == {}
 
 
 def test_system_whose_checkpoint_is_missing_is_left_out_aloud(monkeypatch, tmp_path, capsys):

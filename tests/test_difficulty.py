@@ -14,7 +14,7 @@ from amc_lib.evaluate import Pointing
 from amc_lib.regions import Region
 from amc_study.explain.difficulty import area_share, difficulty_table, neighbours, overlap
 from amc_study.explain.failures import OUTCOMES, distance, outcome_table, outcomes, random_misses
-from amc_study.scenes.bank import SceneBank
+from amc_study.scenes.splits import SceneSplit
 from amc_study.statistics import accuracy_interval
 
 PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
@@ -29,7 +29,7 @@ def box(x: float, y: float, width: float, height: float | None = None) -> tuple[
 
 
 @pytest.fixture
-def bank() -> SceneBank:
+def bank() -> SceneSplit:
     """Eight scenes: one thing of width s + 1 alone, or (odd) beside a second and a part of it."""
     scenes = []
     for s in range(8):
@@ -37,7 +37,7 @@ def bank() -> SceneBank:
         if s % 2:
             of_scene += [region(s, 1, box(20, 20, 4)), region(s, 2, box(21, 21, 2), kind="part")]
         scenes.append(of_scene)
-    return SceneBank(SceneSettings(size=SIDE), "phrases", torch.zeros(8, 1), [], scenes)
+    return SceneSplit(SceneSettings(size=SIDE), "phrases", torch.zeros(8, 1), [], scenes)
 
 
 # ----------------------------------------------------------------------------------------------------------- difficulty
@@ -77,7 +77,7 @@ def test_overlap_groups():
     ]
     table = difficulty_table(
         {"AMC": np.array([1, 1, 1, 1, 0, 0])},
-        SceneBank(SceneSettings(size=SIDE), "phrases", torch.zeros(3, 1), [], scenes),
+        SceneSplit(SceneSettings(size=SIDE), "phrases", torch.zeros(3, 1), [], scenes),
     )
     rows = table[table["by"] == "overlap"][["group", "phrases", "accuracy"]].values.tolist()
     assert rows == [["none", 2, 100], ["up to 20 %", 2, 100], ["more", 2, 0]]
@@ -105,7 +105,7 @@ def pointing(regions: list[Region], points: list[tuple[float, float]]) -> Pointi
 
 def test_outcomes_of_known_points():
     of_scene = [region(0, 0, box(2, 2, 6)), region(0, 1, box(16, 2, 6)), region(0, 2, box(17, 3, 2), kind="part")]
-    bank = SceneBank(SceneSettings(size=SIDE), "phrases", torch.zeros(1, 1), [], [of_scene])
+    bank = SceneSplit(SceneSettings(size=SIDE), "phrases", torch.zeros(1, 1), [], [of_scene])
     expected = {(4, 4): "right", (18, 4): "another thing", (9, 4): "close by", (4, 20): "elsewhere"}
     for point, outcome in expected.items():
         found = outcomes(pointing(of_scene, [point, (18, 6), (18, 4)]), bank)
@@ -114,7 +114,7 @@ def test_outcomes_of_known_points():
 
 def test_own_edge_is_close_by_and_a_part_misses_onto_its_owner():
     of_scene = [region(0, 0, box(2, 2, 6)), region(0, 1, box(3, 3, 2), kind="part")]
-    bank = SceneBank(SceneSettings(size=SIDE), "phrases", torch.zeros(1, 1), [], [of_scene])
+    bank = SceneSplit(SceneSettings(size=SIDE), "phrases", torch.zeros(1, 1), [], [of_scene])
     assert outcomes(pointing(of_scene, [(2, 4), (7, 7)]), bank).tolist() == ["close by", "another thing"]
 
 

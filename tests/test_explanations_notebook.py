@@ -26,7 +26,7 @@ from amc_study.explain.faithfulness import CURVES, FILLS, ORDERS
 from amc_study.explain.heatmap_quality import measure
 from amc_study.explain.randomisation import of_first_pictures, randomise
 from amc_study.explain.retrieval import Captioned, retrieve
-from amc_study.scenes import bank as scene_bank
+from amc_study.scenes import splits as scene_splits
 from amc_study.scenes.language import vocabulary
 from amc_study.statistics import mcnemar, paired_difference
 
@@ -49,7 +49,7 @@ def install(root: Path, put=setattr) -> None:
     from amc_study.figures import style
 
     put(presets, "_PRESETS", presets._PRESETS | {"scenes": lambda: TINY})
-    put(tiers, "open_bank", functools.partial(scene_bank.open_bank, cache=root / "cache"))
+    put(tiers, "open_scenes", functools.partial(scene_splits.open_scenes, cache=root / "cache"))
     put(checkpoints, "SHIPPED", root / "shipped")
     put(style, "FOLDER", root / "figures")
 
@@ -75,10 +75,10 @@ def root(tmp_path_factory) -> Path:
         torch.manual_seed(seed)
         save_checkpoint(root / "shipped" / name, build(TINY.model), tokenizer, TINY, {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene_bank, "ProcessPoolExecutor", OneByOne)
+        patch.setattr(scene_splits, "ProcessPoolExecutor", OneByOne)
         install(root, patch.setattr)
-        banks = tiers.evaluation_banks(TINY)
-        tiers.validation_bank(TINY)
+        banks = tiers.evaluation_splits(TINY)
+        tiers.validation_split(TINY)
         assert len(banks) == 3
         execute(root, STARTUP.format(tests=str(ROOT / "tests"), root=str(root)), pictures=PICTURES)
         yield root
@@ -86,7 +86,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(root) -> dict:
-    banks, validation = tiers.evaluation_banks(TINY), tiers.validation_bank(TINY)
+    banks, validation = tiers.evaluation_splits(TINY), tiers.validation_split(TINY)
     return {system: answer(name, banks, validation) for system, name in SYSTEMS.items()}
 
 
@@ -106,7 +106,7 @@ def test_every_table_and_picture_has_its_provenance(root):
 
 
 def test_quality_is_that_of_the_answers(root, answers):
-    bank = tiers.evaluation_banks(TINY)["phrases"]
+    bank = tiers.evaluation_splits(TINY)["phrases"]
     quality = table(root, "explanation_quality").set_index(["system", "measure"])
     assert set(quality.index.get_level_values("system")) == {*SYSTEMS, "chance"}
     for system, one in answers.items():
@@ -141,7 +141,7 @@ def test_faithfulness_has_every_curve(root):
 
 
 def test_randomisation_is_that_of_the_model(root, answers):
-    bank = tiers.evaluation_banks(TINY)["phrases"]
+    bank = tiers.evaluation_splits(TINY)["phrases"]
     asked = of_first_pictures(bank.all_regions(), PICTURES)
     checkpoint = load_checkpoint(SYSTEMS["AMC"])
     found = randomise(checkpoint, answers["AMC"].layer, asked, bank, draws=2)
@@ -166,7 +166,7 @@ def test_claims_are_those_of_the_hits(root, answers):
 
 
 def test_retrieval_is_that_of_the_model(root):
-    bank = tiers.evaluation_banks(TINY)["phrases"]
+    bank = tiers.evaluation_splits(TINY)["phrases"]
     pairs = Captioned.of(bank)
     found = retrieve(load_checkpoint(SYSTEMS["AMC"]), pairs)
     rows = table(root, "retrieval").query("system == 'AMC'").set_index(["task", "score", "measure"])["value"]

@@ -27,7 +27,7 @@ from amc_study.explain.heatmap_quality import (
     threshold_ious,
 )
 from amc_study.rival.region_answers import RegionAnswers
-from amc_study.scenes.bank import SceneBank
+from amc_study.scenes.splits import SceneSplit
 
 SIDE = 24
 PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
@@ -45,8 +45,8 @@ def region(*boxes, scene: int = 0) -> Region:
     return Region(f"{scene}-{boxes}", "phrases", Blank(scene), f"scene-{scene}", "cat", boxes)
 
 
-def bank_of(regions: list[Region]) -> SceneBank:
-    return SceneBank(SceneSettings(size=SIDE), "phrases", torch.zeros(len(regions), 1), [], [[r] for r in regions])
+def bank_of(regions: list[Region]) -> SceneSplit:
+    return SceneSplit(SceneSettings(size=SIDE), "phrases", torch.zeros(len(regions), 1), [], [[r] for r in regions])
 
 
 def pointing(regions: list[Region], maps: torch.Tensor) -> Pointing:

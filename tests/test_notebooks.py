@@ -37,7 +37,7 @@ import functools as _functools, pathlib as _pathlib, sys as _sys
 _sys.path.insert(0, {tests!r})
 import test_runs as _tiny, amc_lib.presets as _presets, amc_study.tiers as _tiers
 _presets._PRESETS["scenes"] = lambda: _tiny.TINY
-_tiers.open_bank = _functools.partial(_tiers.open_bank, cache=_pathlib.Path({cache!r}))
+_tiers.open_scenes = _functools.partial(_tiers.open_scenes, cache=_pathlib.Path({cache!r}))
 """
 
 

@@ -11,7 +11,7 @@ import mini_paper
 import pytest
 
 from amc_lib.config import Settings
-from amc_lib.datasets.photos import evaluation_banks, validation_bank
+from amc_lib.datasets.photos import evaluation_splits, validation_split
 from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluate import ground_phrases
 from amc_lib.presets import preset
@@ -48,7 +48,7 @@ def refused(message: str):
 
 
 def test_banks_are_the_splits_of_the_table_at_the_sizes_of_the_authors(settings):
-    banks = evaluation_banks(settings)
+    banks = evaluation_splits(settings)
     found = {name: (b.title, len(b.all_regions()), b.image_size, b.resize) for name, b in banks.items()}
     assert found == {
         "flickr30k": ("Flickr30k test", 4 * 5, 32, "bilinear"),
@@ -65,7 +65,7 @@ def test_banks_are_the_splits_of_the_table_at_the_sizes_of_the_authors(settings)
 
 
 def test_validation_shares_no_image_with_what_is_reported(settings):
-    validation, banks = validation_bank(settings), evaluation_banks(settings)
+    validation, banks = validation_split(settings), evaluation_splits(settings)
     assert validation.title == "Flickr30k val" and len(validation.all_regions()) == 20
     images = {region.image_id for bank in banks.values() for region in bank.all_regions()}
     assert not images & {region.image_id for region in validation.all_regions()}
@@ -80,13 +80,13 @@ def test_phrases_are_cut_to_words(root, settings):
     refs = pickle.loads(path.read_bytes())
     refs[0]["sentences"][0]["sent"] = " ".join(words)
     path.write_bytes(pickle.dumps(refs, protocol=2))
-    banks = evaluation_banks(settings)
+    banks = evaluation_splits(settings)
     longest = {n: max((r.phrase.split() for r in banks[n].all_regions()), key=len) for n in ("flickr30k", "refcoco+ A")}
     assert longest == {"flickr30k": words[:50], "refcoco+ A": words[:30]}
 
 
 def test_phrases_are_not_cut_to_the_tokens_of_training(settings):
-    checkpoint, bank = open_checkpoint(official_albef()), validation_bank(settings)
+    checkpoint, bank = open_checkpoint(official_albef()), validation_split(settings)
     image, _ = bank.load(bank.all_regions()[0])
     phrases = ["a " * 29 + last for last in ("b", "c")]
     ids, _ = checkpoint.tokenizer(phrases)
@@ -97,7 +97,7 @@ def test_phrases_are_not_cut_to_the_tokens_of_training(settings):
 
 def test_set_that_is_missing_is_left_out_aloud(root, settings, capsys):
     shutil.rmtree(root / "refer" / "refclef")
-    assert list(evaluation_banks(settings)) == ["flickr30k", "refcoco+ A", "refcoco+ B"]
+    assert list(evaluation_splits(settings)) == ["flickr30k", "refcoco+ A", "refcoco+ B"]
     assert capsys.readouterr().out == f"refclef: left out, there is no {root / 'refer' / 'refclef'}\n"
 
 
@@ -105,11 +105,11 @@ def test_without_any_set_there_is_nothing_to_evaluate(root, settings):
     for folder in ("flickr30k", "refer"):
         shutil.rmtree(root / folder)
     with refused(f"{root}: holds none of the evaluation sets; data/README.md says what goes where"):
-        evaluation_banks(settings)
+        evaluation_splits(settings)
 
 
 def test_picture_that_cannot_be_asked_is_named_with_its_region(settings):
-    bank = evaluation_banks(settings)["refclef"]
+    bank = evaluation_splits(settings)["refclef"]
     region = bank.all_regions()[0]
     truncate(region.image.path)
     with refused(f"RefCLEF test, region {region.id}: {region.image.path}: cannot be read as an image"):

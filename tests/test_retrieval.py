@@ -30,7 +30,7 @@ from amc_study.explain.retrieval import (
     retrieve,
     wrong_captions,
 )
-from amc_study.scenes.bank import SceneBank
+from amc_study.scenes.splits import SceneSplit
 
 LAYER, COUNT, RERANKED = 3, 7, 3
 PICTURE, CAPTION = "picture to caption", "caption to picture"
@@ -151,7 +151,7 @@ def test_similar_caption_shares_most_words_and_is_not_the_same():
 def test_pictures_come_with_their_longest_caption():
     regions = [[Region(f"{s}-0", "val", None, f"val-{s}", "cat", ((0.0, 0.0, 1.0, 1.0),))] for s in range(2)]
     features = torch.rand(2, 3, 2, 2)
-    bank = SceneBank(SceneSettings(), "val", features, [["a cat", "a cat and a dog"], ["a cup"]], regions)
+    bank = SceneSplit(SceneSettings(), "val", features, [["a cat", "a cat and a dog"], ["a cup"]], regions)
     pairs = Captioned.of(bank)
     assert (pairs.captions, pairs.image_ids) == (["a cat and a dog", "a cup"], ["val-0", "val-1"])
     assert pairs.images is features

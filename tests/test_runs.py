@@ -23,8 +23,8 @@ from amc_lib.train import learning_rate
 from amc_study import runs, tiers
 from amc_study.run_folder import RunError, alone_in
 from amc_study.runs import Run, finetune, long_history, open_run, pretrain
-from amc_study.scenes import bank as scene_bank
-from amc_study.scenes.bank import SceneBank
+from amc_study.scenes import splits as scene_splits
+from amc_study.scenes.splits import SceneSplit
 
 LOSSES = ["mlm", "itc", "itm", "amc", "total"]
 TRAINING = TrainingSettings(
@@ -73,8 +73,8 @@ def in_a_folder_of_its_own(tmp_path_factory):
     """Scenes are drawn once for this file, without processes; runs go to a folder that goes away."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene_bank, "ProcessPoolExecutor", OneByOne)
-        patch.setattr(tiers, "open_bank", functools.partial(scene_bank.open_bank, cache=folder / "cache"))
+        patch.setattr(scene_splits, "ProcessPoolExecutor", OneByOne)
+        patch.setattr(tiers, "open_scenes", functools.partial(scene_splits.open_scenes, cache=folder / "cache"))
         patch.setattr(runs, "RUNS", folder / "runs")
         yield folder
 
@@ -166,7 +166,7 @@ def test_settings_that_change_no_number_make_no_other_run(pretrained, no_trainin
 
 def test_captions_give_the_phrases_that_they_list():
     captions = [["a big red cup"], ["we see two cats, a small dog and the hat of a woman in blue"]]
-    (short,), long = SceneBank(TINY.scenes, "pretrain", torch.zeros(2), captions, []).caption_phrases()
+    (short,), long = SceneSplit(TINY.scenes, "pretrain", torch.zeros(2), captions, []).caption_phrases()
     assert (short.text, short.things) == ("a big red cup", 1)
     assert [(phrase.text, phrase.things) for phrase in long] == [
         (captions[1][0], 3),

@@ -18,7 +18,7 @@ from amc_lib.config import SceneSettings
 from amc_lib.evaluate import Pointing
 from amc_lib.regions import Region
 from amc_study.comparison import accuracy_by_kind, accuracy_table, baseline_hits, pick_examples, union_area
-from amc_study.scenes.bank import SceneBank
+from amc_study.scenes.splits import SceneSplit
 from amc_study.statistics import accuracy_interval
 
 SIDE = 20
@@ -142,10 +142,10 @@ def region(scene: int, phrase: int, **values) -> Region:
 
 
 @pytest.fixture
-def bank() -> SceneBank:
+def bank() -> SceneSplit:
     """Ten scenes of four phrases; the last phrase of each means a concept that is never boxed."""
     regions = [[region(s, p, annotated=p < 3) for p in range(4)] for s in range(10)]
-    return SceneBank(SceneSettings(size=SIDE), "phrases", torch.zeros(10, 1), [[] for _ in regions], regions)
+    return SceneSplit(SceneSettings(size=SIDE), "phrases", torch.zeros(10, 1), [[] for _ in regions], regions)
 
 
 def test_table_of_hand_made_hits(bank):

@@ -27,7 +27,7 @@ from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import Settings
 from amc_lib.data import box_mask
 from amc_lib.datasets.image_files import ImageFile
-from amc_lib.datasets.photos import PhotoBank
+from amc_lib.datasets.photos import PhotoSplit
 from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import Pointing, ground_phrases, peak, point_hits
 from amc_lib.model import build
@@ -143,7 +143,7 @@ def test_split_column_goes_before_the_shares(table, tmp_path):
     rows.to_csv(path := tmp_path / "own.csv", index=False)
     own = open_data(path, table.parent, SHARES)
     assert list(own.splits) == ["train", "test"] and len({r.image_id for r in own.splits["test"]}) == 4
-    assert own.validation_bank(TINY) is None
+    assert own.validation_split(TINY) is None
     rows["split"] = "train"
     rows.to_csv(path, index=False)
     with refused(f"{path}: no image is in the split test"):
@@ -278,7 +278,7 @@ def test_photographs_train_from_an_official_checkpoint(table, tmp_path, monkeypa
     settings = fitted(presets.preset("paper"), own)
     before = starting_checkpoint(official, "paper")
     bank = own.bank("test", before.settings)
-    assert isinstance(bank, PhotoBank) and ask(before, bank).points.shape == (len(own.splits["test"]), 2)
+    assert isinstance(bank, PhotoSplit) and ask(before, bank).points.shape == (len(own.splits["test"]), 2)
     run = finetune(settings, official, tmp_path / "run", own)
     pairs = own.training_pairs(settings)
     assert len(pairs) == 7 and {len(pairs.choices(row)) for row in range(7)} == {

@@ -149,7 +149,7 @@ def _fingerprint(root: Path) -> str:
 
 
 @dataclass(frozen=True)
-class PhotoBank:
+class PhotoSplit:
     """One split that is asked of the model, its pictures resized as its authors do."""
 
     title: str
@@ -183,13 +183,13 @@ class PhotoBank:
             return file.height, file.width
 
 
-def evaluation_banks(settings: Settings) -> dict[str, PhotoBank]:
+def evaluation_splits(settings: Settings) -> dict[str, PhotoSplit]:
     """The splits of the poster's table that are there; those that are not are said to be left out."""
-    makers: dict[str, tuple[str, Callable[[], PhotoBank]]] = {
-        "flickr30k": ("flickr30k", lambda: _flickr_bank(settings, "test")),
-        "refcoco+ A": ("refer/refcoco+", lambda: _refer_bank(settings, "refcoco+", "testA", "RefCOCO+ testA")),
-        "refcoco+ B": ("refer/refcoco+", lambda: _refer_bank(settings, "refcoco+", "testB", "RefCOCO+ testB")),
-        "refclef": ("refer/refclef", lambda: _refer_bank(settings, "refclef", "test", "RefCLEF test")),
+    makers: dict[str, tuple[str, Callable[[], PhotoSplit]]] = {
+        "flickr30k": ("flickr30k", lambda: _flickr_split(settings, "test")),
+        "refcoco+ A": ("refer/refcoco+", lambda: _refer_split(settings, "refcoco+", "testA", "RefCOCO+ testA")),
+        "refcoco+ B": ("refer/refcoco+", lambda: _refer_split(settings, "refcoco+", "testB", "RefCOCO+ testB")),
+        "refclef": ("refer/refclef", lambda: _refer_split(settings, "refclef", "test", "RefCLEF test")),
     }
     banks = {}
     for name, (folder, make) in makers.items():
@@ -202,22 +202,22 @@ def evaluation_banks(settings: Settings) -> dict[str, PhotoBank]:
     return banks
 
 
-def validation_bank(settings: Settings) -> PhotoBank:
-    return _flickr_bank(settings, "val")
+def validation_split(settings: Settings) -> PhotoSplit:
+    return _flickr_split(settings, "val")
 
 
-def _flickr_bank(settings: Settings, split: str) -> PhotoBank:
+def _flickr_split(settings: Settings, split: str) -> PhotoSplit:
     regions = flickr30k.read(data_root() / "flickr30k", split, strict=False)
     cut = _cut(regions, MAX_WORDS)
-    return PhotoBank(f"Flickr30k {split}", cut, settings.model.vision.image_size, "bilinear")
+    return PhotoSplit(f"Flickr30k {split}", cut, settings.model.vision.image_size, "bilinear")
 
 
-def _refer_bank(settings: Settings, dataset: str, split: str, title: str) -> PhotoBank:
+def _refer_split(settings: Settings, dataset: str, split: str, title: str) -> PhotoSplit:
     root, photos = data_root() / "refer", settings.photos
     regions = _cut(refer.read(root, dataset, "unc", split, strict=False), photos.refer_max_words)
     dets = root / dataset / "dets.json"
     detections = refer.read_detections(dets) if dets.is_file() else None
-    return PhotoBank(title, regions, photos.refer_image_size, "bicubic", detections)
+    return PhotoSplit(title, regions, photos.refer_image_size, "bicubic", detections)
 
 
 def _cut(regions: Regions, max_words: int) -> Regions:

@@ -25,7 +25,7 @@ from amc_lib.files import ROOT, plain, write_bytes
 from amc_lib.regions import Region
 from amc_lib.sources import open_checkpoint
 from amc_study.runs import RUNS
-from amc_study.tiers import Bank, evaluation_banks
+from amc_study.tiers import Split, evaluation_splits
 
 ANSWERS = RUNS / "answers"
 IMAGES_A_PART = 100
@@ -40,7 +40,7 @@ CODE = (  # what answers depend on
 )
 
 
-def ask(checkpoint: Checkpoint, bank: Bank, layer: int, progress: str | None = None) -> Pointing:
+def ask(checkpoint: Checkpoint, bank: Split, layer: int, progress: str | None = None) -> Pointing:
     """The answers to a whole split, now and in memory."""
     regions, explanation = bank.all_regions(), checkpoint.settings.amc.explanation
     with bank.fit(checkpoint.model):
@@ -50,7 +50,7 @@ def ask(checkpoint: Checkpoint, bank: Bank, layer: int, progress: str | None = N
         )  # fmt: skip
 
 
-def ask_in_parts(checkpoint: Checkpoint, bank: Bank, layer: int) -> Pointing:
+def ask_in_parts(checkpoint: Checkpoint, bank: Split, layer: int) -> Pointing:
     """The answers to a split, those parts that `ANSWERS` lacks asked now; each process asks its share and gets all."""
     state = process_state()
     parts = _parts(bank.all_regions())
@@ -89,7 +89,7 @@ def _tensors(pointing: Pointing) -> dict[str, torch.Tensor]:
     }
 
 
-def _key(checkpoint: Checkpoint, bank: Bank, layer: int) -> str:
+def _key(checkpoint: Checkpoint, bank: Split, layer: int) -> str:
     """Hash of what answers depend on: weights, words, phrases and boxes, input, layer, and the code that answers."""
     asked = [(region.id, region.image_id, region.phrase, region.boxes) for region in bank.all_regions()]
     seen = [getattr(bank, name, None) for name in ("image_size", "resize")]
@@ -115,7 +115,7 @@ def main() -> None:
 def _report(source: str) -> None:
     """Ask every split of a checkpoint's tier and print the accuracies."""
     checkpoint = open_checkpoint(source)
-    for bank in evaluation_banks(checkpoint.settings).values():
+    for bank in evaluation_splits(checkpoint.settings).values():
         pointing = ask_in_parts(checkpoint, bank, checkpoint.settings.amc.layer)
         process_state().print(
             f"{source}, {bank.title}: {100 * pointing.hits.mean():.2f} % of {len(pointing.hits)} phrases"

@@ -10,11 +10,11 @@ import torch
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.evaluate import remember_images
 from amc_study.rival.region_answers import RegionAnswers
-from amc_study.tiers import Bank
+from amc_study.tiers import Split
 
 
 @torch.no_grad()
-def answer_by_boxes(checkpoint: Checkpoint, bank: Bank) -> RegionAnswers:
+def answer_by_boxes(checkpoint: Checkpoint, bank: Split) -> RegionAnswers:
     """Boxes (xyxy, pixels) and match probabilities for all phrases of a split, one image at a time."""
     model, tokenizer = checkpoint.model.eval(), checkpoint.tokenizer
     ordered = sorted(bank.all_regions(), key=lambda region: region.image_id)  # stable: phrases keep their order

@@ -18,7 +18,7 @@ from amc_lib.evaluate import Pointing
 from amc_lib.regions import Box
 from amc_study.rival.region_answers import RegionAnswers
 from amc_study.statistics import accuracy_interval
-from amc_study.tiers import Bank
+from amc_study.tiers import Split
 
 RIGHT_IOU = 0.5
 COLUMNS = ("system", "split", "accuracy", "ci_low", "ci_high", "phrases", "seeds")
@@ -37,7 +37,7 @@ def box_scores(heatmap: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
     return inside / np.sqrt(areas)
 
 
-def ranked_box_hits(pointing: Pointing, bank: Bank) -> np.ndarray:
+def ranked_box_hits(pointing: Pointing, bank: Split) -> np.ndarray:
     """bool [P]: is the best-ranked detection of the region's image right? `bank.detections` holds the boxes."""
     hits = np.zeros(len(pointing.regions), dtype=bool)
     for p, region in enumerate(pointing.regions):
@@ -50,12 +50,12 @@ def ranked_box_hits(pointing: Pointing, bank: Bank) -> np.ndarray:
     return hits
 
 
-def _right_boxes(answers: Pointing | RegionAnswers, bank: Bank) -> np.ndarray:
+def _right_boxes(answers: Pointing | RegionAnswers, bank: Split) -> np.ndarray:
     return answers.right_boxes if isinstance(answers, RegionAnswers) else ranked_box_hits(answers, bank)
 
 
 def ranking_table(
-    pointing: Mapping[str, Sequence[Mapping[str, Pointing | RegionAnswers]]], banks: Mapping[str, Bank]
+    pointing: Mapping[str, Sequence[Mapping[str, Pointing | RegionAnswers]]], banks: Mapping[str, Split]
 ) -> pd.DataFrame:
     """Accuracy in percent with its interval, for every split with detections; `pointing[system][seed][split]`.
 

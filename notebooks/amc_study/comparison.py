@@ -17,11 +17,11 @@ from amc_lib.presets import preset
 from amc_lib.regions import Box, Region
 from amc_lib.sources import open_checkpoint, weights_hash
 from amc_study.answers import ask, ask_in_parts
-from amc_study.rival.proposal_bank import ProposalBank
+from amc_study.rival.proposal_bank import ProposalSplit
 from amc_study.rival.region_answers import RegionAnswers, choose_regions, way_accuracies
 from amc_study.runs import RUNS, long_history, open_run, pretrained
 from amc_study.statistics import accuracy_interval
-from amc_study.tiers import Bank, evaluation_banks, validation_bank
+from amc_study.tiers import Split, evaluation_splits, validation_split
 
 FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
 DETECTOR_BASED = {"VMRM": "vmrm"}  # likewise; compared where it is there
@@ -58,7 +58,7 @@ def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, l
     return folders
 
 
-def answer(source: str | Path, banks: Mapping[str, Bank], validation: Bank | None = None) -> Answers:
+def answer(source: str | Path, banks: Mapping[str, Split], validation: Split | None = None) -> Answers:
     """Load a checkpoint and ask it every phrase of `banks`, at the layer that points best on `validation`.
 
     Without a validation split (the paper tier) the layer is that of the checkpoint's settings, and answers are kept in
@@ -69,7 +69,7 @@ def answer(source: str | Path, banks: Mapping[str, Bank], validation: Bank | Non
 
 
 def answer_checkpoint(
-    checkpoint: Checkpoint, banks: Mapping[str, Bank], validation: Bank | None = None, progress: str = ""
+    checkpoint: Checkpoint, banks: Mapping[str, Split], validation: Split | None = None, progress: str = ""
 ) -> Answers:
     """`answer` of a checkpoint in memory; `progress` stands before the split's name at the bars."""
     if checkpoint.settings.model.vision.trunk == "regions":
@@ -87,16 +87,16 @@ def answer_checkpoint(
 
 def _answer_by_regions(checkpoint: Checkpoint) -> Answers:
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    ways = way_accuracies(checkpoint, validation_bank(checkpoint.settings))
+    ways = way_accuracies(checkpoint, validation_split(checkpoint.settings))
     way = max(ways, key=ways.__getitem__)
     pointing = {
         name: choose_regions(model, tokenizer, bank.all_regions(), bank, [way])[way]
-        for name, bank in evaluation_banks(checkpoint.settings).items()
+        for name, bank in evaluation_splits(checkpoint.settings).items()
     }
     return Answers(way, ways, pointing)
 
 
-def layer_accuracies(checkpoint: Checkpoint, bank: Bank) -> dict[int, float]:
+def layer_accuracies(checkpoint: Checkpoint, bank: Split) -> dict[int, float]:
     """Pointing accuracy in percent of every fusion layer on `bank`."""
     text = checkpoint.settings.model.text
     return {
@@ -116,7 +116,7 @@ def layer_table(answers: Mapping[str, Sequence[Answers]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[str, Bank]) -> pd.DataFrame:
+def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[str, Split]) -> pd.DataFrame:
     """Table 1 from hits[system][split], [P] or [S, P] over S seeds (fractions for chance).
 
     Columns: system, split, concepts (all, boxed, unboxed in finetuning), accuracy, ci_low, ci_high in percent
@@ -148,13 +148,13 @@ def accuracy_table(hits: Mapping[str, Mapping[str, np.ndarray]], banks: Mapping[
     return pd.DataFrame(rows)
 
 
-def proposal_banks(folders: Mapping[str, Sequence[str | Path]]) -> dict[str, ProposalBank]:
+def proposal_splits(folders: Mapping[str, Sequence[str | Path]]) -> dict[str, ProposalSplit]:
     """The evaluation splits as the detector-based system reads them; none where it is not compared."""
     sources = [source for system in DETECTOR_BASED for source in folders.get(system, [])]
-    return evaluation_banks(open_checkpoint(sources[0]).settings) if sources else {}
+    return evaluation_splits(open_checkpoint(sources[0]).settings) if sources else {}
 
 
-def baseline_hits(bank: Bank) -> dict[str, np.ndarray]:
+def baseline_hits(bank: Split) -> dict[str, np.ndarray]:
     """What pointing without looking gives: the chance of a uniformly drawn point, and the picture's centre."""
     regions = bank.all_regions()
     of_image = {region.image_id: region for region in regions}

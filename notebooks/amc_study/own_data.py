@@ -23,7 +23,7 @@ from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset, Phrase
 from amc_lib.datasets import own_table as own_csv
 from amc_lib.datasets import photo_table
-from amc_lib.datasets.photos import PhotoBank, PhotoPairs, reading
+from amc_lib.datasets.photos import PhotoPairs, PhotoSplit, reading
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment
 from amc_lib.files import sha256_of
@@ -76,14 +76,14 @@ class OwnData:
         pairs.about = reading(regions)
         return pairs
 
-    def bank(self, split: str, settings: Settings) -> FeatureBank | PhotoBank:
+    def bank(self, split: str, settings: Settings) -> FeatureSplit | PhotoSplit:
         """A split as a model of these settings is asked about it."""
         regions, vision = self.splits[split], settings.model.vision
         if settings.tier == "paper":
-            return PhotoBank(split, regions, vision.image_size, "bilinear")
+            return PhotoSplit(split, regions, vision.image_size, "bilinear")
         return _through_trunk(split, regions, vision.image_size)
 
-    def validation_bank(self, settings: Settings) -> FeatureBank | PhotoBank | None:
+    def validation_split(self, settings: Settings) -> FeatureSplit | PhotoSplit | None:
         return self.bank("val", settings) if "val" in self.splits else None
 
     def summary(self) -> pd.DataFrame:
@@ -101,7 +101,7 @@ class OwnData:
 
 
 @dataclass(frozen=True)
-class FeatureBank:
+class FeatureSplit:
     """A split of pictures whose trunk features are in memory."""
 
     title: str
@@ -128,7 +128,7 @@ class FeatureBank:
         return nullcontext()
 
 
-def _through_trunk(split: str, regions: Regions, side: int) -> FeatureBank:
+def _through_trunk(split: str, regions: Regions, side: int) -> FeatureSplit:
     trunk = Lite0Trunk().to(memory_format=torch.channels_last)
     features, sizes = {}, {}
     of_image = {region.image_id: region.image for region in regions}
@@ -136,7 +136,7 @@ def _through_trunk(split: str, regions: Regions, side: int) -> FeatureBank:
         picture = source.open()
         features[image_id] = trunk(pixels(picture, side)[None])[0].half()  # [1, 3, S, S] -> [C, G, G]
         sizes[image_id] = (picture.height, picture.width)
-    return FeatureBank(split, regions, features, sizes)
+    return FeatureSplit(split, regions, features, sizes)
 
 
 def open_data(csv: str | Path, images: str | Path | None = None, shares: SplitSettings | None = None) -> OwnData:

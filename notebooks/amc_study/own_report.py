@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from amc_lib.checkpoints import Checkpoint
-from amc_lib.datasets.photos import PhotoBank
+from amc_lib.datasets.photos import PhotoSplit
 from amc_lib.evaluate import Pointing, point_at
 from amc_lib.sources import open_checkpoint
 from amc_lib.tokens import Tokenizer, clean
-from amc_study.own_data import FeatureBank, OwnData
+from amc_study.own_data import FeatureSplit, OwnData
 from amc_study.statistics import accuracy_interval
 
 IMAGES_AT_ONCE = 4  # photographs with many phrases take memory
@@ -48,7 +48,7 @@ def unknown_words(tokenizer: Tokenizer, data: OwnData) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["word", "phrases", "read as"])
 
 
-def ask(checkpoint: Checkpoint, bank: FeatureBank | PhotoBank) -> Pointing:
+def ask(checkpoint: Checkpoint, bank: FeatureSplit | PhotoSplit) -> Pointing:
     """The answers of a checkpoint to a split, from the layer of its settings."""
     with bank.fit(checkpoint.model):
         return point_at(

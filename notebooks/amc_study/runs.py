@@ -31,12 +31,12 @@ from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_lib.train import Snapshots, set_seed, train
 from amc_study.own_data import OwnData
 from amc_study.provenance import provenance, settings_hash
-from amc_study.rival.proposal_bank import ProposalBank
+from amc_study.rival.proposal_bank import ProposalSplit
 from amc_study.rival.region_answers import choose_regions
 from amc_study.rival.vmrm import pair_losses
 from amc_study.run_folder import Run, alone_in, is_finished, open_run, require_writable, write_run
 from amc_study.scenes import language as scene_language
-from amc_study.tiers import Bank, training_pairs, validation_bank
+from amc_study.tiers import Split, training_pairs, validation_split
 
 RUNS = ROOT / "runs"
 PRETRAINED = "albef-scenes"  # the runs of pretraining that the repository ships
@@ -222,7 +222,7 @@ def _train(
     state.print(f"{stage}: seed {training.seed}, into {_shown(folder)}")
     pairs = data.training_pairs(settings) if data else training_pairs(settings, stage)
     pairs.seen_boxes = settings.boxes
-    validation = data.validation_bank(settings) if data else validation_bank(settings)
+    validation = data.validation_split(settings) if data else validation_split(settings)
     set_seed(training.seed)
     model, tokenizer = start()
     begin = time.perf_counter()
@@ -246,13 +246,13 @@ def _shown(folder: Path) -> str:
     return str(plain(Path(folder)))
 
 
-def _validator(bank: Bank, tokenizer: Tokenizer, settings: Settings) -> Callable[[ALBEF], float]:
+def _validator(bank: Split, tokenizer: Tokenizer, settings: Settings) -> Callable[[ALBEF], float]:
     regions = bank.all_regions()
     first = set(list(dict.fromkeys(region.image_id for region in regions))[:VALIDATION_IMAGES])
     regions = [region for region in regions if region.image_id in first]
 
     def validate(model: ALBEF) -> float:
-        if isinstance(bank, ProposalBank):
+        if isinstance(bank, ProposalSplit):
             (answers,) = choose_regions(model, tokenizer, regions, bank, ["similarity"]).values()
             return float(answers.hits.mean())
         with bank.fit(model):

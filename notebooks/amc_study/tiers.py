@@ -20,17 +20,17 @@ from amc_lib.datasets.check import check
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
 from amc_study.rival.detector_runs import load_detector
-from amc_study.rival.proposal_bank import ProposalBank, RegionInputs
+from amc_study.rival.proposal_bank import ProposalSplit, RegionInputs
 from amc_study.rival.proposals import open_proposals
 from amc_study.scenes import scene as scenes
-from amc_study.scenes.bank import SceneBank, open_bank
 from amc_study.scenes.scene import SPLITS
+from amc_study.scenes.splits import SceneSplit, open_scenes
 
 EVALUATED_SCENES = ("phrases", "referring_a", "referring_b")
 
 
-class Bank(Protocol):
-    """A split that is asked of models: scenes (`SceneBank`) or photographs (`PhotoBank`)."""
+class Split(Protocol):
+    """A split that is asked of models: scenes (`SceneSplit`) or photographs (`PhotoSplit`)."""
 
     title: str
     skipped: list[str]  # a sentence for each record that was left out as malformed
@@ -64,31 +64,31 @@ def training_pairs(settings: Settings, stage: str) -> PairDataset:
         return photos.training_pairs(settings)
     training = getattr(settings, stage)
     bank = scene_split(settings, "pretrain" if stage == "pretraining" else "train")
-    inputs = bank.inputs if isinstance(bank, ProposalBank) else bank.features
+    inputs = bank.inputs if isinstance(bank, ProposalSplit) else bank.features
     phrases = bank.caption_phrases() if stage == "pretraining" else bank.region_phrases()
     return FixedPairs(inputs, phrases, training.seed, training.phrases_per_image)
 
 
-def scene_split(settings: Settings, split: str) -> SceneBank | ProposalBank:
+def scene_split(settings: Settings, split: str) -> SceneSplit | ProposalSplit:
     """A split of scenes as the model of these settings reads it: pictures, or what the shipped detector proposes."""
-    bank = open_bank(settings.scenes, settings.model.vision, split)
+    bank = open_scenes(settings.scenes, settings.model.vision, split)
     if settings.model.vision.trunk != "regions":
         return bank
     found = open_proposals(settings.scenes, split, load_detector())
-    return ProposalBank(bank, RegionInputs(found.boxes, found.features, settings.scenes.size))
+    return ProposalSplit(bank, RegionInputs(found.boxes, found.features, settings.scenes.size))
 
 
-def validation_bank(settings: Settings) -> Bank:
+def validation_split(settings: Settings) -> Split:
     """The split on which settings are chosen: never one that the table reports."""
     if settings.tier == "paper":
-        return photos.validation_bank(settings)
+        return photos.validation_split(settings)
     return scene_split(settings, "val")
 
 
-def evaluation_banks(settings: Settings) -> dict[str, Bank]:
+def evaluation_splits(settings: Settings) -> dict[str, Split]:
     """The splits of table 1 by name."""
     if settings.tier == "paper":
-        return photos.evaluation_banks(settings)
+        return photos.evaluation_splits(settings)
     return {split: scene_split(settings, split) for split in EVALUATED_SCENES}
 
 
@@ -97,15 +97,15 @@ def check_data(settings: Settings) -> pd.DataFrame | str:
     return check(photos.data_root()) if settings.tier == "paper" else "Scenes are drawn: there is nothing to download."
 
 
-def shown_banks(settings: Settings) -> dict[str, Bank]:
+def shown_splits(settings: Settings) -> dict[str, Split]:
     """The splits that 01 shows: all but those for training on photographs, whose millions stay on disk."""
     if settings.tier == "paper":
-        return {"validation": validation_bank(settings)} | evaluation_banks(settings)
+        return {"validation": validation_split(settings)} | evaluation_splits(settings)
     shown = [split for split in SPLITS if split != "pretrain"]
     return {split: scene_split(settings, split) for split in shown}
 
 
-def split_sizes(banks: Mapping[str, Bank]) -> pd.DataFrame:
+def split_sizes(banks: Mapping[str, Split]) -> pd.DataFrame:
     """What each split holds: images, phrases, phrases by kind, those of concepts never boxed, records left out."""
     rows = []
     for name, bank in banks.items():
@@ -126,7 +126,7 @@ def split_sizes(banks: Mapping[str, Bank]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sheet_images(banks: Mapping[str, Bank], of_each: int = 2) -> list[SheetImage]:
+def sheet_images(banks: Mapping[str, Split], of_each: int = 2) -> list[SheetImage]:
     """The first images of every split with their regions, for `figures.scene_sheet`."""
     shown = []
     for bank in banks.values():

@@ -22,7 +22,7 @@ from amc_lib.files import ROOT, plain
 from amc_study.ablations.experiments import Experiment
 from amc_study.ablations.records import read_records, records_folder
 from amc_study.runs import RUNS
-from amc_study.tiers import evaluation_banks
+from amc_study.tiers import evaluation_splits
 
 ABLATION_RUNS = RUNS / "ablations"
 NAME_LENGTH = 60  # of a log line's experiment
@@ -37,7 +37,7 @@ def run_grid(
     """Leave a record of every experiment. Raises RuntimeError naming those that failed; the others are done."""
     tier = experiments[0].parameters["tier"]
     records = records or records_folder(tier)
-    done = read_records(records, evaluation_banks(experiments[0].settings))
+    done = read_records(records, evaluation_splits(experiments[0].settings))
     waiting = [one for one in experiments if one.key not in done]
     print(f"{len(experiments)} experiments, {len(experiments) - len(waiting)} of them on record in {plain(records)}")
     cores = os.cpu_count() or 1

@@ -21,7 +21,7 @@ from amc_lib.files import plain, write_json
 from amc_study.comparison import Answers
 from amc_study.figures import folder_of
 from amc_study.run_folder import Run
-from amc_study.tiers import Bank
+from amc_study.tiers import Split
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def write_record(folder: Path, key: str, parameters: Mapping[str, Any], read: st
     write_json(folder / f"{key}.json", content)
 
 
-def read_records(folder: Path, banks: Mapping[str, Bank]) -> dict[str, Record]:
+def read_records(folder: Path, banks: Mapping[str, Split]) -> dict[str, Record]:
     """The records of a folder by key, but for those of other phrases than the banks'.
 
     Raises ValueError naming a file that is no record.

@@ -14,7 +14,7 @@ from amc_study.ablations.grid import Ablation, Variant
 from amc_study.ablations.records import Record
 from amc_study.comparison import accuracy_table
 from amc_study.statistics import holm, paired_difference
-from amc_study.tiers import Bank
+from amc_study.tiers import Split
 
 Hits = dict[int, dict[str, np.ndarray]]  # by seed and split: bool [P]
 
@@ -23,7 +23,7 @@ DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
 
 
 def ablation_table(
-    ablation: Ablation, records: Mapping[str, Record], banks: Mapping[str, Bank], tier: str
+    ablation: Ablation, records: Mapping[str, Record], banks: Mapping[str, Split], tier: str
 ) -> pd.DataFrame:
     """A row for each setting, split and group of concepts, of the seeds that are on record.
 
@@ -65,7 +65,7 @@ def _system(changes: Mapping[str, Any]) -> str:
 
 
 def _difference(
-    row: Any, hits: Mapping[str, Hits], against: str, split: str, banks: Mapping[str, Bank]
+    row: Any, hits: Mapping[str, Hits], against: str, split: str, banks: Mapping[str, Split]
 ) -> dict[str, float]:
     """The paired difference of a row of the table; empty where there is none to take."""
     common = [seed for seed in hits[row.setting] if seed in hits.get(against, {})]

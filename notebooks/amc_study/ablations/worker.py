@@ -25,7 +25,7 @@ from amc_study.box_answers import answer_by_boxes
 from amc_study.comparison import Answers, answer_checkpoint
 from amc_study.run_folder import Run, is_finished, open_run
 from amc_study.runs import RUNS, holds
-from amc_study.tiers import Bank, evaluation_banks, validation_bank
+from amc_study.tiers import Split, evaluation_splits, validation_split
 
 TRAIN = ROOT / "notebooks" / "03_train.ipynb"
 
@@ -64,11 +64,11 @@ def _train(experiment: Experiment, home: Path) -> Run:
 
 def _answers(run: Run, experiment: Experiment) -> Answers:
     checkpoint, settings = run.checkpoint(), experiment.settings
-    banks: Mapping[str, Bank] = evaluation_banks(settings)
+    banks: Mapping[str, Split] = evaluation_splits(settings)
     if experiment.read == "box":
         return Answers("box", {}, {name: answer_by_boxes(checkpoint, bank) for name, bank in banks.items()})
     read = replace(checkpoint.settings, amc=replace(checkpoint.settings.amc, explanation=experiment.read))
-    validation = validation_bank(settings) if settings.tier == "scenes" else None
+    validation = validation_split(settings) if settings.tier == "scenes" else None
     return answer_checkpoint(replace(checkpoint, settings=read), banks, validation)
 
 

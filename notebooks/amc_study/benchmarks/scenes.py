@@ -28,7 +28,7 @@ from amc_study.benchmarks.processes import in_processes, together
 from amc_study.benchmarks.rows import Row, row
 from amc_study.benchmarks.timing import ratio, side_by_side, spread, use_all_cores
 from amc_study.scenes import scene as scenes
-from amc_study.scenes.bank import SceneBank
+from amc_study.scenes.splits import SceneSplit
 
 SPLITS = {"pretraining": "pretrain", "finetuning": "train"}
 
@@ -126,7 +126,7 @@ def _inputs(plan: Plan) -> dict[str, Any]:
     for stage, split in SPLITS.items():
         drawn = [scenes.draw(settings.scenes, split, index) for index in range(plan.drawn)]
         captions, regions = [list(scene.captions) for scene in drawn], [list(scene.regions) for scene in drawn]
-        bank = SceneBank(settings.scenes, split, torch.empty(0), captions, regions)
+        bank = SceneSplit(settings.scenes, split, torch.empty(0), captions, regions)
         of_stage = bank.caption_phrases() if stage == "pretraining" else bank.region_phrases()
         phrases[stage] = [[(one.text, one.boxes, one.things) for one in row] for row in of_stage if row]
     side = settings.model.vision.grid

@@ -15,13 +15,13 @@ import pandas as pd
 from amc_lib.regions import Box, Region
 from amc_study.comparison import union_area
 from amc_study.statistics import accuracy_interval
-from amc_study.tiers import Bank
+from amc_study.tiers import Split
 
 QUARTERS = (0.25, 0.5, 0.75)
 SOME_OVERLAP = 0.2  # share of the boxes that others overlap; what is below is called little
 
 
-def difficulty_table(hits: Mapping[str, np.ndarray], bank: Bank) -> pd.DataFrame:
+def difficulty_table(hits: Mapping[str, np.ndarray], bank: Split) -> pd.DataFrame:
     """Accuracy of each system's hits ([P] or [S, P] on all phrases of `bank`) in groups of its single things.
 
     Columns: by (size, things, overlap), group, system, accuracy, ci_low, ci_high (percent), phrases, seeds. Groups of

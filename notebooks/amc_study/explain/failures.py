@@ -13,13 +13,13 @@ from amc_study.explain.difficulty import neighbours
 from amc_study.explain.faithfulness import one_an_image
 from amc_study.rival.region_answers import RegionAnswers
 from amc_study.statistics import accuracy_interval
-from amc_study.tiers import Bank
+from amc_study.tiers import Split
 
 CLOSE = 0.05  # share of the picture's longer side; on drawn scenes a quarter of a thing's width
 OUTCOMES = ("right", "another thing", "close by", "elsewhere")
 
 
-def outcomes(answers: Pointing | RegionAnswers, bank: Bank) -> np.ndarray:
+def outcomes(answers: Pointing | RegionAnswers, bank: Split) -> np.ndarray:
     """What each phrase's point is on, text [P] out of OUTCOMES.
 
     Right: a hit. Another thing: inside a box that other phrases of the picture mean. Close by: at most CLOSE beside
@@ -45,7 +45,7 @@ def distance(point: Sequence[float], box: Box) -> float:
 
 
 def outcome_table(
-    answers: Mapping[str, Sequence[Mapping[str, Pointing | RegionAnswers]]], banks: Mapping[str, Bank]
+    answers: Mapping[str, Sequence[Mapping[str, Pointing | RegionAnswers]]], banks: Mapping[str, Split]
 ) -> pd.DataFrame:
     """How often points are on what, in percent with intervals over images; `answers[system][seed][split]`."""
     rows = []

@@ -24,7 +24,7 @@ from amc_lib.matching import match_probabilities
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
 from amc_study.explain.heatmap_quality import pixels_inside
-from amc_study.tiers import Bank
+from amc_study.tiers import Split
 
 SHARES = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)  # of the cells that are deleted, or shown
 CURVES = ("deletion", "insertion")
@@ -71,7 +71,7 @@ class Faithfulness:
 def faithfulness(
     systems: Mapping[str, Sequence[tuple[Checkpoint, int]]],
     regions: Sequence[Region],
-    bank: Bank,
+    bank: Split,
     fill: str,
     seed: int = 0,
     progress: str | None = None,
@@ -96,7 +96,7 @@ def faithfulness(
 
 
 def _of_region(
-    asked: Sequence[tuple[Checkpoint, int]], region: Region, bank: Bank, fill: str, rng: np.random.Generator
+    asked: Sequence[tuple[Checkpoint, int]], region: Region, bank: Split, fill: str, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, bool]]:
     """For each checkpoint the scores [curve, order, share] of one phrase, and whether its heatmap's peak hits."""
     first = asked[0][0].model
@@ -127,7 +127,7 @@ def _curves(probabilities: np.ndarray) -> np.ndarray:
     return np.concatenate((first, inner, last), axis=-1)
 
 
-def _heatmap(checkpoint: Checkpoint, layer: int, bank: Bank, image: Tensor, phrase: str) -> Tensor:
+def _heatmap(checkpoint: Checkpoint, layer: int, bank: Split, image: Tensor, phrase: str) -> Tensor:
     model, tokenizer, explanation = checkpoint.model, checkpoint.tokenizer, checkpoint.settings.amc.explanation
     with bank.fit(model):
         raw, _ = ground_phrases(model, tokenizer, image[None], [phrase], [0], layer, explanation)
@@ -165,7 +165,7 @@ def box_cells(region: Region, size: tuple[int, int], grid: int) -> np.ndarray:
     return torch.nn.functional.adaptive_avg_pool2d(inside[None], grid)[0].numpy()
 
 
-def picture_input(bank: Bank, region: Region, model: ALBEF) -> Tensor:
+def picture_input(bank: Split, region: Region, model: ALBEF) -> Tensor:
     """The pixels [3, S, S] that the model reads of a region's picture, where the bank holds a trunk's features too."""
     loaded = bank.load(region)[0]
     return loaded.float() if loaded.shape[0] == 3 else model_input(region.image.open(), model.settings.vision)

@@ -23,7 +23,7 @@ from amc_study.answers import ask
 from amc_study.comparison import baseline_hits
 from amc_study.rival.region_answers import RegionAnswers
 from amc_study.statistics import mean_interval
-from amc_study.tiers import Bank
+from amc_study.tiers import Split
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # shares of the map's peak
 FIXED = 0.5  # threshold of the IoU that needs no choice
@@ -47,7 +47,7 @@ class MapQuality:
         return int(self.ious.mean(axis=0).argmax())
 
 
-def measure(answers: Pointing | RegionAnswers, bank: Bank) -> MapQuality:
+def measure(answers: Pointing | RegionAnswers, bank: Split) -> MapQuality:
     """Energy and IoU of every phrase of `bank`, whose answers these are."""
     energies, ious = [], []
     for maps, inside in _maps_and_masks(answers, bank):
@@ -56,12 +56,12 @@ def measure(answers: Pointing | RegionAnswers, bank: Bank) -> MapQuality:
     return MapQuality(torch.cat(energies).numpy(), torch.cat(ious).numpy())
 
 
-def tuned_threshold(checkpoint: Checkpoint, layer: int, validation: Bank) -> int:
+def tuned_threshold(checkpoint: Checkpoint, layer: int, validation: Split) -> int:
     """Index of the threshold at which the checkpoint's maps fit best on the validation split."""
     return measure(ask(checkpoint, validation, layer), validation).best_threshold
 
 
-def even_maps(bank: Bank) -> MapQuality:
+def even_maps(bank: Split) -> MapQuality:
     """What a map that is the same everywhere gives: the share of the picture that the boxes cover, in all measures."""
     shares = baseline_hits(bank)["chance"]
     return MapQuality(shares, np.repeat(shares[:, None], len(THRESHOLDS), axis=1))
@@ -99,7 +99,7 @@ def pixels_inside(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
 def quality_table(
     measured: Mapping[str, Mapping[str, Sequence[MapQuality]]],
     thresholds: Mapping[str, Sequence[int]],
-    banks: Mapping[str, Bank],
+    banks: Mapping[str, Split],
 ) -> pd.DataFrame:
     """Means of measured[system][split] (one MapQuality a seed), in percent with intervals over images.
 
@@ -135,7 +135,7 @@ def _measures(of_seed: Sequence[MapQuality], tuned: Sequence[int] | None) -> dic
     return measures | {"IoU, best": np.array([one.ious.max(axis=1) for one in of_seed])}
 
 
-def _maps_and_masks(answers: Pointing | RegionAnswers, bank: Bank) -> Iterator[tuple[Tensor, Tensor]]:
+def _maps_and_masks(answers: Pointing | RegionAnswers, bank: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """Maps and masks of the boxes, [B, H, W] each, phrases of pictures of one size together, in order."""
     sizes = [bank.size(region) for region in answers.regions]
     for size, members in groupby(range(len(sizes)), key=sizes.__getitem__):

@@ -24,7 +24,7 @@ from amc_lib.evaluate import Pointing, point_at
 from amc_lib.model import ALBEF, build
 from amc_lib.regions import Region
 from amc_study.statistics import mean_interval
-from amc_study.tiers import Bank
+from amc_study.tiers import Split
 
 TRAINED, OTHER_PHRASE, OTHER_PICTURE = "nothing", "another phrase", "another picture"
 
@@ -67,7 +67,7 @@ def cascade(model: ALBEF, seed: int) -> Iterator[tuple[str, ALBEF]]:
         yield name, changed
 
 
-def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], bank: Bank, draws: int) -> Randomised:
+def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], bank: Split, draws: int) -> Randomised:
     """Ask `regions` of the checkpoint and of every stage of its cascade, `draws` times with other random weights."""
 
     def ask(model: ALBEF) -> Pointing:

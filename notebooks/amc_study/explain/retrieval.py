@@ -18,7 +18,7 @@ from amc_lib.checkpoints import Checkpoint
 from amc_lib.matching import encode_phrases, evaluating, pair_probabilities
 from amc_lib.tokens import clean
 from amc_study.explain.claims import RECALL_AT, RETRIEVAL, Task
-from amc_study.scenes.bank import SceneBank
+from amc_study.scenes.splits import SceneSplit
 from amc_study.statistics import accuracy_interval
 
 RECALLS = (1, 5, 10)
@@ -35,7 +35,7 @@ class Captioned:
     image_ids: list[str]
 
     @classmethod
-    def of(cls, bank: SceneBank) -> Captioned:
+    def of(cls, bank: SceneSplit) -> Captioned:
         """The pictures of a split of scenes, each with its longest caption."""
         ids = [of_image[0].image_id for of_image in bank.regions]
         return cls(bank.features, [of_image[-1] for of_image in bank.captions], ids)

@@ -37,7 +37,7 @@ from amc_study.figures import FOLDER, Film
 from amc_study.provenance import provenance
 from amc_study.runs import pretrained
 from amc_study.scenes import scene as scenes
-from amc_study.tiers import Bank, training_pairs, validation_bank
+from amc_study.tiers import Split, training_pairs, validation_split
 
 NAME = "training"
 SYSTEMS = {"ALBEF finetuned": {"lambda1": 0.0, "lambda2": 0.0}, "AMC": {}}  # changes to the settings of AMC
@@ -77,7 +77,7 @@ class Recorder:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        bank: Bank,
+        bank: Split,
         regions: Sequence[Region],
         shown: Sequence[int],
         layer: int,
@@ -101,7 +101,7 @@ class Recorder:
 
 def record(settings: Settings, film: FilmSettings) -> Film:
     """Finetune each of SYSTEMS by `settings`, as `runs.finetune` does, and look at it on the way."""
-    start, bank, pairs = pretrained(settings), validation_bank(settings), training_pairs(settings, "finetuning")
+    start, bank, pairs = pretrained(settings), validation_split(settings), training_pairs(settings, "finetuning")
     regions = of_first_pictures(bank.all_regions(), film.pictures)
     shown = drawn_phrases(regions, film.phrases, film.seed)
     training = settings.finetuning

@@ -15,7 +15,7 @@ from amc_lib.config import DetectorSettings
 from amc_lib.train import DivergedError, parameter_groups
 from amc_study.rival.detection import average_precisions, mean_average_precision, recalled
 from amc_study.rival.detector import UNKNOWN, Detector, Proposals, Target, Vocabulary
-from amc_study.rival.object_bank import NamedObject, ObjectBank
+from amc_study.rival.object_bank import NamedObject, ObjectSplit
 from amc_study.rival.pyramid import Levels
 from amc_study.scenes.cast import PLAIN
 from amc_study.scenes.concepts import CONCEPTS, PATTERNS
@@ -34,7 +34,7 @@ def scene_vocabulary() -> Vocabulary:
     return Vocabulary(classes, colours, (PLAIN, *PATTERNS))
 
 
-def train(detector: Detector, bank: ObjectBank) -> list[dict[str, float]]:
+def train(detector: Detector, bank: ObjectSplit) -> list[dict[str, float]]:
     """Minimise the detector's losses in place over `settings.steps` batches; the losses, averaged over LOG_EVERY steps.
 
     Raises DivergedError at the first loss that is not finite.
@@ -77,7 +77,7 @@ def learning_rate(settings: DetectorSettings, step: int) -> float:
 
 
 @torch.inference_mode()
-def evaluate(detector: Detector, bank: ObjectBank) -> dict[str, float]:
+def evaluate(detector: Detector, bank: ObjectSplit) -> dict[str, float]:
     """Numbers on a split, each in [0, 1].
 
     map50: mean average precision of the annotated concepts, of at most 100 boxes a picture with one label each.
@@ -98,7 +98,7 @@ def evaluate(detector: Detector, bank: ObjectBank) -> dict[str, float]:
     return numbers
 
 
-def named_rightly(detector: Detector, bank: ObjectBank) -> dict[str, float]:
+def named_rightly(detector: Detector, bank: ObjectSplit) -> dict[str, float]:
     """Shares of the annotated things of a split whose class, colour and pattern are told rightly at their true boxes.
 
     Colour and pattern count where a thing has one.
@@ -114,7 +114,7 @@ def named_rightly(detector: Detector, bank: ObjectBank) -> dict[str, float]:
     return dict(zip(("label", "colour", "pattern"), map(float, right), strict=True))
 
 
-def _propose_all(detector: Detector, bank: ObjectBank) -> list[Proposals]:
+def _propose_all(detector: Detector, bank: ObjectSplit) -> list[Proposals]:
     """The first 100 proposals of every scene, in its own pixels."""
     size = (bank.settings.size, bank.settings.size)
     found: list[Proposals] = []
@@ -124,14 +124,14 @@ def _propose_all(detector: Detector, bank: ObjectBank) -> list[Proposals]:
     return found
 
 
-def _scene_ranges(bank: ObjectBank) -> Iterator[list[int]]:
+def _scene_ranges(bank: ObjectSplit) -> Iterator[list[int]]:
     """All scenes of a bank, some at a time."""
     for start in range(0, len(bank), SCENES_AT_ONCE):
         yield list(range(start, min(start + SCENES_AT_ONCE, len(bank))))
 
 
 def _batches(
-    settings: DetectorSettings, bank: ObjectBank, vocabulary: Vocabulary
+    settings: DetectorSettings, bank: ObjectSplit, vocabulary: Vocabulary
 ) -> Iterator[tuple[Levels, list[Target]]]:
     """`settings.steps` batches; every scene comes once before any comes again."""
     rng = np.random.default_rng(settings.seed)

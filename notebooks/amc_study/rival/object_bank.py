@@ -27,7 +27,7 @@ from amc_lib.model.trunk import pixels
 from amc_lib.regions import Box
 from amc_study.rival.pyramid import Levels, Lite0Pyramid, pack, shapes, unpack
 from amc_study.scenes import scene as scenes
-from amc_study.scenes.bank import CACHE
+from amc_study.scenes.splits import CACHE
 
 SCENES_A_TASK = 25
 DRAWING = ("notebooks/amc_study/scenes/*.py", "amc_lib/model/trunk.py", "notebooks/amc_study/rival/pyramid.py")
@@ -49,7 +49,7 @@ class NamedObject:
 
 
 @dataclass(frozen=True)
-class ObjectBank:
+class ObjectSplit:
     """One split of scenes, n of them."""
 
     settings: SceneSettings
@@ -66,7 +66,7 @@ class ObjectBank:
         return unpack(torch.from_numpy(self.rows[indices]), self.side)
 
 
-def open_objects(settings: SceneSettings, side: int, split: str, cache: Path = CACHE) -> ObjectBank:
+def open_objects(settings: SceneSettings, side: int, split: str, cache: Path = CACHE) -> ObjectSplit:
     """The bank of a split, from the cache or, where it is not there yet, drawn now (with a progress bar)."""
     settings.count(split)
     folder = cache / f"objects-{split}-{fingerprint(settings, split, [side], (*DRAWING, 'datasets/object_bank.py'))}"
@@ -74,7 +74,7 @@ def open_objects(settings: SceneSettings, side: int, split: str, cache: Path = C
         _build(settings, side, split, folder)
     records = json.loads((folder / "objects.json").read_text(encoding="utf-8"))
     objects = [[NamedObject(**record | {"box": tuple(record["box"])}) for record in scene] for scene in records]
-    return ObjectBank(settings, split, side, np.load(folder / "levels.npy", mmap_mode="r"), objects)
+    return ObjectSplit(settings, split, side, np.load(folder / "levels.npy", mmap_mode="r"), objects)
 
 
 def draw_levels(

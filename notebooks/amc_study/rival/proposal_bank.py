@@ -13,7 +13,7 @@ from torch import Tensor
 from amc_lib.data import Phrase
 from amc_lib.model import ALBEF
 from amc_lib.regions import Box, Region
-from amc_study.scenes.bank import SceneBank
+from amc_study.scenes.splits import SceneSplit
 
 
 class RegionInputs(Sequence[Tensor]):
@@ -36,10 +36,10 @@ class RegionInputs(Sequence[Tensor]):
 
 
 @dataclass(frozen=True)
-class ProposalBank:
+class ProposalSplit:
     """The same phrases of the same scenes as `scenes`, each with what the detector proposes there."""
 
-    scenes: SceneBank
+    scenes: SceneSplit
     inputs: RegionInputs
 
     @property

@@ -21,7 +21,7 @@ from amc_lib.files import write_array
 from amc_study.rival.detector import UNKNOWN, Proposals, SceneDetector
 from amc_study.rival.detector_runs import load_detector
 from amc_study.rival.object_bank import DRAWING, draw_levels, fingerprint, on_all_cores, write_rows
-from amc_study.scenes.bank import CACHE
+from amc_study.scenes.splits import CACHE
 
 CODE = (
     *DRAWING,

@@ -16,7 +16,7 @@ from amc_lib.evaluate import point_hits
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
 from amc_lib.tokens import Tokenizer
-from amc_study.rival.proposal_bank import ProposalBank
+from amc_study.rival.proposal_bank import ProposalSplit
 from amc_study.rival.vmrm import WAYS, score_regions
 
 DEFAULT_WAY = "similarity"  # the best on validation scenes (figures/layers.csv)
@@ -57,7 +57,7 @@ def choose_regions(
     model: ALBEF,
     tokenizer: Tokenizer,
     regions: Sequence[Region],
-    bank: ProposalBank,
+    bank: ProposalSplit,
     ways: Sequence[str] = WAYS,
     progress: str | None = None,
 ) -> dict[str, RegionAnswers]:
@@ -82,13 +82,13 @@ def choose_regions(
     }
 
 
-def way_accuracies(checkpoint: Checkpoint, bank: ProposalBank, ways: Sequence[str] = WAYS) -> dict[str, float]:
+def way_accuracies(checkpoint: Checkpoint, bank: ProposalSplit, ways: Sequence[str] = WAYS) -> dict[str, float]:
     """Pointing accuracy in percent of each way to score proposals on `bank`."""
     answers = choose_regions(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank, ways)
     return {way: 100 * float(answers[way].hits.mean()) for way in ways}
 
 
-def oracle(bank: ProposalBank) -> RegionAnswers:
+def oracle(bank: ProposalSplit) -> RegionAnswers:
     """The best that any choice among the proposals can do: one whose centre hits and, of those, of highest IoU."""
     regions, boxes, overlaps = bank.all_regions(), [], []
     for region in regions:

@@ -26,7 +26,7 @@ from amc_study.provenance import provenance
 from amc_study.rival.detector_runs import train_detector
 from amc_study.rival.region_answers import way_accuracies
 from amc_study.runs import RUNS, pretrain
-from amc_study.tiers import validation_bank
+from amc_study.tiers import validation_split
 
 TRIALS = RUNS / "trials"
 DETECTOR_STEPS = 400  # of 1,500
@@ -81,7 +81,7 @@ def vmrm_trials(epochs: int = VMRM_EPOCHS, home: Path = TRIALS) -> pd.DataFrame:
     for changes in VMRM:
         settings = vmrm_settings(VMRM_START | changes, epochs)
         run = pretrain(settings, home / f"vmrm-{_slug(changes)}")
-        pointing = way_accuracies(run.checkpoint(), validation_bank(settings), ["similarity"])["similarity"]
+        pointing = way_accuracies(run.checkpoint(), validation_split(settings), ["similarity"])["similarity"]
         rows.append(
             {
                 "changed": _words(changes),

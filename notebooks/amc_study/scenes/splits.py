@@ -38,7 +38,7 @@ SCENES_A_TASK = 50
 
 
 @dataclass(frozen=True)
-class SceneBank:
+class SceneSplit:
     """One split of scenes, n of them."""
 
     settings: SceneSettings
@@ -90,7 +90,7 @@ def _in_caption(caption: str) -> list[Phrase]:
     return [Phrase(caption, things=len(listed)), *alone]
 
 
-def open_bank(settings: SceneSettings, vision: VisionSettings, split: str, cache: Path = CACHE) -> SceneBank:
+def open_scenes(settings: SceneSettings, vision: VisionSettings, split: str, cache: Path = CACHE) -> SceneSplit:
     """The bank of a split, from the cache or, where it is not there yet, drawn now (with a progress bar)."""
     settings.count(split)
     folder = cache / f"scenes-{split}-{_fingerprint(settings, vision, split)}"
@@ -101,7 +101,7 @@ def open_bank(settings: SceneSettings, vision: VisionSettings, split: str, cache
         [_region(record, scenes.SceneImage(settings, split, index), split) for record in of_scene]
         for index, of_scene in enumerate(records["regions"])
     ]
-    return SceneBank(
+    return SceneSplit(
         settings, split, load_file(folder / "features.safetensors")["features"], records["captions"], regions
     )
 
