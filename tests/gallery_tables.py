@@ -82,4 +82,4 @@ TABLES = {
     **{f"ablation_{name}": ablation(name) for name in GRID},
     "ablation_ranks": ranks(),
 }
-PICTURES = (*TABLES, "accuracy", "growth", "poster")
+PICTURES = (*TABLES, "accuracy", "poster")

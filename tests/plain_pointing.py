@@ -6,11 +6,11 @@ through all of the model.
 
 from __future__ import annotations
 
-from plain_step import fusion_layers, image_tower, text_layers
 from torch import Tensor
 
 from amc_lib.model import ALBEF
 from amc_lib.tokens import Tokenizer
+from tests.plain_step import fusion_layers, image_tower, text_layers
 
 
 def one_by_one(model: ALBEF, tokens: Tokenizer, image: Tensor, phrase: str, layer: int) -> Tensor:

@@ -5,7 +5,7 @@ softmax in all attention, keys and values projected anew each time, one paramete
 momentum update. It runs on the weights of the same `ALBEF` and gives the same `Losses`. From the repository's root:
 
     from tests.plain_step import PlainStepper
-    losses = PlainStepper(preset("paper")).step(full_size_batch(2))
+    losses = PlainStepper(preset("paper")).step(random_batch(2))
 
 B phrases, L text positions, N image tokens, D width, E contrastive width, Q queue size, h heads of d.
 """
@@ -28,7 +28,7 @@ Negatives = tuple[Tensor, Tensor]  # image rows for texts, text rows for images:
 
 
 class PlainStepper:
-    """A model with AdamW of its own, ready to take steps; the interface of `amc_study.footprint.Stepper`."""
+    """A model with AdamW of its own, ready to take steps; the interface of `tests.bench.stepper.Stepper`."""
 
     def __init__(
         self, settings: Settings, model: ALBEF | None = None, learning_rate: float = 1e-5, weight_decay: float = 0.02

@@ -9,12 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 from plain_step import PlainStepper
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from amc_lib.config import Settings
 from amc_lib.presets import preset
-from amc_study.footprint import Stepper, full_size_batch
+from tests.bench.stepper import Stepper, kept_bytes, random_batch
 
 REPETITIONS = 3
 LEAST_SPEEDUP = {"float32": 1.5, "bf16": 3.0}
@@ -29,33 +27,15 @@ def without_dropout() -> Settings:
     return replace(paper, model=replace(paper.model, text=replace(paper.model.text, dropout=0.0)))
 
 
-def kept_bytes(stepper: Stepper | PlainStepper, size: int) -> int:
-    """Bytes that autograd keeps for the backward pass of a batch, parameters and buffers not counted."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in stepper.model.state_dict().values()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = stepper.losses(full_size_batch(size))
-    found = sum(kept.values())
-    del losses
-    return found
-
-
 def seconds(stepper: Stepper | PlainStepper) -> float:
-    batch, begin = full_size_batch(2), time.perf_counter()
+    batch, begin = random_batch(2), time.perf_counter()
     stepper.step(batch)
     return time.perf_counter() - begin
 
 
 @pytest.mark.parametrize(("precision", "relative"), [("float32", 1e-5), ("bf16", 0.01)])
 def test_losses_are_those_of_the_plain_step(precision, relative):
-    settings, batch = without_dropout(), full_size_batch(2)
+    settings, batch = without_dropout(), random_batch(2)
     fast = Stepper(settings, "cpu", precision, checkpointing=False)
     found = {name: loss.item() for name, loss in vars(fast.losses(batch, negatives=NEGATIVES)).items()}
     del fast
@@ -71,6 +51,6 @@ def test_step_is_faster_and_keeps_less(precision):
     fast, plain = Stepper(settings, "cpu", precision, checkpointing=False), PlainStepper(settings)
     pairs = [(seconds(plain), seconds(fast)) for _ in range(1 + REPETITIONS)][1:]
     speedup = statistics.median(of_plain / of_fast for of_plain, of_fast in pairs)
-    each = [kept_bytes(stepper, 3) - kept_bytes(stepper, 2) for stepper in (plain, fast)]
+    each = [kept_bytes(stepper, random_batch(3)) - kept_bytes(stepper, random_batch(2)) for stepper in (plain, fast)]
     assert speedup >= LEAST_SPEEDUP[precision], pairs
     assert each[1] <= MOST_MEMORY[precision] * each[0], each

@@ -29,7 +29,6 @@ from amc_study.runs import RUNS
 
 STUDY, PAPER = RUNS / "study", RUNS / "paper"
 NOTEBOOKS = ROOT / "notebooks"
-PAGES = ("report.readme", "benchmarks", "report.poster", "report.gallery")  # modules that make them of figures/
 FULL_SEEDS = 3
 
 
@@ -109,11 +108,10 @@ def full_plan(seeds: int) -> list[list[Step]]:
     film = Step("film", None, after=("pretrain",), module="amc_study.report.film")
     own = Step("own-data", "07_your_data.ipynb", after=("pretrain",))
     ablations = Step("ablations", "05_ablations.ipynb", after=("pretrain",))
-    footprint = Step("footprint", None, after=("pretrain",), module="amc_study.footprint")
-    benchmarks = Step("benchmarks", "08_benchmarks.ipynb", after=("pretrain",))
-    rounds += [[explanations, film], [own], [ablations], [footprint], [benchmarks]]
+    benchmarks = Step("benchmarks", None, after=("pretrain",), module="tests.bench")
+    rounds += [[explanations, film], [own], [ablations], [benchmarks]]
     results = tuple(step.name for steps in rounds for step in steps)
-    return rounds + [[Step(f"page-{page}", None, after=results, module=f"amc_study.{page}")] for page in PAGES]
+    return [*rounds, [Step("pages", None, after=results, module="amc_study.report")]]
 
 
 def paper_plan(seeds: int) -> list[list[Step]]:

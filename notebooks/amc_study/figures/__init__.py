@@ -9,7 +9,6 @@ from amc_study.figures.explanations import (
     measures_figure,
     randomisation_figure,
 )
-from amc_study.figures.growth import growth_figure
 from amc_study.figures.method import method_figure
 from amc_study.figures.poster import Picture, Poster, Verdict, poster_figure
 from amc_study.figures.qualitative import Example, Shown, example_blocks, qualitative_figure
@@ -37,7 +36,6 @@ __all__ = [
     "faithfulness_figure",
     "folder_of",
     "frame_figure",
-    "growth_figure",
     "heat_overlay",
     "learning_curves",
     "measures_figure",

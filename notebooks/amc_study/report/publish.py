@@ -24,7 +24,7 @@ LARGE = 200_000  # bytes; larger pictures are shown smaller, figures/ has them i
 WIDTH, QUALITY = 1200, 85  # pixels and JPEG quality of such a picture
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SHOWN = ("data", "pretrain", "amc-0", "vmrm-0", "evaluate", "explore")  # the step whose outputs each notebook shows
-SHOWN_FULL = ("explanations", "own-data", "ablations", "benchmarks")  # likewise, where `make study-full` has run it
+SHOWN_FULL = ("explanations", "own-data", "ablations")  # likewise, where `make study-full` has run it
 
 
 def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:

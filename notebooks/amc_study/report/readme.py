@@ -109,5 +109,5 @@ def renewed(text: str) -> str:
     return text
 
 
-if __name__ == "__main__":
+def main() -> None:
     write_bytes(README, renewed(README.read_text(encoding="utf-8")).encode())

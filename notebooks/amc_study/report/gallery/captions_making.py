@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from amc_study.benchmarks.summary import readme_table
 from amc_study.report.gallery.results import Results, across, listed, markdown, sentences
 
 
@@ -120,22 +119,14 @@ def _trial(row: pd.Series) -> str:
 
 def benchmarks(results: Results) -> str:
     return (
-        "How fast it is, and how fast it was wanted to be. What is compared runs in turn on a quiet machine; values "
+        "What is compared runs in turn on a quiet machine; values "
         "are medians of the rounds. The *plain form* is the published computation written as a loop, which the tests "
         "keep (`tests/plain_step.py`); *base-size* is the model as large as the paper's."
     )
 
 
 def benchmarks_rows(results: Results) -> str:
-    return readme_table(results.table("benchmarks"))
-
-
-def growth(results: Results) -> str:
-    return (
-        "How seconds and memory grow with the batch, the picture's side, the phrases of a picture and the processes "
-        "that share the work: measured points, and the power that fits them with its interval (both axes logarithmic). "
-        "A power of 1: twice as much takes twice as much; 0: it takes the same."
-    )
+    return markdown(results.table("benchmarks").drop(columns="machine"))
 
 
 def paper_step(results: Results) -> str:

@@ -113,21 +113,11 @@ ABLATED = tuple(
 )  # fmt: skip
 SPEED = (
     Entry(
-        "Benchmarks", ("benchmarks",), "08_benchmarks", captions_making.benchmarks, captions_making.benchmarks_rows,
+        "Benchmarks", ("benchmarks",), "python -m tests.bench", captions_making.benchmarks, captions_making.benchmarks_rows,
         ("benchmarks",),
     ),
-    Entry("Growth", ("growth",), "08_benchmarks", captions_making.growth),
     Entry(
-        "Visual Genome, computed", ("benchmarks_estimate",), "08_benchmarks",
-        _said(
-            "Hours of finetuning on the photographs of Visual Genome, computed, not run: counted operations, over the "
-            "card's published peak times the share of it that is assumed to be reached (*utilisation*) and that "
-            "several cards keep (*scaling*)."
-        ),
-        None, (), "benchmarks",
-    ),
-    Entry(
-        "One update at full size", ("paper_step",), "python -m amc_study.footprint", captions_making.paper_step,
+        "One update at full size", ("paper_step",), "python -m tests.bench", captions_making.paper_step,
         captions_making.paper_step_rows,
         ("paper_step",),
     ),
