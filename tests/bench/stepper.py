@@ -28,11 +28,7 @@ def random_batch(images: int, settings: Settings | None = None, device: str = "c
     settings = settings or preset("paper")
     generator = torch.Generator().manual_seed(0)
     vision, side = settings.model.vision, settings.amc.map_size
-    shape = (
-        (Lite0Trunk.channels, vision.grid, vision.grid)
-        if vision.trunk == "lite0"
-        else (3, vision.image_size, vision.image_size)
-    )
+    channels, extent = (Lite0Trunk.channels, vision.grid) if vision.trunk == "lite0" else (3, vision.image_size)
     pairs = images * phrases
     input_ids = torch.randint(110, settings.model.text.vocab_size, (pairs, TOKENS), generator=generator)
     labels = torch.full_like(input_ids, IGNORED)
