@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import safetensors
 from safetensors.torch import load, save
 from torch import Tensor
 
-from amc_lib.config import Settings
+from amc_lib.config import ModelSettings, Settings
 from amc_lib.files import ROOT, json_bytes, plain, write_together
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.parameters import from_mapping
 from amc_lib.tokens import Tokenizer
@@ -66,8 +66,8 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(source: str | Path) -> Checkpoint:
-    """Load a checkpoint folder, or one that the repository ships by its name.
+def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], ALBEF] = ALBEF) -> Checkpoint:
+    """Load a checkpoint folder, or one that the repository ships by its name, as a `model_class`.
 
     Raises CheckpointError with one sentence if it is missing, damaged, does not fit its own settings, or holds weights
     that are no finite numbers.
@@ -81,15 +81,28 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     if digest != about.get("sha256"):
         raise CheckpointError(f"{folder / WEIGHTS}: damaged (its hash is not the one in {DESCRIPTION})")
     try:
-        settings = from_mapping(Settings, about.get("settings"))
+        settings = stored_settings(about.get("settings"))
         tokenizer = _tokenizer(about.get("vocabulary"), settings)
         tensors = load(data)
         check_weights(tensors, settings.model)
-        model = build(settings.model)
+        model = model_class(settings.model)
     except (ArithmeticError, RuntimeError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder}: {reason(error)}") from error
     load_weights(model, tensors, origin=str(folder))
     return Checkpoint(model, tokenizer, settings, about.get("about", {}), digest)
+
+
+def stored_settings(values: Any) -> Settings:
+    """Settings as JSON holds them beside weights and metrics. Raises ValueError naming the field.
+
+    Fields of a box head, which a model could have until November 2026, are dropped where it had none.
+    """
+    if isinstance(values, Mapping):
+        values = dict(values)
+        for part, retired in (("model", "box_head"), ("objective", "box_weight")):
+            if isinstance(values.get(part), Mapping) and not values[part].get(retired):
+                values[part] = {name: value for name, value in values[part].items() if name != retired}
+    return from_mapping(Settings, values)
 
 
 def description(source: str | Path) -> dict[str, Any]:

@@ -90,7 +90,6 @@ class ModelSettings:
     momentum: float = 0.995  # of the exponential moving average
     temperature: float = 0.07  # initial; learnt
     temperature_range: tuple[float, float] = (0.001, 0.5)
-    box_head: bool = False  # a box for each pair, from the fused [CLS] (an ablation; see `box_weight`)
 
     def __post_init__(self) -> None:
         require(
@@ -117,13 +116,12 @@ class ObjectiveSettings:
     alpha_ramp_epochs: int = 1  # epochs over which alpha grows linearly from 0
     mlm_probability: float = 0.15  # share of tokens corrupted
     mlm_distillation: Literal["vocabulary", "official"] = "vocabulary"  # axis of the student's log-softmax
-    box_weight: float = 0.0  # of the box head's loss, for which the boxes then serve (an ablation)
     region_softness: float = 0.07  # detector-based: how softly an image's best proposal is taken, in cosine; 0: hard
 
     def __post_init__(self) -> None:
         require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
         require(0 < self.mlm_probability < 1, f"mlm_probability must lie in (0, 1), got {self.mlm_probability}")
-        not_negative(self, "alpha_ramp_epochs", "box_weight", "region_softness")
+        not_negative(self, "alpha_ramp_epochs", "region_softness")
 
 
 @dataclass(frozen=True)

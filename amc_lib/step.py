@@ -19,7 +19,6 @@ from amc_lib.distributed import gather_rows, mean_weights
 from amc_lib.losses import amc_loss
 from amc_lib.model import ALBEF
 from amc_lib.model.attention import take_rows
-from amc_lib.model.box_head import box_loss
 from amc_lib.model.objectives import (
     IGNORED,
     contrastive_loss,
@@ -56,11 +55,10 @@ class Losses:
     itc: Tensor
     itm: Tensor
     amc: Tensor
-    box: Tensor  # of the box head; 0 for a model without
 
     @property
     def total(self) -> Tensor:
-        return self.mlm + self.itc + self.itm + self.amc + self.box
+        return self.mlm + self.itc + self.itm + self.amc
 
 
 def training_losses(
@@ -89,17 +87,15 @@ def training_losses(
     of_pairs, of_labels, of_boxes = mean_weights(counts)
     if not fuse:
         nothing = towers.itc.new_zeros(())
-        return Losses(itc=of_pairs * towers.itc, **dict.fromkeys(("mlm", "itm", "amc", "box"), nothing))
+        return Losses(itc=of_pairs * towers.itc, **dict.fromkeys(("mlm", "itm", "amc"), nothing))
 
     def draw() -> tuple[Tensor, Tensor]:
         if negatives is not None:
             return negatives
         return draw_negatives(*towers.sims, _same_image(batch), hard=hard_negatives, generator=generator)
 
-    mlm, itm, amc_term, box = _after_fusion(model, batch, towers, objective, amc, alpha, draw)
-    return Losses(
-        mlm=of_labels * mlm, itc=of_pairs * towers.itc, itm=of_pairs * itm, amc=of_boxes * amc_term, box=of_boxes * box
-    )
+    mlm, itm, amc_term = _after_fusion(model, batch, towers, objective, amc, alpha, draw)
+    return Losses(mlm=of_labels * mlm, itc=of_pairs * towers.itc, itm=of_pairs * itm, amc=of_boxes * amc_term)
 
 
 @dataclass
@@ -152,12 +148,12 @@ def _after_fusion(
     amc: AmcSettings,
     alpha: float,
     draw: Callable[[], tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """MLM, ITM, L_amc and the box head's loss; `draw` gives image rows for texts, and text rows for images."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """MLM, ITM and L_amc; `draw` gives image rows for texts, and text rows for images."""
     memory, rows = model.text_encoder.remember(towers.image_embeds), batch.image_rows
     boxed = batch.has_box.nonzero().flatten()
     with_amc = amc.active and len(boxed) > 0
-    fused, positive_logits, raw = _matching_pairs(
+    positive_logits, raw = _matching_pairs(
         model, towers.text_embeds, batch.attention_mask, memory.rows(rows), amc if with_amc else None
     )
     negative_logits, fused_corrupted = _other_pairs(
@@ -166,7 +162,7 @@ def _after_fusion(
     mlm = _mlm(model, fused_corrupted, towers.teacher_embeds, batch.mlm_labels, alpha, objective.mlm_distillation)
     itm = matching_loss(torch.cat((positive_logits, negative_logits)), positives=len(rows))
     amc_term = _amc(raw[boxed], batch.box_mask[boxed], amc) if with_amc else positive_logits.new_zeros(())
-    return mlm, itm, amc_term, _box(model, fused, batch.box_mask, boxed, objective.box_weight)
+    return mlm, itm, amc_term
 
 
 @torch.no_grad()
@@ -185,17 +181,14 @@ def _momentum_pass(
 
 def _matching_pairs(
     model: ALBEF, text_embeds: Tensor, text_mask: Tensor, memory: ImageMemory, amc: AmcSettings | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """fusion_embeds [B, L, D] and itm_logits [B, 2] of the matching pairs and, with `amc`, their raw heatmaps
-    [B, G, G] with graph."""
+) -> tuple[Tensor, Tensor | None]:
+    """itm_logits [B, 2] of the matching pairs and, with `amc`, their raw heatmaps [B, G, G] with graph."""
     if amc is None:
-        fused = model.text_encoder.fuse(text_embeds, text_mask, memory)
-        return fused, model.match(fused), None
+        return model.match(model.text_encoder.fuse(text_embeds, text_mask, memory)), None
     with gradcam.watch_attention(model.text_encoder, amc.layer, twice=amc.explanation == "gradcam") as watch:
-        fused = model.text_encoder.fuse(text_embeds, text_mask, memory)
-        itm_logits = model.match(fused)
+        itm_logits = model.match(model.text_encoder.fuse(text_embeds, text_mask, memory))
     raw = gradcam.heatmap(watch, itm_logits, text_mask, create_graph=True, explanation=amc.explanation)
-    return fused, itm_logits, raw
+    return itm_logits, raw
 
 
 def _other_pairs(
@@ -247,10 +240,3 @@ def _amc(raw: Tensor, box_mask: Tensor, amc: AmcSettings) -> Tensor:
     """L_amc of raw heatmaps [K, G, G] against box masks [K, S, S], in the masks' precision even under autocast."""
     maps = gradcam.upsample(gradcam.normalise(raw.to(box_mask.dtype)), box_mask.shape[-2:], "bilinear")  # [K, S, S]
     return amc_loss(maps, box_mask, amc.lambda1, amc.lambda2, amc.delta1, amc.delta2, amc.mean_form)
-
-
-def _box(model: ALBEF, fused: Tensor, box_mask: Tensor, boxed: Tensor, weight: float) -> Tensor:
-    """The box head's weighted loss for those fusion_embeds [B, L, D] that have boxes (int64 [K]); 0 without weight."""
-    if not weight:
-        return fused.new_zeros(())
-    return weight * box_loss(model.box_head(fused[boxed]).to(box_mask.dtype), box_mask[boxed])

@@ -15,7 +15,7 @@ from paper_data import write_paper_data
 from amc_lib import presets
 from amc_lib.config import ModelSettings, Settings, TextSettings, TrainingSettings, VisionSettings
 from amc_lib.datasets import photos
-from amc_lib.model import build
+from amc_lib.model import ALBEF
 from amc_lib.official import export_official
 from amc_lib.presets import preset
 from amc_study import answers, runs
@@ -29,7 +29,7 @@ LAYER = 2  # of the tiny text encoder: the first fusion layer
 def write(root: Path) -> None:
     write_paper_data(root)
     torch.manual_seed(0)
-    export_official(root / "checkpoints" / "ALBEF.pth", build(settings(root).model))
+    export_official(root / "checkpoints" / "ALBEF.pth", ALBEF(settings(root).model))
 
 
 def settings(root: Path) -> Settings:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from amc_lib.config import Settings
 from amc_lib.losses import amc_loss
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.model.objectives import IGNORED, draw_negatives
 from amc_lib.model.text import PADDING_SCORE
@@ -37,7 +37,7 @@ class PlainStepper:
         self.settings, self.learning_rate, self.weight_decay = settings, learning_rate, weight_decay
         if model is None:
             torch.manual_seed(0)
-            model = build(settings.model)
+            model = ALBEF(settings.model)
         self.model, self.updates = model.train(), 0
         self.moments: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
 
@@ -129,7 +129,7 @@ def plain_losses(
         if with_amc
         else mlm.new_zeros(())
     )
-    return Losses(mlm=mlm, itc=itc, itm=F.cross_entropy(logits, labels), amc=consistency, box=itc.new_zeros(()))
+    return Losses(mlm=mlm, itc=itc, itm=F.cross_entropy(logits, labels), amc=consistency)
 
 
 # ------------------------------------------------------------------------------------------------------------- towers

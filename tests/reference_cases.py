@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from amc_lib.config import AmcSettings, ModelSettings, ObjectiveSettings, TextSettings, VisionSettings
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.model.objectives import IGNORED
 from amc_lib.step import Batch
 
@@ -116,7 +116,7 @@ class Case:
 
     def model(self, dtype: torch.dtype) -> ALBEF:
         """A new model with the stored weights, in training mode."""
-        model = build(self.model_settings())
+        model = ALBEF(self.model_settings())
         loaded = model.load_state_dict(self.weights, strict=False)
         assert not loaded.missing_keys
         assert all(name.endswith("embeddings.position_ids") for name in loaded.unexpected_keys)
@@ -174,7 +174,7 @@ def tiny_settings(trunk: str = "none") -> ModelSettings:
 def tiny_model(dtype: torch.dtype = torch.float64, seed: int = 0, trunk: str = "none") -> ALBEF:
     """A tiny model whose weights are large enough that attention is far from uniform."""
     torch.manual_seed(seed)
-    model = build(tiny_settings(trunk))
+    model = ALBEF(tiny_settings(trunk))
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad and p.ndim > 1):
             parameter.normal_(std=0.3)

@@ -28,7 +28,7 @@ from test_runs import TINY
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import Settings
 from amc_lib.data import Collator, FixedPairs, Phrase
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_lib.train.log import Log
 from amc_study import runs
@@ -166,7 +166,7 @@ class Processes:
             patch.setenv("OMP_NUM_THREADS", "1")
             forkserver.ensure_running()
         torch.manual_seed(0)
-        save_checkpoint(home / "start", build(SETTINGS.model), tokenizer(), SETTINGS, {})
+        save_checkpoint(home / "start", ALBEF(SETTINGS.model), tokenizer(), SETTINGS, {})
 
     def start(self, function: Callable, *arguments: Any, environment: dict[str, str] | None = None):
         environment = {"OMP_NUM_THREADS": "1"} | (environment or {})

@@ -16,7 +16,7 @@ from test_runs import TINY, OneByOne
 
 from amc_lib import checkpoints, presets
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
-from amc_lib.model import build
+from amc_lib.model import ALBEF
 from amc_lib.sources import paper_tokenizer
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study import tiers
@@ -73,7 +73,7 @@ def root(tmp_path_factory) -> Path:
     tokenizer = Tokenizer(word_vocabulary(vocabulary()), TINY.model.text.max_tokens)
     for seed, name in enumerate(SYSTEMS.values()):
         torch.manual_seed(seed)
-        save_checkpoint(root / "shipped" / name, build(TINY.model), tokenizer, TINY, {})
+        save_checkpoint(root / "shipped" / name, ALBEF(TINY.model), tokenizer, TINY, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene_splits, "ProcessPoolExecutor", OneByOne)
         install(root, patch.setattr)
@@ -186,7 +186,7 @@ def test_paper_tier_measures_what_it_can(tmp_path):
         for seed, name in enumerate(("albef-finetuned", "amc")):
             torch.manual_seed(seed)
             home = tmp_path / "runs" / "paper" / "seed-0" / name
-            save_checkpoint(home, build(settings.model), paper_tokenizer(settings), settings, {})
+            save_checkpoint(home, ALBEF(settings.model), paper_tokenizer(settings), settings, {})
         home = str(tmp_path / "runs" / "paper")
         execute(
             tmp_path, startup.format(tests=str(ROOT / "tests"), root=str(tmp_path)), tier="paper", runs=home, pictures=3

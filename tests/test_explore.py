@@ -23,7 +23,7 @@ from amc_lib import Grounder, gradcam
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import AmcSettings
 from amc_lib.grounder import Grounding
-from amc_lib.model import build
+from amc_lib.model import ALBEF
 from amc_lib.presets import detector_based, preset
 from amc_study.explain.explanation import box_terms, heading, mask_picture, outlined, overlay, quick_png, token_strip
 from amc_study.explain.explore import Explorer, draw_scene, load_systems, png
@@ -61,7 +61,7 @@ def with_detector() -> RegionGrounder:
     chosen = detector_based(preset("scenes"))
     torch.manual_seed(0)
     tokenizer = Grounder.load("albef-scenes").checkpoint.tokenizer
-    return RegionGrounder(Checkpoint(build(chosen.model).eval(), tokenizer, chosen, {}, ""), load_detector())
+    return RegionGrounder(Checkpoint(ALBEF(chosen.model).eval(), tokenizer, chosen, {}, ""), load_detector())
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from test_training import made_up
 
 from amc_lib.config import SceneSettings
 from amc_lib.files import plain
-from amc_lib.model import build
+from amc_lib.model import ALBEF
 from amc_lib.train import train
 from amc_study.figures import FOLDER, Film, frame_figure, training_figure, training_gif
 from amc_study.figures.training_film import apart, shown_frames
@@ -83,7 +83,7 @@ def test_looking_between_updates_changes_no_bit_of_the_training(regions, accumul
 
     def trained(look: bool):
         torch.manual_seed(0)
-        model, (pairs, collator) = build(TINY.model), made_up()
+        model, (pairs, collator) = ALBEF(TINY.model), made_up()
         seen, looker = [], recorder(collator.tokenizer, regions, range(updates + 1))
 
         def after_update(model, step):
@@ -107,7 +107,7 @@ def test_looking_between_updates_changes_no_bit_of_the_training(regions, accumul
 
 def test_only_the_wanted_steps_are_recorded(regions):
     looker = recorder(made_up()[1].tokenizer, regions, [0, 5])
-    model = build(TINY.model)
+    model = ALBEF(TINY.model)
     for step in range(7):
         looker(model, step)
     assert len(looker.accuracy) == len(looker.heatmaps) == len(looker.points) == 2

@@ -19,7 +19,7 @@ from reference_cases import (
 from torch import Tensor
 
 from amc_lib.config import AmcSettings, ObjectiveSettings
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.model.objectives import (
     IGNORED,
@@ -480,6 +480,6 @@ def test_paper_preset_has_the_names_and_shapes_of_the_official_checkpoint():
     positions = {name for name in official if name.endswith("embeddings.position_ids")}
     assert len(positions) == 2  # 0, 1, 2, ...: a buffer of the library of that time, not a weight
     with torch.device("meta"):
-        state = build(preset("paper").model).state_dict()
+        state = ALBEF(preset("paper").model).state_dict()
     expected = {name: shape for name, shape in official.items() if name not in positions}
     assert {name: list(tensor.shape) for name, tensor in state.items()} == expected

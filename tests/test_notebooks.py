@@ -21,7 +21,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from test_runs import TINY
 
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
-from amc_lib.model import build
+from amc_lib.model import ALBEF
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study import notebook
 from amc_study.scenes.language import vocabulary
@@ -167,7 +167,7 @@ def start(tmp_path_factory) -> Path:
     startup.write_text(STARTUP.format(tests=str(ROOT / "tests"), cache=str(folder / "cache")))
     torch.manual_seed(0)
     tokenizer = Tokenizer(word_vocabulary(vocabulary()), TINY.model.text.max_tokens)
-    return save_checkpoint(folder / "start", build(TINY.model), tokenizer, TINY, {})
+    return save_checkpoint(folder / "start", ALBEF(TINY.model), tokenizer, TINY, {})
 
 
 @pytest.fixture

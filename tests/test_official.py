@@ -19,7 +19,7 @@ from amc_lib import files, gradcam
 from amc_lib.checkpoints import TIED, CheckpointError
 from amc_lib.evaluate import ground_phrases
 from amc_lib.files import plain
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.official import bert_vocabulary, export_official, load_official, read_official
 from amc_lib.parameters import replace
 from amc_lib.presets import preset
@@ -139,7 +139,7 @@ def evaluation(case: Case, model: ALBEF) -> State:
 @pytest.mark.parametrize("folder", case_params())
 def test_reference_weights_give_the_authors_heatmaps(folder):
     case = load_case(folder)
-    model = build(case.model_settings())
+    model = ALBEF(case.model_settings())
     report = load_official(folder / "weights.safetensors", model)
     assert report.renamed == report.resized == report.started_fresh == ()
     usual = evaluation(case, case.model(torch.float32))
@@ -417,7 +417,7 @@ def test_full_size_file_is_loaded_exported_and_resized(tmp_path):
     shapes = {name: tuple(shape) for name, shape in json.loads(KEYS.read_text()).items()}
     write(tmp_path / "official.pth", full_size_state(shapes))
     settings = preset("paper").model
-    model = build(settings)
+    model = ALBEF(settings)
     report = load_official(tmp_path / "official.pth", model)
     state = read_official(tmp_path / "official.pth")
     assert_holds(model, state)
@@ -428,7 +428,7 @@ def test_full_size_file_is_loaded_exported_and_resized(tmp_path):
     assert all(tensor.dtype == state[name].dtype and tensor.equal(state[name]) for name, tensor in exported.items())
     del model, exported
 
-    larger = build(replace(settings, vision=replace(settings.vision, image_size=384)))
+    larger = ALBEF(replace(settings, vision=replace(settings.vision, image_size=384)))
     report = load_official(tmp_path / "official.pth", larger)
     names = tuple(f"visual_encoder{m}.pos_embed" for m in ("", "_m"))
     for name in names:

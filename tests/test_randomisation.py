@@ -14,7 +14,6 @@ from test_faithfulness import LAYER, Pictures
 
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.evaluate import point_at
-from amc_lib.model import build
 from amc_lib.presets import preset
 from amc_lib.regions import Region
 from amc_lib.tokens import SPECIAL, Tokenizer
@@ -68,7 +67,7 @@ def test_every_stage_changes_its_own_weights_and_keeps_those_below(checkpoint):
     model = checkpoint.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(5)
-    untrained = build(model.settings).state_dict()
+    untrained = type(model)(model.settings).state_dict()
     changed: set[str] = set()
     for (name, after), (expected, beginnings) in zip(
         cascade(model, seed=5), stages(model.settings.text).items(), strict=True

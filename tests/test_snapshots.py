@@ -14,7 +14,7 @@ from resumable import SETTINGS, brightness, changed, collator, squares
 from test_runs import refused
 
 from amc_lib.config import Settings
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.train import Snapshots, snapshots, train
 from amc_lib.train.log import Log
 
@@ -42,7 +42,7 @@ def run(folder: Path, stop_after: int | None = None, images: int = 32, identity:
 
     torch.manual_seed(0)
     settings = tiny(**training)
-    model = build(settings.model)
+    model = ALBEF(settings.model)
     kept = Snapshots(folder / "snapshots", identity)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Log, "add", add_and_stop)

@@ -12,7 +12,7 @@ from test_runs import LOSSES, TINY, refused, with_training
 
 from amc_lib.config import TrainingSettings
 from amc_lib.data import Collator, FixedPairs, Phrase
-from amc_lib.model import build
+from amc_lib.model import ALBEF
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_lib.train import DivergedError, alpha_at, learning_rate, parameter_groups, train
 
@@ -30,7 +30,7 @@ def made_up(images: int = 32, value: float = 0.0) -> tuple[FixedPairs, Collator]
 def test_losses_fall_on_a_fixed_set():
     settings = with_training(epochs=16, learning_rate=1e-3, max_grad_norm=1.0)
     torch.manual_seed(0)
-    history = pd.DataFrame(train(build(TINY.model), *made_up(), settings, "finetuning", log_every=1))
+    history = pd.DataFrame(train(ALBEF(TINY.model), *made_up(), settings, "finetuning", log_every=1))
     assert len(history) == 32 and history[LOSSES].notna().all(axis=None)
     start, end = history[:4].mean(), history[-4:].mean()
     assert end.amc < 0.2 * start.amc
@@ -38,7 +38,7 @@ def test_losses_fall_on_a_fixed_set():
 
 
 def test_schedule_reaches_the_optimizer():
-    model = build(TINY.model)
+    model = ALBEF(TINY.model)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     settings = with_training(warmup_learning_rate=0.0, warmup_steps=10**12)
     train(model, *made_up(), settings, "finetuning")
@@ -51,12 +51,12 @@ def test_schedule_reaches_the_optimizer():
 def test_value_that_is_not_finite_stops_the_run(hard_from):
     settings = with_training(hard_negatives_from=hard_from)
     with pytest.raises(DivergedError, match=r"no longer a finite number.*nan"):
-        train(build(TINY.model), *made_up(value=math.nan), settings, "finetuning")
+        train(ALBEF(TINY.model), *made_up(value=math.nan), settings, "finetuning")
 
 
 def test_too_few_images_are_refused():
     with refused("10 images do not fill one batch of 16"):
-        train(build(TINY.model), *made_up(10), TINY, "finetuning")
+        train(ALBEF(TINY.model), *made_up(10), TINY, "finetuning")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_alpha_grows_over_its_epochs():
 
 
 def test_decay_is_for_matrices_alone():
-    model = build(TINY.model)
+    model = ALBEF(TINY.model)
     decayed, spared = parameter_groups(model, 0.02)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.02, 0.0)
     assert {id(p) for group in (decayed, spared) for p in group["params"]} == {

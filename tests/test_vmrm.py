@@ -9,11 +9,11 @@ import pytest
 import torch
 from reference_cases import TINY_AMC, TINY_OBJECTIVE, tiny_settings
 
-from amc_lib.model import ALBEF, build
 from amc_lib.model.objectives import IGNORED
 from amc_lib.step import Batch, training_losses
 from amc_lib.tokens import SPECIAL, Tokenizer
 from amc_lib.train import parameter_groups
+from amc_study.rival.region_tower import VMRM
 from amc_study.rival.vmrm import (
     WAYS,
     PairLosses,
@@ -27,11 +27,11 @@ from amc_study.rival.vmrm import (
 WIDTH, PROPOSALS = 6, 5
 
 
-def region_model(seed: int = 0) -> ALBEF:
+def region_model(seed: int = 0) -> VMRM:
     tiny = tiny_settings()
     torch.manual_seed(seed)
     vision = dataclasses.replace(tiny.vision, trunk="regions", region_width=WIDTH)
-    model = build(dataclasses.replace(tiny, vision=vision, queue_size=0))
+    model = VMRM(dataclasses.replace(tiny, vision=vision, queue_size=0))
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad and p.ndim > 1):
             parameter.normal_(std=0.3)
@@ -66,7 +66,7 @@ def batch_of(rows: list[int], seed: int = 0) -> Batch:
     )
 
 
-def losses_of(model: ALBEF, batch: Batch, softness: float = 0.0, **options) -> PairLosses:
+def losses_of(model: VMRM, batch: Batch, softness: float = 0.0, **options) -> PairLosses:
     objective = dataclasses.replace(TINY_OBJECTIVE, region_softness=softness)
     return pair_losses(model, batch, objective, TINY_AMC, generator=torch.Generator().manual_seed(0), **options)
 

@@ -13,7 +13,7 @@ from resumable import brightness, collator, squares
 from test_snapshots import IDENTITY, STEPS, run, same, tiny
 
 from amc_lib.data import EpochBatches, FixedPairs
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.step import training_losses
 from amc_lib.train import DivergedError, Snapshots, train, watch
 
@@ -49,7 +49,7 @@ def stop(folder: Path, spoil: Callable, accumulation: int = 1) -> tuple[str, lis
     torch.manual_seed(0)
     with pytest.raises(DivergedError) as caught:
         kept = Snapshots(folder / "snapshots", IDENTITY)
-        model = build(settings.model)
+        model = ALBEF(settings.model)
         train(model, pairs, collator(), settings, "finetuning", brightness, step_losses=losses, snapshots=kept)
     return str(caught.value), batches[first : last + 1], first // accumulation
 

@@ -30,7 +30,7 @@ from amc_lib.datasets.image_files import ImageFile
 from amc_lib.datasets.photos import PhotoSplit
 from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import Pointing, ground_phrases, peak, point_hits
-from amc_lib.model import build
+from amc_lib.model import ALBEF
 from amc_lib.model.trunk import Lite0Trunk, pixels
 from amc_lib.regions import Region
 from amc_lib.tokens import Tokenizer, word_vocabulary
@@ -80,7 +80,7 @@ def start(tmp_path_factory) -> Path:
     startup.write_text(STARTUP.format(tests=str(ROOT / "tests"), cache=str(folder / "cache")))
     torch.manual_seed(0)
     tokenizer = Tokenizer(word_vocabulary(vocabulary()), TINY.model.text.max_tokens)
-    return save_checkpoint(folder / "start", build(TINY.model), tokenizer, TINY, {})
+    return save_checkpoint(folder / "start", ALBEF(TINY.model), tokenizer, TINY, {})
 
 
 def tiny(**training: object) -> Settings:

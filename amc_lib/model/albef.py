@@ -7,15 +7,12 @@ and buffer names are those of the authors' checkpoints.
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc_lib.config import ModelSettings
-from amc_lib.model.box_head import BoxHead
-from amc_lib.model.region_tower import RegionTower
 from amc_lib.model.text import TextEncoder
 from amc_lib.model.trunk import Lite0Trunk
 from amc_lib.model.vision import ImageTower
@@ -26,33 +23,23 @@ MOMENTUM_PAIRS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
 class ALBEF(nn.Module):
     """B images, L text positions, N = G*G + 1 image tokens, D width, E contrastive width, Q queue size."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, visual_encoder: nn.Module | None = None) -> None:
+        """`visual_encoder` takes the place of the vision transformer of `settings.vision`."""
         super().__init__()
         self.settings = settings
         self.trunk = Lite0Trunk() if settings.vision.trunk == "lite0" else None
-        with_regions = settings.vision.trunk == "regions"
-        self.visual_encoder = RegionTower(settings.vision) if with_regions else ImageTower(settings.vision)
+        self.visual_encoder = visual_encoder or ImageTower(settings.vision)
         self.text_encoder = TextEncoder(settings.text)
         self.vision_proj = nn.Linear(settings.vision.width, settings.embed_dim)
         self.text_proj = nn.Linear(settings.text.width, settings.embed_dim)
         self.itm_head = nn.Linear(settings.text.width, 2)
         self.temp = nn.Parameter(torch.tensor(settings.temperature))
-        if with_regions:
-            self.region_head = nn.Linear(settings.text.width, settings.vision.region_width)
-        if settings.box_head:
-            self.box_head = BoxHead(settings.text.width)
         for name in MOMENTUM_PAIRS:
             setattr(self, f"{name}_m", copy.deepcopy(getattr(self, name)).requires_grad_(False))
         self.register_buffer("image_queue", F.normalize(torch.randn(settings.embed_dim, settings.queue_size), dim=0))
         self.register_buffer("text_queue", F.normalize(torch.randn(settings.embed_dim, settings.queue_size), dim=0))
         self.register_buffer("queue_ptr_img", torch.zeros(1, dtype=torch.long))
         self.register_buffer("queue_ptr_txt", torch.zeros(1, dtype=torch.long))
-
-    def add_box_head(self) -> None:
-        """Give the model an untrained box head, if it has none."""
-        if not self.settings.box_head:
-            self.settings = dataclasses.replace(self.settings, box_head=True)
-            self.box_head = BoxHead(self.settings.text.width)
 
     def checkpoint_layers(self, enable: bool) -> None:
         """Keep only the inputs of layers for the backward pass and compute the rest again there: memory for time."""

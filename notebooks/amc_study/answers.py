@@ -23,7 +23,7 @@ from amc_lib.distributed import process_state
 from amc_lib.evaluate import Pointing, point_at
 from amc_lib.files import ROOT, plain, write_bytes
 from amc_lib.regions import Region
-from amc_lib.sources import open_checkpoint
+from amc_study.rival.region_tower import open_checkpoint
 from amc_study.runs import RUNS
 from amc_study.tiers import Split, evaluation_splits
 

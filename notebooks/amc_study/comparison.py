@@ -15,10 +15,11 @@ from amc_lib.evaluate import Pointing, point_hits
 from amc_lib.files import plain
 from amc_lib.presets import preset
 from amc_lib.regions import Box, Region
-from amc_lib.sources import open_checkpoint, weights_hash
+from amc_lib.sources import weights_hash
 from amc_study.answers import ask, ask_in_parts
 from amc_study.rival.proposal_bank import ProposalSplit
 from amc_study.rival.region_answers import RegionAnswers, choose_regions, way_accuracies
+from amc_study.rival.region_tower import open_checkpoint
 from amc_study.runs import RUNS, long_history, open_run, pretrained
 from amc_study.statistics import accuracy_interval
 from amc_study.tiers import Split, evaluation_splits, validation_split

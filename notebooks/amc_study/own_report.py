@@ -9,9 +9,9 @@ import pandas as pd
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.datasets.photos import PhotoSplit
 from amc_lib.evaluate import Pointing, point_at
-from amc_lib.sources import open_checkpoint
 from amc_lib.tokens import Tokenizer, clean
 from amc_study.own_data import FeatureSplit, OwnData
+from amc_study.rival.region_tower import open_checkpoint
 from amc_study.statistics import accuracy_interval
 
 IMAGES_AT_ONCE = 4  # photographs with many phrases take memory

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from amc_lib.checkpoints import DESCRIPTION, Checkpoint, load_checkpoint, save_checkpoint
 from amc_lib.files import check_writable, remove_unfinished, write_csv, write_json
+from amc_study.rival.region_tower import build_model
 
 
 class RunError(RuntimeError):
@@ -27,7 +28,7 @@ class Run:
     metrics: dict[str, Any]
 
     def checkpoint(self) -> Checkpoint:
-        return load_checkpoint(self.folder)
+        return load_checkpoint(self.folder, build_model)
 
 
 def open_run(folder: str | Path) -> Run:

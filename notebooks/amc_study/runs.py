@@ -17,15 +17,14 @@ from typing import Any
 
 import pandas as pd
 
-from amc_lib.checkpoints import Checkpoint, description, find, shipped
+from amc_lib.checkpoints import Checkpoint, description, find, shipped, stored_settings
 from amc_lib.config import Settings
 from amc_lib.data import Collator
 from amc_lib.distributed import process_state
 from amc_lib.evaluate import point_at
 from amc_lib.files import ROOT, plain
-from amc_lib.model import ALBEF, build
-from amc_lib.parameters import from_mapping
-from amc_lib.sources import is_official, official_albef, open_checkpoint, weights_hash
+from amc_lib.model import ALBEF
+from amc_lib.sources import is_official, official_albef, weights_hash
 from amc_lib.step import training_losses
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_lib.train import Snapshots, set_seed, train
@@ -33,6 +32,7 @@ from amc_study.own_data import OwnData
 from amc_study.provenance import provenance, settings_hash
 from amc_study.rival.proposal_bank import ProposalSplit
 from amc_study.rival.region_answers import choose_regions
+from amc_study.rival.region_tower import build_model, open_checkpoint
 from amc_study.rival.vmrm import pair_losses
 from amc_study.run_folder import Run, alone_in, is_finished, open_run, require_writable, write_run
 from amc_study.scenes import language as scene_language
@@ -60,7 +60,7 @@ def pretrain(settings: Settings, output: str | Path | None = None) -> Run:
 
     def start() -> tuple[ALBEF, Tokenizer]:
         tokenizer = Tokenizer(word_vocabulary(scene_language.vocabulary()), settings.model.text.max_tokens)
-        return build(settings.model), tokenizer
+        return build_model(settings.model), tokenizer
 
     return _run("pretraining", settings, None, start, output)
 
@@ -98,19 +98,15 @@ def finetune(
 
     def start() -> tuple[ALBEF, Tokenizer]:
         checkpoint = open_checkpoint(init)
-        if settings.model.box_head:
-            checkpoint.model.add_box_head()
         return checkpoint.model, checkpoint.tokenizer
 
     return _run("finetuning", settings, weights_hash(init), start, output, data)
 
 
 def finetuning_settings(settings: Settings, init: str | Path) -> Settings:
-    """The settings with the model of checkpoint `init`, and a box head where one is to be trained."""
+    """The settings with the model of checkpoint `init`."""
     if not is_official(init):
-        settings = dataclasses.replace(settings, model=from_mapping(Settings, description(init)["settings"]).model)
-    if settings.objective.box_weight:
-        settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, box_head=True))
+        return dataclasses.replace(settings, model=stored_settings(description(init)["settings"]).model)
     return settings
 
 
@@ -175,7 +171,7 @@ def holds(run: Run, stage: str, settings: Settings, init_sha256: str | None, dat
     """Whether a run is of these settings; those that it does not name, being younger, count as their defaults."""
     if run.metrics.get("stage") != stage:
         return False
-    its_own = from_mapping(Settings, run.metrics["provenance"]["settings"])
+    its_own = stored_settings(run.metrics["provenance"]["settings"])
     read = run.metrics["init_sha256"], run.metrics.get("data_sha256")
     return run_identity(stage, its_own, *read) == run_identity(stage, settings, init_sha256, data_sha256)
 

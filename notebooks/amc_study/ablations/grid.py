@@ -12,7 +12,7 @@ from typing import Any, Literal
 from amc_lib.config import Settings
 from amc_lib.presets import preset
 
-Read = Literal["gradcam", "attention", "box"]  # where an answer's point comes from: a heatmap's peak, a box's centre
+Read = Literal["gradcam", "attention"]  # the heatmap whose peak is the point
 MANY, FEW = 5, 3  # seeds
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)  # of the pictures, with boxes
 SIDES = (0.25, 0.5, 1, 2)  # of the map, times the preset's
@@ -147,18 +147,6 @@ def _of_the_boxes() -> tuple[Ablation, ...]:
                 Variant("twice as wide and high", {"box_scale": 2.0}),
             ),
             "exact",
-        ),
-        Ablation(
-            "box_use",
-            "The same boxes, used to regress boxes?",
-            (
-                NO_BOXES,
-                Variant("box head", NO_BOXES.changes | {"box_weight": 1.0}),
-                Variant("box head, a quarter of its weight", NO_BOXES.changes | {"box_weight": 0.25}),
-                Variant("box head, centre of its box", NO_BOXES.changes | {"box_weight": 1.0}, "box"),
-                Variant("AMC"),
-            ),
-            "AMC",
         ),
     )
 

@@ -21,7 +21,6 @@ from amc_lib.files import ROOT
 from amc_lib.parameters import FINETUNING_PARAMETERS
 from amc_study.ablations.experiments import Experiment
 from amc_study.ablations.records import write_record
-from amc_study.box_answers import answer_by_boxes
 from amc_study.comparison import Answers, answer_checkpoint
 from amc_study.run_folder import Run, is_finished, open_run
 from amc_study.runs import RUNS, holds
@@ -65,8 +64,6 @@ def _train(experiment: Experiment, home: Path) -> Run:
 def _answers(run: Run, experiment: Experiment) -> Answers:
     checkpoint, settings = run.checkpoint(), experiment.settings
     banks: Mapping[str, Split] = evaluation_splits(settings)
-    if experiment.read == "box":
-        return Answers("box", {}, {name: answer_by_boxes(checkpoint, bank) for name, bank in banks.items()})
     read = replace(checkpoint.settings, amc=replace(checkpoint.settings.amc, explanation=experiment.read))
     validation = validation_split(settings) if settings.tier == "scenes" else None
     return answer_checkpoint(replace(checkpoint, settings=read), banks, validation)

@@ -21,7 +21,7 @@ from torch import Tensor
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import TextSettings
 from amc_lib.evaluate import Pointing, point_at
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.regions import Region
 from amc_study.statistics import mean_interval
 from amc_study.tiers import Split
@@ -58,7 +58,7 @@ def cascade(model: ALBEF, seed: int) -> Iterator[tuple[str, ALBEF]]:
     changed = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        untrained = build(model.settings).state_dict()
+        untrained = type(model)(model.settings).state_dict()
     state = changed.state_dict()
     for name, beginnings in stages(model.settings.text).items():
         for parameter in state:

@@ -19,15 +19,14 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load, save
 
+from amc_lib.checkpoints import stored_settings
 from amc_lib.config import Settings
 from amc_lib.data import Collator
 from amc_lib.evaluate import Pointing, point_at
 from amc_lib.files import write_bytes, write_csv, write_json
 from amc_lib.model import ALBEF
-from amc_lib.parameters import from_mapping
 from amc_lib.presets import preset
 from amc_lib.regions import Region
-from amc_lib.sources import open_checkpoint
 from amc_lib.tokens import Tokenizer
 from amc_lib.train import set_seed, train
 from amc_study import figures
@@ -35,6 +34,7 @@ from amc_study.explain.faithfulness import one_an_image
 from amc_study.explain.randomisation import of_first_pictures
 from amc_study.figures import FOLDER, Film
 from amc_study.provenance import provenance
+from amc_study.rival.region_tower import open_checkpoint
 from amc_study.runs import pretrained
 from amc_study.scenes import scene as scenes
 from amc_study.tiers import Split, training_pairs, validation_split
@@ -148,7 +148,7 @@ def read_film(folder: Path) -> Film:
     tensors = load((folder / f"{NAME}.safetensors").read_bytes())
     table = pd.read_csv(folder / f"{NAME}.csv")
     accuracy = table.pivot(index="system", columns="step", values="accuracy").loc[list(SYSTEMS)]
-    drawn = from_mapping(Settings, account["settings"]).scenes
+    drawn = stored_settings(account["settings"]).scenes
     return Film(
         systems=tuple(accuracy.index),
         steps=accuracy.columns.to_numpy(),

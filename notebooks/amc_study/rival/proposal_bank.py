@@ -17,7 +17,7 @@ from amc_study.scenes.splits import SceneSplit
 
 
 class RegionInputs(Sequence[Tensor]):
-    """For each of n pictures its proposals as `model.region_tower` reads them, float [K, F + 5].
+    """For each of n pictures its proposals as `region_tower` reads them, float [K, F + 5].
 
     boxes: [n, K, 4], xyxy in pixels of square pictures of `side`; features: [n, K, F]. A picture with fewer proposals
     has boxes without area at the end.

@@ -6,7 +6,7 @@ pairs that it finds, by four objectives: masked language modelling of the phrase
 modelling given the phrase, and a contrastive and a matching term on the pairs.
 
 Ours, where the paper leaves room or our model differs: the model is this study's ALBEF with a tower over proposals
-(`model.region_tower`), so that both systems share text layers, fusion layers, words and pretraining objectives. A
+(`region_tower`), so that both systems share text layers, fusion layers, words and pretraining objectives. A
 phrase's embedding is its projected class token, a region's the same projection of its token. The matched region is the
 most similar one of the phrase's own image, found anew in every step. The contrastive term compares a phrase with each
 image's most similar region. In matching and in language modelling the fusion layers see the matched region alone; the
@@ -26,11 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc_lib.config import AmcSettings, ObjectiveSettings
-from amc_lib.model import ALBEF
 from amc_lib.model.objectives import draw_negatives, masked_language_loss, matching_loss
-from amc_lib.model.region_tower import GEOMETRY
 from amc_lib.step import Batch
 from amc_lib.tokens import Tokenizer
+from amc_study.rival.region_tower import GEOMETRY, VMRM
 
 WAYS = ("similarity", "matching", "both")  # of scoring a proposal, `score_regions`
 
@@ -68,13 +67,13 @@ def is_proposal(regions: Tensor) -> Tensor:
     return regions[..., -1] > 0
 
 
-def region_features(model: ALBEF, image_embeds: Tensor) -> Tensor:
+def region_features(model: VMRM, image_embeds: Tensor) -> Tensor:
     """image_embeds [I, K + 1, D] -> [I, K, E] of unit length, in the space of the phrases."""
     return F.normalize(model.vision_proj(image_embeds[:, 1:]), dim=-1)
 
 
 def pair_losses(
-    model: ALBEF,
+    model: VMRM,
     batch: Batch,
     objective: ObjectiveSettings,
     amc: AmcSettings,
@@ -124,12 +123,12 @@ def _contrast(sim: Tensor, own: Tensor) -> Tensor:
     return (F.cross_entropy(sim, own.float()) + F.cross_entropy(sim.T, of_image)) / 2
 
 
-def _language(model: ALBEF, fused: Tensor, labels: Tensor) -> Tensor:
+def _language(model: VMRM, fused: Tensor, labels: Tensor) -> Tensor:
     logits = model.text_encoder.predict(fused)
     return masked_language_loss(logits, logits.detach(), labels, alpha=0.0)
 
 
-def _regions(model: ALBEF, batch: Batch, text_embeds: Tensor, matched: Tensor) -> Tensor:
+def _regions(model: VMRM, batch: Batch, text_embeds: Tensor, matched: Tensor) -> Tensor:
     """1 - cosine of the hidden region's features and what is predicted; the first phrase of each image asks."""
     images = torch.arange(len(batch.image), device=batch.image.device)
     asking = (batch.image_rows[None, :] == images[:, None]).int().argmax(1)  # [I], the first phrase of each image
@@ -144,7 +143,7 @@ def _regions(model: ALBEF, batch: Batch, text_embeds: Tensor, matched: Tensor) -
 
 @torch.no_grad()
 def score_regions(
-    model: ALBEF,
+    model: VMRM,
     tokenizer: Tokenizer,
     regions: Tensor,
     phrases: Sequence[str],
@@ -176,7 +175,7 @@ def score_regions(
     return {way: scores[way].masked_fill(missing, -torch.inf) for way in ways}
 
 
-def _log_odds(model: ALBEF, image_embeds: Tensor, rows: Tensor, text_embeds: Tensor, mask: Tensor) -> Tensor:
+def _log_odds(model: VMRM, image_embeds: Tensor, rows: Tensor, text_embeds: Tensor, mask: Tensor) -> Tensor:
     """[P, K]: of a match against none, for each phrase with each proposal of its image alone."""
     P, K = len(rows), image_embeds.shape[1] - 1
     memory = model.text_encoder.remember(image_embeds)

@@ -20,7 +20,6 @@ CHANGED = {
     "explanation": "What is taken for the explanation: attention times its gradient (GradCAM), or attention alone.",
     "box_share": "The share of finetuning pictures that have boxes; the others are read without.",
     "box_noise": "Boxes that are moved by up to a share of their own size, shrunk, or enlarged, once for a whole run.",
-    "box_use": "The same boxes and steps, used to train a head that regresses a box (as in DETR).",
     "distillation": "The soft targets of ALBEF's masked language modelling: none, or by either reading of the formula.",
     "schedule": "The light schedule of the other ablations, a third of the epochs, beside the full one.",
 }

@@ -1,4 +1,4 @@
-"""The image tower of the detector-based system: proposals of a detector as visual tokens.
+"""The model of the detector-based system: an ALBEF whose visual tokens are proposals of a detector.
 
 Each proposal is its feature vector and its place; the tower mixes them and puts a class token in front, so that the
 fusion layers see N = K + 1 tokens as they see patches.
@@ -6,11 +6,16 @@ fusion layers see N = K + 1 tokens as they see patches.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from amc_lib.config import VisionSettings
+from amc_lib import sources
+from amc_lib.checkpoints import Checkpoint
+from amc_lib.config import ModelSettings, VisionSettings
+from amc_lib.model import ALBEF
 from amc_lib.model.text import initial_std, initialise
 from amc_lib.model.vision import NORM_EPS
 
@@ -45,3 +50,21 @@ class RegionTower(nn.Module):
         tokens = self.feature(features) + self.place(place)  # [B, K, D]
         tokens = torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1)
         return self.norm(self.blocks(tokens))  # [B, K + 1, D]
+
+
+class VMRM(ALBEF):
+    """ALBEF over proposals, with a head [D -> F] that predicts the features of a hidden one."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings, RegionTower(settings.vision))
+        self.region_head = nn.Linear(settings.text.width, settings.vision.region_width)
+
+
+def build_model(settings: ModelSettings) -> ALBEF:
+    """VMRM where the settings say that proposals are read, else ALBEF."""
+    return VMRM(settings) if settings.vision.trunk == "regions" else ALBEF(settings)
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """`amc_lib.sources.open_checkpoint` for models of both kinds."""
+    return sources.open_checkpoint(source, build_model)
