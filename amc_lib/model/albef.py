@@ -26,6 +26,8 @@ class ALBEF(nn.Module):
     def __init__(self, settings: ModelSettings, visual_encoder: nn.Module | None = None) -> None:
         """`visual_encoder` takes the place of the vision transformer of `settings.vision`."""
         super().__init__()
+        if visual_encoder is None and settings.vision.trunk == "regions":
+            raise ValueError("a model over a detector's proposals: open it with amc_study's RegionGrounder.load")
         self.settings = settings
         self.trunk = Lite0Trunk() if settings.vision.trunk == "lite0" else None
         self.visual_encoder = visual_encoder or ImageTower(settings.vision)
