@@ -7,7 +7,7 @@ import torch
 
 from amc_lib.config import Settings
 from amc_lib.evaluate import ground_phrases, peak
-from amc_lib.model import build
+from amc_lib.model import ALBEF
 from amc_lib.tokens import CHARACTERS, SPECIAL, Tokenizer
 from tests.bench.measure import Row, alternating, device, ratios, row
 from tests.plain_pointing import one_by_one
@@ -36,7 +36,7 @@ class Pointer:
 
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(0)
-        self.model, self.layer = build(settings.model).to(device()).eval(), settings.amc.layer
+        self.model, self.layer = ALBEF(settings.model).to(device()).eval(), settings.amc.layer
         words = sorted({word for phrase in PHRASES for word in phrase.split()} - set(CHARACTERS))
         known = [*SPECIAL, *CHARACTERS, *(f"##{c}" for c in CHARACTERS), *words]
         unused = [f"[unused{i}]" for i in range(settings.model.text.vocab_size - len(known))]

@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from amc_lib.config import Settings
-from amc_lib.model import ALBEF, build
+from amc_lib.model import ALBEF
 from amc_lib.model.objectives import IGNORED
 from amc_lib.model.trunk import Lite0Trunk
 from amc_lib.presets import preset
@@ -56,7 +56,7 @@ class Stepper:
     ):
         self.settings, self.device, self.precision = settings, device, precision
         torch.manual_seed(0)
-        self.model: ALBEF = build(settings.model).to(device).train()
+        self.model: ALBEF = ALBEF(settings.model).to(device).train()
         self.model.checkpoint_layers(checkpointing)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, 0.02), lr=1e-5, fused=True)
 
