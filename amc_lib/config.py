@@ -1,8 +1,8 @@
 """Settings of the study: typed, frozen, validated, with unit and source at every field.
 
-`presets.py` holds the values of the two tiers, `parameters.py` applies the flat names that notebooks and command lines
-use (`lambda1`, `epochs`, ...). "PROTOCOL" stands for the collected facts of the paper tier; equations are those of
-Yang et al., CVPR 2023.
+`presets.py` holds the values of the tiers, `parameters.py` applies flat names (`lambda1`, `epochs`, ...) to them.
+"PROTOCOL" is data/PROTOCOL.md, the facts of the paper tier with their sources; equations are those of Yang et al.,
+CVPR 2023.
 """
 
 from __future__ import annotations
@@ -10,16 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from amc_lib.config_checks import not_negative, positive, require
-from amc_lib.config_data import BoxSettings, PhotoSettings, SceneSettings
-from amc_lib.wording import shown
-
 Tier = Literal["scenes", "paper"]
 Explanation = Literal["gradcam", "attention"]  # the heatmap: attention times its gradient, or attention alone
 
-LARGEST_SEED = 2**32 - 1  # of numpy
-LARGEST_QUEUE = 2**28  # numbers in one queue, a GiB; the paper's has 2**24
-LARGEST_SIDE = 16384  # pixels of a square input or map
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def check(settings: object, *, positive: str = "", not_negative: str = "", share: str = "") -> None:
+    """Raise ValueError naming the first field (names separated by blanks) outside its range; shares are in [0, 1]."""
+    values = vars(settings)
+    for name in positive.split():
+        require(values[name] > 0, f"{name} must be positive, got {values[name]!r:.80}")
+    for name in not_negative.split():
+        require(values[name] >= 0, f"{name} must not be negative, got {values[name]!r:.80}")
+    for name in share.split():
+        require(0 <= values[name] <= 1, f"{name} must lie in [0, 1], got {values[name]!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -37,14 +45,10 @@ class VisionSettings:
     drop_path: float = 0.0  # stochastic depth of the last block
 
     def __post_init__(self) -> None:
-        positive(self, "image_size", "patch_size", "width", "depth", "heads", "mlp_ratio")
-        not_negative(self, "region_width", "drop_path")
-        require(self.image_size <= LARGEST_SIDE, f"image_size must not exceed {LARGEST_SIDE}")
+        check(self, positive="image_size patch_size width depth heads mlp_ratio", not_negative="region_width drop_path")
         require(self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path}")
-        require(
-            self.image_size % self.patch_size == 0,
-            f"image_size {self.image_size} is no multiple of patch_size {shown(self.patch_size)}",
-        )
+        whole = self.image_size % self.patch_size == 0
+        require(whole, f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
         require(self.width % self.heads == 0, f"vision width {self.width} is no multiple of its {self.heads} heads")
 
     @property
@@ -68,14 +72,12 @@ class TextSettings:
     max_tokens: int = 25  # [CLS] and [SEP] included (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
-        positive(self, "vocab_size", "width", "layers", "heads", "ffn_width", "positions")
+        check(self, positive="vocab_size width layers heads ffn_width positions")
         require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         require(self.max_tokens > 2, f"max_tokens must be more than [CLS] and [SEP], got {self.max_tokens}")
         require(self.width % self.heads == 0, f"text width {self.width} is no multiple of its {self.heads} heads")
-        require(
-            0 < self.fusion_from < self.layers,
-            f"fusion_from {self.fusion_from} must lie inside the {self.layers} text encoder layers",
-        )
+        inside = 0 < self.fusion_from < self.layers
+        require(inside, f"fusion_from {self.fusion_from} must lie inside the {self.layers} text encoder layers")
         require(self.max_tokens <= self.positions, f"max_tokens {self.max_tokens} exceeds positions {self.positions}")
 
 
@@ -92,20 +94,11 @@ class ModelSettings:
     temperature_range: tuple[float, float] = (0.001, 0.5)
 
     def __post_init__(self) -> None:
-        require(
-            self.vision.width == self.text.width,
-            f"vision width {self.vision.width} and text width {self.text.width} must be equal: image tokens are the "
-            "keys and values of the fusion layers",
-        )
+        check(self, positive="embed_dim temperature", not_negative="queue_size", share="momentum")
+        widths = f"vision width {self.vision.width} and text width {self.text.width}"
+        require(self.vision.width == self.text.width, f"{widths} must be equal: fusion layers read image tokens")
         low, high = self.temperature_range
-        positive(self, "embed_dim", "temperature")
-        not_negative(self, "queue_size")
-        require(0 <= self.momentum <= 1, f"momentum must lie in [0, 1], got {self.momentum}")
         require(0 < low <= high, f"temperature_range must be positive and in order, got {low} to {high}")
-        require(
-            self.queue_size * self.embed_dim <= LARGEST_QUEUE,
-            f"queue_size {shown(self.queue_size)} times embed_dim {shown(self.embed_dim)} exceeds {LARGEST_QUEUE}",
-        )
 
 
 @dataclass(frozen=True)
@@ -119,9 +112,8 @@ class ObjectiveSettings:
     region_softness: float = 0.07  # detector-based: how softly an image's best proposal is taken, in cosine; 0: hard
 
     def __post_init__(self) -> None:
-        require(0 <= self.alpha <= 1, f"alpha must lie in [0, 1], got {self.alpha}")
+        check(self, not_negative="alpha_ramp_epochs region_softness", share="alpha")
         require(0 < self.mlm_probability < 1, f"mlm_probability must lie in (0, 1), got {self.mlm_probability}")
-        not_negative(self, "alpha_ramp_epochs", "region_softness")
 
 
 @dataclass(frozen=True)
@@ -138,8 +130,7 @@ class AmcSettings:
     map_size: int = 256  # side to which heatmap and box mask are brought, pixels (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
-        not_negative(self, "lambda1", "lambda2", "delta1", "delta2")
-        require(0 < self.map_size <= LARGEST_SIDE, f"map_size must lie in 1 to {LARGEST_SIDE}")
+        check(self, not_negative="lambda1 lambda2 delta1 delta2", positive="map_size")
 
     @property
     def active(self) -> bool:
@@ -171,37 +162,68 @@ class TrainingSettings:
     snapshot_every: int = 1000  # updates between two snapshots, and one after every epoch; 0: none is written
 
     def __post_init__(self) -> None:
-        positive(self, "epochs", "batch_size", "phrases_per_image", "learning_rate", "accumulation")
-        not_negative(self, "min_learning_rate", "warmup_learning_rate", "warmup_steps", "weight_decay")
-        not_negative(self, "max_grad_norm", "short_captions_until", "fuse_from", "hard_negatives_from")
-        not_negative(self, "seed", "workers", "snapshot_every")
-        require(self.seed <= LARGEST_SEED, f"seed must not exceed {LARGEST_SEED}, got {shown(self.seed)}")
+        check(self, positive="epochs batch_size phrases_per_image learning_rate accumulation")
+        check(self, not_negative="min_learning_rate warmup_learning_rate warmup_steps weight_decay max_grad_norm")
+        check(self, not_negative="short_captions_until fuse_from hard_negatives_from seed workers snapshot_every")
 
 
 @dataclass(frozen=True)
-class DetectorSettings:
-    """The detector of the detector-based system on drawn scenes: Faster R-CNN above the frozen Lite0 trunk."""
+class SceneSettings:
+    """Drawn scenes of the scenes tier (amc_study.scenes.scene)."""
 
-    image_size: int = 256  # side of the square input, pixels; a multiple of the coarsest stride, 32
-    channels: int = 64  # of the feature pyramid network
-    anchors: tuple[float, float, float] = (0.12, 0.19, 0.27)  # sides at strides 8, 16 and 32, shares of the input's
-    ratios: tuple[float, float, float] = (0.6, 1.0, 1.7)  # of height to width, for every anchor
-    width: int = 256  # of what the box head makes of a box
-    candidates: int = 200  # boxes a picture that the proposal network hands on
-    boxes: int = 30  # boxes a picture that are kept as proposals
-    overlap: float = 0.5  # largest intersection over union of two kept boxes, whatever their labels
-    steps: int = 1500
-    batch_size: int = 16  # pictures
-    learning_rate: float = 6e-3  # of AdamW, after a linear warm-up and before a cosine down to 0
-    warmup_steps: int = 100
-    weight_decay: float = 0.05
     seed: int = 0
+    size: int = 320  # side of the square picture, pixels
+    objects: tuple[int, int] = (6, 9)  # named things in a scene, both ends included
+    train_objects: tuple[int, int] = (1, 9)  # the same in pretrain and train: some show one thing, as photographs do
+    object_width: tuple[float, float] = (0.13, 0.28)  # share of the picture's side
+    rotation_degrees: float = 25.0  # largest turn either way
+    max_occlusion: float = 0.5  # largest hidden share of a named thing
+    distractors: tuple[int, int] = (1, 3)  # pictograms that nothing names
+    pretrain: int = 24000  # scenes in each split; with captions alone, never a box
+    train: int = 6000
+    val: int = 300
+    phrases: int = 800
+    referring_a: int = 600
+    referring_b: int = 600
+
+    def count(self, split: str) -> int:
+        """Number of scenes in a split. Raises ValueError for an unknown split."""
+        splits = ("pretrain", "train", "val", "phrases", "referring_a", "referring_b")
+        require(split in splits, f"unknown scenes split {split!r}; known: {', '.join(splits)}")
+        return getattr(self, split)
+
+
+@dataclass(frozen=True)
+class PhotoSettings:
+    """Photographs of the paper tier: how finetuning augments them and evaluation reads them (PROTOCOL)."""
+
+    flip: float = 0.5  # probability of a horizontal flip; left and right change places in the phrase
+    gray: float = 0.2  # probability of losing all colour
+    jitter: float = 0.4  # largest relative change of brightness, contrast and saturation; hue stays
+    jitter_probability: float = 0.5
+    one_box: bool = True  # one box, drawn at random, of a record with several; else all of them
+    refer_max_words: int = 30  # of a phrase on RefCOCO+ and RefCLEF; elsewhere tokens.MAX_WORDS
+    refer_image_size: int = 384  # side of the input on RefCOCO+ and RefCLEF, pixels; elsewhere the model's own
 
     def __post_init__(self) -> None:
-        require(self.image_size % 32 == 0, f"image_size {self.image_size} is no multiple of the coarsest stride, 32")
-        require(0 < self.boxes <= self.candidates, f"boxes {self.boxes} must lie in 1 to candidates {self.candidates}")
-        require(0 < self.overlap <= 1, f"overlap must lie in (0, 1], got {self.overlap}")
-        require(0 <= self.warmup_steps < self.steps, f"warmup_steps {self.warmup_steps} must be below {self.steps}")
+        check(self, share="flip gray jitter jitter_probability")
+
+
+@dataclass(frozen=True)
+class BoxSettings:
+    """What finetuning gets to see of the annotated boxes: all of them, exactly, unless an ablation says otherwise."""
+
+    box_share: float = 1.0  # of the pictures whose phrases keep their boxes; the others are read without
+    box_shift: float = 0.0  # largest displacement of a box along each axis, in its own width and height
+    box_scale: float = 1.0  # factor on a box's width and height, about its centre
+
+    def __post_init__(self) -> None:
+        check(self, positive="box_scale", share="box_share")
+        require(0 <= self.box_shift < 1, f"box_shift must lie in [0, 1), got {self.box_shift}")
+
+    @property
+    def exact(self) -> bool:
+        return self == BoxSettings()
 
 
 @dataclass(frozen=True)
@@ -220,12 +242,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         text = self.model.text
-        require(
-            text.fusion_from <= self.amc.layer < text.layers,
-            f"layer {self.amc.layer} has no cross-attention; fusion layers are {text.fusion_from}-{text.layers - 1}",
-        )
+        fused, layers = text.fusion_from <= self.amc.layer < text.layers, f"{text.fusion_from}-{text.layers - 1}"
+        require(fused, f"layer {self.amc.layer} has no cross-attention; fusion layers are {layers}")
         largest = max(stage.batch_size * stage.phrases_per_image for stage in (self.pretraining, self.finetuning))
-        require(
-            self.model.queue_size == 0 or largest <= self.model.queue_size,
-            f"a batch of {largest} phrases exceeds queue_size {self.model.queue_size}",
-        )
+        queue = self.model.queue_size
+        require(queue == 0 or largest <= queue, f"a batch of {largest} phrases exceeds queue_size {queue}")

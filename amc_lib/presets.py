@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from amc_lib.config import (
     AmcSettings,
-    DetectorSettings,
     ModelSettings,
     ObjectiveSettings,
     Settings,
@@ -14,7 +13,19 @@ from amc_lib.config import (
     TrainingSettings,
     VisionSettings,
 )
-from amc_lib.wording import shown
+
+_SCENES_SCHEDULE = TrainingSettings(
+    epochs=3,
+    batch_size=32,
+    phrases_per_image=4,
+    learning_rate=4e-4,
+    min_learning_rate=1e-5,
+    warmup_learning_rate=1e-5,
+    cosine_by="step",
+    warmup_steps=50,
+    max_grad_norm=1.0,
+    snapshot_every=50,
+)
 
 
 def _scenes() -> Settings:
@@ -34,33 +45,10 @@ def _scenes() -> Settings:
         ),
         objective=ObjectiveSettings(alpha=0.0, mlm_probability=0.4),
         amc=AmcSettings(layer=3, map_size=80),
-        pretraining=TrainingSettings(
-            epochs=6,
-            batch_size=32,
-            phrases_per_image=4,
-            learning_rate=4e-4,
-            min_learning_rate=1e-5,
-            warmup_learning_rate=1e-5,
-            cosine_by="step",
-            warmup_steps=100,
-            max_grad_norm=1.0,
-            short_captions_until=4,
-            fuse_from=3,
-            hard_negatives_from=5,
-            snapshot_every=50,
+        pretraining=replace(
+            _SCENES_SCHEDULE, epochs=6, warmup_steps=100, short_captions_until=4, fuse_from=3, hard_negatives_from=5
         ),
-        finetuning=TrainingSettings(
-            epochs=3,
-            batch_size=32,
-            phrases_per_image=4,
-            learning_rate=4e-4,
-            min_learning_rate=1e-5,
-            warmup_learning_rate=1e-5,
-            cosine_by="step",
-            warmup_steps=50,
-            max_grad_norm=1.0,
-            snapshot_every=50,
-        ),
+        finetuning=_SCENES_SCHEDULE,
     )
 
 
@@ -78,23 +66,8 @@ def _paper() -> Settings:
 _PRESETS = {"scenes": _scenes, "paper": _paper}
 
 
-def detector_based(settings: Settings) -> Settings:
-    """The same model and schedules on scenes for the detector-based system: proposals in place of patches.
-
-    A phrase is matched with one region, so captions of several things stay in their parts throughout. Depth of the
-    tower and rate of pretraining are those that did best among the trials (`amc_study.rival.trials`). Raises
-    ValueError for
-    another tier, which has no detector.
-    """
-    if settings.tier != "scenes":
-        raise ValueError("the detector-based system is trained on drawn scenes alone: tier must be scenes")
-    vision = replace(settings.model.vision, trunk="regions", region_width=DetectorSettings.width, depth=1)
-    pretraining = replace(settings.pretraining, learning_rate=8e-4, short_captions_until=settings.pretraining.epochs)
-    return replace(settings, model=replace(settings.model, vision=vision), pretraining=pretraining)
-
-
 def preset(tier: str) -> Settings:
     """The settings of a tier. Raises ValueError for an unknown tier."""
     if not isinstance(tier, str) or tier not in _PRESETS:
-        raise ValueError(f"unknown tier {shown(tier)}; known: {', '.join(_PRESETS)}")
+        raise ValueError(f"unknown tier {tier!r:.80}; known: {', '.join(_PRESETS)}")
     return _PRESETS[tier]()

@@ -14,7 +14,7 @@ from test_runs import OneByOne
 from torchvision.ops import box_iou
 
 from amc_lib.checkpoints import SHIPPED, CheckpointError, shipped
-from amc_lib.config import DetectorSettings, SceneSettings
+from amc_lib.config import SceneSettings
 from amc_lib.model.trunk import load_lite0, pixels
 from amc_study.rival import detector_runs, object_bank, proposals
 from amc_study.rival.detector import UNKNOWN, Detector, Proposals, Target
@@ -23,6 +23,7 @@ from amc_study.rival.detector_training import evaluate, learning_rate, named_rig
 from amc_study.rival.object_bank import open_objects
 from amc_study.rival.proposals import open_proposals
 from amc_study.rival.pyramid import Lite0Pyramid, pack, shapes, unpack
+from amc_study.rival.settings import DetectorSettings
 from amc_study.scenes import scene as scenes
 
 SIDE = 96

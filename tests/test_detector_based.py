@@ -11,7 +11,7 @@ from test_runs import LOSSES, TINY, OneByOne
 
 from amc_lib import Grounder
 from amc_lib.checkpoints import CheckpointError
-from amc_lib.presets import detector_based, preset
+from amc_lib.presets import preset
 from amc_study import comparison, runs, tiers
 from amc_study.comparison import Answers, answer, layer_table, proposal_splits, study_folders
 from amc_study.costs import COLUMNS, answer_both_ways, cost_table, weights
@@ -21,6 +21,7 @@ from amc_study.rival.detector_runs import load_detector
 from amc_study.rival.proposals import open_proposals
 from amc_study.rival.region_answers import choose_regions, oracle
 from amc_study.rival.region_grounder import RegionGrounder, open_grounder
+from amc_study.rival.settings import detector_based
 from amc_study.rival.trials import VMRM, VMRM_START, VMRM_TAKEN, vmrm_settings
 from amc_study.rival.vmrm import WAYS
 from amc_study.runs import Run, finetune, pretrain

@@ -24,11 +24,12 @@ from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import AmcSettings
 from amc_lib.grounder import Grounding
 from amc_lib.model import ALBEF
-from amc_lib.presets import detector_based, preset
+from amc_lib.presets import preset
 from amc_study.explain.explanation import box_terms, heading, mask_picture, outlined, overlay, quick_png, token_strip
 from amc_study.explain.explore import Explorer, draw_scene, load_systems, png
 from amc_study.rival.detector_runs import load_detector
 from amc_study.rival.region_grounder import RegionGrounder
+from amc_study.rival.settings import detector_based
 
 SYSTEMS = ("ALBEF", "AMC")
 ANSWER_SECONDS = 0.3  # for a phrase asked of a picture that is encoded

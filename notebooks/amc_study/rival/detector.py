@@ -19,10 +19,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms
 
-from amc_lib.config import DetectorSettings
 from amc_lib.model.trunk import CHANNELS, STRIDES, pixels
 from amc_study.rival.detector_parts import box_heads, proposal_network
 from amc_study.rival.pyramid import Levels, Lite0Pyramid
+from amc_study.rival.settings import DetectorSettings
 
 LEVELS = ("fine", "middle", "coarse")
 AUXILIARY = 0.2  # weight of the box head's losses beside that of labels, which suffer from larger ones

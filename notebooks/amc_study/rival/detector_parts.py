@@ -9,9 +9,9 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import roi_align
 
-from amc_lib.config import DetectorSettings
 from amc_lib.model.trunk import CHANNELS, STRIDES
 from amc_study.rival.pyramid import Levels
+from amc_study.rival.settings import DetectorSettings
 
 GRIDS = (5, 2)  # sides of the grids to which a box is pooled at strides 8 and 16
 PLACING = 128  # width of the part of the box head that moves boxes

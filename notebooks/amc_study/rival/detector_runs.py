@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from amc_lib.checkpoints import SHIPPED, WEIGHTS, CheckpointError
-from amc_lib.config import DetectorSettings, SceneSettings
+from amc_lib.config import SceneSettings
 from amc_lib.files import ROOT, plain, write_bytes, write_csv, write_json
 from amc_lib.parameters import from_mapping
 from amc_lib.train import set_seed
@@ -30,6 +30,7 @@ from amc_study.provenance import provenance, settings_hash
 from amc_study.rival.detector import Detector, SceneDetector, Vocabulary
 from amc_study.rival.detector_training import evaluate, named_rightly, scene_vocabulary, train
 from amc_study.rival.object_bank import open_objects
+from amc_study.rival.settings import DetectorSettings
 
 RUNS = ROOT / "runs"
 DESCRIPTION = "detector.json"

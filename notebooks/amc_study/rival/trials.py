@@ -17,14 +17,15 @@ from typing import Any
 
 import pandas as pd
 
-from amc_lib.config import DetectorSettings, Settings
+from amc_lib.config import Settings
 from amc_lib.files import write_csv, write_json
 from amc_lib.parameters import replace as changed
-from amc_lib.presets import detector_based, preset
+from amc_lib.presets import preset
 from amc_study.figures import FOLDER
 from amc_study.provenance import provenance
 from amc_study.rival.detector_runs import train_detector
 from amc_study.rival.region_answers import way_accuracies
+from amc_study.rival.settings import DetectorSettings, detector_based
 from amc_study.runs import RUNS, pretrain
 from amc_study.tiers import validation_split
 
