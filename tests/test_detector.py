@@ -25,6 +25,7 @@ from amc_study.rival.proposals import open_proposals
 from amc_study.rival.pyramid import Lite0Pyramid, pack, shapes, unpack
 from amc_study.rival.settings import DetectorSettings
 from amc_study.scenes import scene as scenes
+from amc_study.scenes.concepts import CONCEPTS
 
 SIDE = 96
 SCENES = SceneSettings(
@@ -143,8 +144,8 @@ def test_only_annotated_things_are_labelled(bank):
 
 def test_no_unannotated_concept_is_a_class():
     known = set(scene_vocabulary().classes)
-    assert known == {concept.name for concept in scenes.CONCEPTS if concept.annotated}
-    assert len(known) < len(scenes.CONCEPTS)
+    assert known == {concept.name for concept in CONCEPTS if concept.annotated}
+    assert len(known) < len(CONCEPTS)
 
 
 def test_every_parameter_learns(detector, bank):

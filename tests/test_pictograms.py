@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from amc_study.scenes.pictograms import CONCEPTS, DISTRACTORS, PARTS, pictogram
+from amc_study.scenes.concepts import CONCEPTS, PARTS
+from amc_study.scenes.pictograms import DISTRACTORS, pictogram
 
 COLOUR_ANCHORS = {  # what a person would point at on a colour chart, chosen apart from the code's tones
     "red": (220, 30, 30),

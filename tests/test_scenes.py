@@ -18,9 +18,10 @@ from PIL import Image
 
 from amc_lib.config import SceneSettings
 from amc_study.scenes import scene as scenes
+from amc_study.scenes.concepts import CONCEPTS
 from amc_study.scenes.language import article, vocabulary
 from amc_study.scenes.pictograms import distractor, pictogram
-from amc_study.scenes.scene import CONCEPTS, SPLITS
+from amc_study.scenes.scene import SPLITS
 
 SETTINGS = SceneSettings()
 SCENES_PER_SPLIT = 60

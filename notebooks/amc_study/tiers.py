@@ -22,7 +22,7 @@ from amc_lib.regions import Region
 from amc_study.rival.detector_runs import load_detector
 from amc_study.rival.proposal_bank import ProposalSplit, RegionInputs
 from amc_study.rival.proposals import open_proposals
-from amc_study.scenes import scene as scenes
+from amc_study.scenes import pictograms
 from amc_study.scenes.scene import SPLITS
 from amc_study.scenes.splits import SceneSplit, open_scenes
 
@@ -139,4 +139,4 @@ def sheet_images(banks: Mapping[str, Split], of_each: int = 2) -> list[SheetImag
 
 def attribution(settings: Settings) -> str:
     """What stands below pictures of a tier."""
-    return photos.ATTRIBUTION if settings.tier == "paper" else scenes.ATTRIBUTION
+    return photos.ATTRIBUTION if settings.tier == "paper" else pictograms.ATTRIBUTION

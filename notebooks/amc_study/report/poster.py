@@ -30,7 +30,7 @@ from amc_study.figures.poster import BAD, GOOD, OPEN
 from amc_study.provenance import provenance
 from amc_study.report.gallery.results import Number, Results, listed, signed
 from amc_study.report.readme import COLUMNS, SYSTEMS
-from amc_study.scenes.scene import ATTRIBUTION
+from amc_study.scenes.pictograms import ATTRIBUTION
 
 NAME = "poster"
 PICTURES = ("method.png", "two_ways.png", "qualitative.png")

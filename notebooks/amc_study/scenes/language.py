@@ -15,8 +15,7 @@ from functools import cache
 import numpy as np
 
 from amc_study.scenes.cast import BIG, PLAIN, SMALL, Thing
-from amc_study.scenes.concepts import CONCEPTS, Concept
-from amc_study.scenes.pictograms import PARTS, Part
+from amc_study.scenes.concepts import CONCEPTS, PARTS, Concept, Part
 
 ATTRIBUTES = ("size", "colour", "pattern")  # in the order in which they stand before a noun
 SIZE_WORDS = {SMALL: ("small", "small", "little"), BIG: ("big", "big", "large")}

@@ -10,7 +10,8 @@ from PIL import Image
 from amc_lib.config import SceneSettings
 from amc_lib.regions import Box
 from amc_study.scenes.cast import PLAIN, Thing
-from amc_study.scenes.pictograms import DISTRACTORS, Part, distractor, pictogram
+from amc_study.scenes.concepts import Part
+from amc_study.scenes.pictograms import DISTRACTORS, distractor, pictogram
 
 INK = 128  # least alpha, of 255, at which a pixel counts as covered
 CROWDING = 0.3  # share of the pictograms that are first tried beside another one

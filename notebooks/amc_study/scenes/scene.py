@@ -8,7 +8,7 @@ phrases      noun phrases out of captions, possibly with several boxes (Flickr30
 referring_a  people and animals beside others of their kind, told apart by attributes (RefCOCO+ testA's role)
 referring_b  the same with all else (testB's role)
 
-The pictograms are OpenMoji's (CC BY-SA 4.0): show `ATTRIBUTION` wherever scenes are shown.
+The pictograms are OpenMoji's (CC BY-SA 4.0): show `pictograms.ATTRIBUTION` wherever scenes are shown.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from amc_lib.regions import Box, Region
 from amc_study.scenes import language as scene_language
 from amc_study.scenes.backgrounds import draw_background
 from amc_study.scenes.cast import Thing, draw_cast
-from amc_study.scenes.concepts import CONCEPTS, Concept
+from amc_study.scenes.concepts import Concept
 from amc_study.scenes.language import Mention
 from amc_study.scenes.layout import Canvas, Placement, lay_out
-from amc_study.scenes.pictograms import ATTRIBUTION, DISTRACTORS
-
-__all__ = ["ATTRIBUTION", "CONCEPTS", "SPLITS", "Scene", "SceneImage", "SceneObject", "draw", "read"]
+from amc_study.scenes.pictograms import DISTRACTORS
 
 SPLITS = ("pretrain", "train", "val", "phrases", "referring_a", "referring_b")
 LEAST_SIZE = 64  # pixels; below, pictograms are unreadable
