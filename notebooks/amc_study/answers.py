@@ -53,7 +53,8 @@ def ask(checkpoint: Checkpoint, bank: Split, layer: int, progress: str | None = 
 def ask_in_parts(checkpoint: Checkpoint, bank: Split, layer: int) -> Pointing:
     """The answers to a split, those parts that `ANSWERS` lacks asked now; each process asks its share and gets all."""
     state = process_state()
-    parts = _parts(bank.all_regions())
+    regions = bank.all_regions()
+    parts = _parts(regions)
     home = ANSWERS / f"{bank.title.replace(' ', '-')}-{_key(checkpoint, bank, layer)}"
     files = [home / f"part-{number:05}-of-{len(parts):05}.safetensors" for number in range(len(parts))]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
@@ -63,22 +64,23 @@ def ask_in_parts(checkpoint: Checkpoint, bank: Split, layer: int) -> Pointing:
     with bank.fit(model):
         for number in tqdm(mine, desc=bank.title, unit="part", disable=not mine or not state.is_main_process):
             part = point_at(
-                model, checkpoint.tokenizer, parts[number], bank.load, layer, IMAGES_AT_ONCE,
+                model, checkpoint.tokenizer, [regions[p] for p in parts[number]], bank.load, layer, IMAGES_AT_ONCE,
                 explanation=checkpoint.settings.amc.explanation,
             )  # fmt: skip
             write_bytes(files[number], save(_tensors(part)))
     state.wait_for_everyone()
     stored = [load_file(file) for file in files]
-    joined = {name: torch.cat([part[name] for part in stored]) for name in ("heatmaps", "points", "scores")}
-    regions = [region for part in parts for region in part]
+    as_asked = torch.tensor([p for part in parts for p in part]).argsort()
+    joined = {name: torch.cat([part[name] for part in stored])[as_asked] for name in ("heatmaps", "points", "scores")}
     return Pointing(regions, joined["heatmaps"], joined["points"].numpy(), joined["scores"].numpy())
 
 
-def _parts(regions: list[Region]) -> list[list[Region]]:
-    """Regions of whole images, up to `IMAGES_A_PART` images each, in the order in which images first appear."""
-    order = {image_id: n for n, image_id in enumerate(dict.fromkeys(region.image_id for region in regions))}
-    ranked = sorted(regions, key=lambda region: order[region.image_id])
-    return [list(part) for _, part in groupby(ranked, key=lambda region: order[region.image_id] // IMAGES_A_PART)]
+def _parts(regions: list[Region]) -> list[list[int]]:
+    """Places of the regions of whole images, up to `IMAGES_A_PART` images each, images in order of appearance."""
+    number = {image_id: n for n, image_id in enumerate(dict.fromkeys(region.image_id for region in regions))}
+    numbers = [number[region.image_id] for region in regions]
+    ranked = sorted(range(len(regions)), key=numbers.__getitem__)  # stable: an image's phrases stay in order
+    return [list(part) for _, part in groupby(ranked, key=lambda p: numbers[p] // IMAGES_A_PART)]
 
 
 def _tensors(pointing: Pointing) -> dict[str, torch.Tensor]:
