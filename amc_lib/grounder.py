@@ -16,7 +16,7 @@ from torch import Tensor
 from amc_lib import gradcam
 from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.config import VisionSettings
-from amc_lib.datasets.image_files import open_image, reading, small_enough, to_rgb
+from amc_lib.datasets.image_files import open_image, reading, to_rgb
 from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluate import ground_remembered, peak, remember_images
 from amc_lib.model.text import ImageMemory
@@ -154,6 +154,6 @@ def read_image(image: Image.Image | str | Path | BinaryIO) -> Image.Image:
         raise ValueError(f"an image must be a PIL image or a path, got {type(image).__name__}")
     with reading(image):
         if isinstance(image, Image.Image):
-            return to_rgb(ImageOps.exif_transpose(small_enough(image)))
+            return to_rgb(ImageOps.exif_transpose(image))
         with open_image(image) as file:
             return to_rgb(ImageOps.exif_transpose(file))

@@ -1,10 +1,8 @@
-"""Pictures in files: the source of an image that a Region of the paper tier names."""
+"""Pictures in files: the image source of regions read from data sets."""
 
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,25 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-
-from amc_lib.wording import line, named
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow knows more, some of which start programs
 MOST_PIXELS = 89_478_485  # from which on Pillow warns of decompression bombs
-BROKEN = (  # what Pillow raises for damaged files
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 class UnreadableImageError(ValueError):
@@ -43,27 +26,25 @@ def reading(image: object) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise UnreadableImageError(f"{named(str(image))}: no such image") from error
-    except BROKEN as error:
-        why = str(error).removeprefix(f"cannot identify image file {str(image)!r}") or "of no known kind"
-        raise UnreadableImageError(f"{named(str(image))}: cannot be read as an image: {line(why)}") from error
+        raise UnreadableImageError(f"{image}: no such image") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f"{image}: cannot be read as an image of {', '.join(FORMATS)}") from error
+    except Exception as error:  # decoders raise nearly anything
+        raise UnreadableImageError(f"{image}: cannot be read as an image: {error!s:.200}") from error
 
 
 def open_image(source: Any) -> Image.Image:
-    """A picture of one of FORMATS, not yet decoded; one of more than MOST_PIXELS is refused by its header."""
-    picture = Image.open(source, formats=FORMATS)
-    return small_enough(picture)
-
-
-def small_enough(picture: Image.Image) -> Image.Image:
-    """The picture. ValueError for one without pixels, or of more than MOST_PIXELS."""
-    if not 0 < picture.width * picture.height <= MOST_PIXELS:
-        raise ValueError(f"it has {picture.width} x {picture.height} pixels, of 1 to {MOST_PIXELS:,} that are read")
-    return picture
+    """A picture of one of FORMATS, not yet decoded."""
+    return Image.open(source, formats=FORMATS)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """The first frame as RGB; 16 bits of grey are scaled, which Pillow would cut off. ValueError for floats."""
+    """The first frame as RGB; 16 bits of grey are scaled, which Pillow would cut off.
+
+    ValueError for floats, for a picture without pixels, and for one of more than MOST_PIXELS.
+    """
+    if not 0 < picture.width * picture.height <= MOST_PIXELS:
+        raise ValueError(f"it has {picture.width} x {picture.height} pixels, of 1 to {MOST_PIXELS:,} that are read")
     if picture.mode == "F":
         raise ValueError("its values are floats, whose range is not known")
     if picture.mode.startswith("I"):
@@ -82,32 +63,36 @@ class ImageFile:
         with reading(self.path), open_image(self.path) as file:
             return to_rgb(file)
 
+    def size(self) -> tuple[int, int]:
+        """(height, width) by the file's header."""
+        with reading(self.path), open_image(self.path) as file:
+            return file.height, file.width
+
 
 class ImageFolder:
-    """The pictures of a data set, listed once, which is much faster than asking the disk for each.
+    """The pictures of a data set by name, listed once, which is much faster than asking the disk for each.
 
     They lie directly in one of the folders `names` below `root`, or in any folder `images` of theirs (SAIAPR TC-12
-    comes as 00/images/, 01/images/, ...). ValueError if there is none of the folders.
+    comes as 00/images/, 01/images/, ...). Names that begin with a dot are not pictures. ValueError without any folder.
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.names = names
         folders = [root / name for name in names if (root / name).is_dir()]
         if not folders:
-            none_of = f"no {names[0]}/" if len(names) == 1 else f"neither {' nor '.join(f'{name}/' for name in names)}"
-            raise ValueError(f"{root}: holds {none_of}")
+            raise ValueError(f"{root}: has no folder {' or '.join(names)}") from FileNotFoundError(root)
         self._paths: dict[str, str] = {}
         for folder in folders:
             for parent, _, files in os.walk(folder):
                 if Path(parent) == folder or Path(parent).name == "images":
-                    self._paths |= dict.fromkeys(files, parent)
+                    self._paths |= {file: parent for file in files if not file.startswith(".")}
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def find(self, name: str, where: str) -> ImageFile:
-        """The picture of a name, whatever folders stand before it. `where` begins the sentence if it is missing."""
+    def find(self, name: str) -> ImageFile:
+        """The picture of a name, whatever folders stand before it. ValueError if it is missing."""
         file_name = name.rpartition("/")[2]
         if file_name not in self._paths:
-            raise ValueError(f"{where}: the image {named(file_name)} is not in {' or '.join(self.names)}")
+            raise ValueError(f"the image {file_name!r:.80} is not in {' or '.join(self.names)}")
         return ImageFile(Path(self._paths[file_name], file_name))

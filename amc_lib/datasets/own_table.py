@@ -1,209 +1,169 @@
 """Regions of one's own: a table of boxes as CSV, beside the pictures that it names.
 
 Columns, in any order: `image` (a path below the folder of the pictures), `phrase`, `x1`, `y1`, `x2`, `y2` (pixels of
-the stored picture) and, if wanted, `split` (one of `SPLITS`, the same for all rows of an image). Rows that share image
-and phrase are the boxes of one region. UTF-8, commas between columns. Rows are counted as spreadsheets do: the header
-is row 1. Nothing is left out: a row that cannot be understood is an error.
+the stored picture) and, if wanted, `split` (one of SPLITS, the same for all rows of an image). Rows that share image
+and phrase are the boxes of one region. UTF-8. Rows are counted as spreadsheets do: the header is row 1. Nothing is
+left out: a row that cannot be read is an error.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
 import io
-import math
-from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
-from PIL import ExifTags, Image
+import numpy as np
+import pandas as pd
+from PIL import ExifTags
 from tqdm.auto import tqdm
 
-from amc_lib.checkpoints import first_few
-from amc_lib.datasets.image_files import ImageFile, reading
-from amc_lib.datasets.records import Regions, Skips, checked, phrase_of, read_text
-from amc_lib.regions import Box, Region
+from amc_lib.datasets.image_files import ImageFile, open_image, reading, to_rgb
+from amc_lib.datasets.records import Regions, read_text
+from amc_lib.regions import Region
 from amc_lib.tokens import clean
 
-EDGES = ("x1", "y1", "x2", "y2")
-COLUMNS = ("image", "phrase", *EDGES)
+EDGES = ["x1", "y1", "x2", "y2"]
+COLUMNS = ["image", "phrase", *EDGES]
 SPLITS = ("train", "val", "test")
-OTHER_SEPARATORS = (";", "\t", "|")
-
-
-@dataclass(frozen=True)
-class _Row:
-    number: int  # in the file
-    image: str
-    phrase: str
-    box: Box
-    split: str
+OTHER_NAMES = {  # in the tables of annotation tools
+    **{"filename": "image", "file_name": "image", "file": "image", "path": "image"},
+    **{"class": "phrase", "label": "phrase", "caption": "phrase", "text": "phrase"},
+    **{"xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2", "x": "x1", "y": "y1"},
+    **{"w": "x2 (x + w)", "h": "y2 (y + h)", "width": "x2 (x + width)", "height": "y2 (y + height)"},
+}
+PERCENT_SIDE = 300  # pixels: boxes in larger pictures that all end below 100 are in percent
+Checks = list[tuple[pd.Series, pd.Series | str]]  # rows at fault, and what is wrong with them
 
 
 def read(path: str | Path, images: str | Path | None = None) -> Regions:
     """The regions of a table, image by image in the order of first mention; `images` is the folder of the pictures.
 
     By default that is the table's own folder. Regions are named IMAGE-NUMBER; their split is "" where the table has
-    no such column. Every picture is opened once. Raises ValueError that names the file and the first rows at fault.
+    no such column. Every picture is opened once. ValueError with one sentence that names the file and the first row
+    at fault.
     """
-    path = Path(path)
-    root = path.parent if images is None else Path(images)
+    path = Path(path).expanduser()
+    root = path.parent if images is None else Path(images).expanduser()
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder of pictures")
-    header, rows = _table(path)
-    skips = Skips(strict=False)
-    understood = []
-    for number, cells in rows:
-        with skips.record():
-            understood.append(_row(number, header, cells))
-    sizes = _sizes(understood, root, skips)
-    with_pictures = [row for row in understood if row.image in sizes]
-    for row in with_pictures:
-        with skips.record():
-            _check_inside(row, sizes[row.image])
-    _check_against_each_other(understood, skips)
-    if skips.sentences:
-        raise ValueError(f"{path}, {first_few(sorted(skips.sentences, key=_row_number))}")
-    if not understood:
+        raise ValueError(f"{root.absolute()}: no such folder of pictures")
+    table = _table(path)
+    table["image"] = table["image"].map(lambda name: PurePosixPath(name).as_posix())
+    table["words"] = table["phrase"].map(_words)
+    texts = table.copy()
+    table[EDGES] = table[EDGES].apply(pd.to_numeric, errors="coerce")
+    _refuse(path, _cell_checks(texts, table))
+    _refuse(path, _row_checks(table))
+    _refuse(path, _picture_checks(table, root))
+    return _regions(table, root)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """The cells as text, rows without any left out; the index counts rows below the header from 0."""
+    text = read_text(path)
+    separator = max(",;\t|", key=text.partition("\n")[0].count)
+    try:
+        table = pd.read_csv(
+            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skip_blank_lines=False
+        ).fillna("")
+    except ValueError as error:  # of pandas, also for an empty file
+        raise ValueError(f"{path}: is not a CSV table: {error}") from error
+    names = [str(name).strip().lower() for name in table.columns]
+    unknown = [name for name in names if name not in (*COLUMNS, "split")]
+    if unknown or not set(COLUMNS) <= set(names):
+        needed = f"the columns must be {', '.join(COLUMNS)} and perhaps split; they are {', '.join(names)}"
+        rename = ", ".join(f"{name} to {OTHER_NAMES[name]}" for name in unknown if name in OTHER_NAMES)
+        raise ValueError(f"{path}, row 1: {needed:.300}{rename and '; change '}{rename}")
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f"{path}: a row has more cells than the header has names")
+    table = table.set_axis(names, axis=1).apply(lambda column: column.str.strip())
+    if (table == "").all(axis=None):
         raise ValueError(f"{path}: holds no row below its header")
-    return Regions(_regions(understood, root))
+    return table[(table != "").any(axis=1)].copy()
 
 
-def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every row that is not empty with its number."""
-    reader = csv.reader(io.StringIO(_text(path)), strict=True)
-    rows: list[list[str]] = []
+def _words(phrase: str) -> str:
+    """The cleaned phrase, "" where it has no words."""
     try:
-        rows += reader
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: is no CSV: {error}") from error
-    if not rows:
-        raise ValueError(f"{path}: is empty")
-    header = _header(rows[0], path)
-    return header, [(n, cells) for n, cells in enumerate(rows[1:], start=2) if any(cell.strip() for cell in cells)]
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_text(path)
-    except ValueError as error:
-        if isinstance(cause := error.__cause__, UnicodeDecodeError):
-            line = cause.object.count(b"\n", 0, cause.start) + 1
-            raise ValueError(f'{path}, line {line}: is not UTF-8; save the table as "CSV UTF-8"') from error
-        raise
-
-
-def _header(cells: list[str], path: Path) -> list[str]:
-    header = [cell.strip().lower() for cell in cells]
-    for separator in OTHER_SEPARATORS:
-        if len(header) == 1 and separator in header[0]:
-            raise ValueError(f"{path}, row 1: columns are separated by {separator!r}; save the table with commas")
-    known = (*COLUMNS, "split")
-    missing = [name for name in COLUMNS if name not in header]
-    for name in header:
-        if name not in known:
-            close = difflib.get_close_matches(name, missing or known, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
-            raise ValueError(f"{path}, row 1: unknown column {name!r}{hint}")
-    if missing:
-        raise ValueError(f"{path}, row 1: lacks the column {', '.join(missing)}")
-    twice = [name for name, times in Counter(header).items() if times > 1]
-    if twice:
-        raise ValueError(f"{path}, row 1: has the column {', '.join(twice)} more than once")
-    return header
-
-
-def _row(number: int, header: list[str], cells: list[str]) -> _Row:
-    where = f"row {number}"
-    if len(cells) != len(header):
-        raise ValueError(f"{where}: has {len(cells)} cells, the header {len(header)}")
-    values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-    box = tuple(_number(values[name], name, where) for name in EDGES)
-    if "split" in values and values["split"] not in SPLITS:
-        raise ValueError(f"{where}: the split {values['split']!r} is none of {', '.join(SPLITS)}")
-    image, phrase = _image_name(values["image"], where), phrase_of(values["phrase"], where)
-    return _Row(number, image, phrase, checked(box, where), values.get("split", ""))
-
-
-def _number(text: str, name: str, where: str) -> float:
-    try:
-        value = float(text) if text.isascii() and "_" not in text else math.nan
+        return clean(phrase)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{where}: {name} is {text!r}, which is no number")
-    return value
+        return ""
 
 
-def _image_name(text: str, where: str) -> str:
-    """The path as it is kept: relative, with single slashes. Links inside the folder may lead where they like."""
-    as_windows = PureWindowsPath(text)  # sees both kinds of slashes, and drives
-    if as_windows.anchor or ".." in as_windows.parts:
-        raise ValueError(f"{where}: the image {text!r} leaves the folder of the pictures")
-    name = PurePosixPath(text).as_posix()
-    if name == ".":
-        raise ValueError(f"{where}: the image {text!r} is no file name")
-    return name
+def _refuse(path: Path, checks: Checks) -> None:
+    """ValueError for the first row at fault."""
+    faults = pd.concat([rows for rows, _ in checks], axis=1).to_numpy(bool)  # [rows, checks]
+    if faults.any():
+        bad = np.flatnonzero(faults.any(axis=1))
+        rows, sentence = checks[faults[bad[0]].argmax()]
+        sentence = sentence if isinstance(sentence, str) else sentence.iloc[bad[0]]
+        more = f" (and {len(bad) - 1} more rows are at fault)" if len(bad) > 1 else ""
+        raise ValueError(f"{path}, row {rows.index[bad[0]] + 2}: {sentence:.300}{more}")
 
 
-def _sizes(rows: list[_Row], root: Path, skips: Skips) -> dict[str, tuple[int, int]]:
-    """(width, height) of every picture, each opened whole; what is wrong with one is said at its first row."""
-    first = {row.image: row.number for row in reversed(rows)}
-    sizes = {}
-    for image in tqdm(dict.fromkeys(row.image for row in rows), desc="reading pictures", unit="picture"):
-        with skips.record():
-            try:
-                sizes[image] = _size(root / image)
-            except ValueError as error:
-                raise ValueError(f"row {first[image]}: {error}") from error
-    return sizes
+def _cell_checks(texts: pd.DataFrame, table: pd.DataFrame) -> Checks:
+    """Cells that hold something else than they should."""
+    images = table["image"]
+    outside = images.isin(["", "."]) | images.str.startswith("/") | images.str.contains(r"(?:^|/)\.\.(?:/|$)")
+    checks = [(~np.isfinite(table[name]), f"{name} is '" + texts[name] + "', which is not a number") for name in EDGES]
+    checks += [(table["words"] == "", "the phrase '" + table["phrase"] + "' has no words")]
+    checks += [(outside, "the image '" + images + "' is not a file below the folder of the pictures")]
+    if "split" in table:
+        wrong = "the split '" + table["split"] + f"' is none of {', '.join(SPLITS)}"
+        checks += [(~table["split"].isin(SPLITS), wrong)]
+    return checks
+
+
+def _row_checks(table: pd.DataFrame) -> Checks:
+    """Rows that cannot be, or contradict others."""
+    rows = pd.Series(table.index + 2, table.index)
+    first = rows.groupby([table[name] for name in ("image", "words", *EDGES)]).transform("first")
+    no_area = (table["x1"] >= table["x2"]) | (table["y1"] >= table["y2"])
+    checks = [
+        (no_area, "the box has no area: x1 must be smaller than x2, y1 than y2"),
+        (first != rows, "repeats row " + first.astype(str)),
+    ]
+    if "split" in table:
+        earlier = table.groupby("image")["split"].transform("first")
+        checks += [(table["split"] != earlier, table["image"] + " is in the split " + earlier + " in a row above")]
+    return checks
+
+
+def _picture_checks(table: pd.DataFrame, root: Path) -> Checks:
+    """Pictures that do not open, boxes outside their picture, and boxes that are not in pixels."""
+    sizes, broken = {}, pd.Series("", table.index)
+    for image, rows in tqdm(table.groupby("image", sort=False), desc="reading pictures", unit="picture"):
+        try:
+            sizes[image] = _size(root / image)
+        except ValueError as error:
+            broken[rows.index[0]] = str(error)
+    if broken.any():
+        return [(broken != "", broken)]
+    width, height = (table["image"].map(lambda image, side=side: sizes[image][side]) for side in (0, 1))
+    largest, every = table[EDGES].max(axis=None), pd.Series(True, table.index)
+    look = "the boxes of the table look like"
+    if largest <= 1:
+        return [(every, f"{look} shares of the sides (0 to 1): multiply x by the picture's width and y by its height")]
+    if 50 < largest <= 100 and min(width.min(), height.min()) >= PERCENT_SIDE:
+        return [(every, f"{look} percent of the sides: multiply x by the picture's width / 100, y by its height / 100")]
+    beyond = (table[["x1", "y1"]] < 0).any(axis=1) | (table["x2"] > width) | (table["y2"] > height)
+    size = width.astype(str) + " x " + height.astype(str)
+    return [(beyond, "the box lies outside the image of " + size + ", or partly")]
 
 
 def _size(path: Path) -> tuple[int, int]:
-    size = ImageFile(path).open().size
-    with reading(path), Image.open(path) as file:
-        turned = file.getexif().get(ExifTags.Base.Orientation, 1)
-    if turned != 1:
-        raise ValueError(f"{path}: is stored turned (EXIF orientation {turned}), so boxes are unclear: save it upright")
-    return size
+    """(width, height) of a picture, decoded whole. UnreadableImageError also for one that is stored turned."""
+    with reading(path), open_image(path) as file:
+        turned = file.getexif().get(ExifTags.Base.Orientation)
+        if turned in range(2, 9):
+            raise ValueError(f"it is stored turned (EXIF orientation {turned}), so boxes are unclear; save it upright")
+        return to_rgb(file).size
 
 
-def _check_inside(row: _Row, size: tuple[int, int]) -> None:
-    (x1, y1, x2, y2), (width, height) = row.box, size
-    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-        box = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})"
-        raise ValueError(f"row {row.number}: box {box} lies outside the image of {width} x {height}, or partly")
-
-
-def _check_against_each_other(rows: list[_Row], skips: Skips) -> None:
-    """Rows that repeat another, and images in two splits."""
-    seen: dict[tuple[str, str, Box], int] = {}
-    placed: dict[str, _Row] = {}
-    for row in rows:
-        with skips.record():
-            before = seen.setdefault((row.image, clean(row.phrase), row.box), row.number)
-            if before != row.number:
-                raise ValueError(f"row {row.number}: repeats row {before}")
-            first = placed.setdefault(row.image, row)
-            if first.split != row.split:
-                raise ValueError(
-                    f"row {row.number}: {row.image} is in {row.split} here, but in {first.split} in row {first.number}"
-                )
-
-
-def _regions(rows: list[_Row], root: Path) -> list[Region]:
-    of_image: dict[str, dict[str, list[_Row]]] = {}
-    for row in rows:
-        of_image.setdefault(row.image, {}).setdefault(clean(row.phrase), []).append(row)
+def _regions(table: pd.DataFrame, root: Path) -> Regions:
     regions = []
-    for image, of_phrase in of_image.items():
-        for number, same in enumerate(of_phrase.values()):
-            boxes = tuple(row.box for row in same)
-            kind = "group" if len(boxes) > 1 else "object"
-            source = ImageFile(root / image)
-            regions.append(Region(f"{image}-{number}", same[0].split, source, image, same[0].phrase, boxes, kind))
-    return regions
-
-
-def _row_number(sentence: str) -> int:
-    return int(sentence.removeprefix("row ").partition(":")[0])
+    for image, rows in table.groupby("image", sort=False):
+        for number, (_, same) in enumerate(rows.groupby("words", sort=False)):
+            boxes = tuple(map(tuple, same[EDGES].to_numpy(float).tolist()))
+            kind, first = "group" if len(boxes) > 1 else "object", same.iloc[0]
+            source, split = ImageFile(root / image), first.get("split", "")
+            regions.append(Region(f"{image}-{number}", split, source, image, first["phrase"], boxes, kind))
+    return Regions(regions)

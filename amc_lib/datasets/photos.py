@@ -1,4 +1,4 @@
-"""The paper tier's data: where downloads lie, what finetuning visits, and the splits that evaluation asks.
+"""Photographs of the paper tier: where downloads lie, what finetuning visits, and the splits of evaluation.
 
 The root is the folder that the environment variable AMC_DATA names, else data/paper; data/README.md says what goes
 where below it.
@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -22,8 +21,7 @@ from torch import Tensor
 from amc_lib.config import Settings
 from amc_lib.data import PairDataset, Pairs, Phrase
 from amc_lib.datasets import flickr30k, photo_table, records, refer, visual_genome
-from amc_lib.datasets.image_files import ImageFile, UnreadableImageError, open_image
-from amc_lib.datasets.image_files import reading as unreadable
+from amc_lib.datasets.image_files import ImageFile, UnreadableImageError
 from amc_lib.datasets.photo_table import PhotoTable, open_table
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment, Resize, to_input
@@ -35,13 +33,18 @@ from amc_lib.regions import Box, Region
 from amc_lib.tokens import MAX_WORDS, clean
 
 CACHE = ROOT / "data" / "cache"
-SOURCES = ("regions", "attributes")  # of Visual Genome: descriptions, and attributes with their objects
 ATTRIBUTION = "Pictures: Flickr30k, MS COCO, SAIAPR TC-12; for research only"
 MOST_UNREADABLE = 20  # pictures in a row that may fail before training stops
+REFER_SPLITS = {  # of table 1, as (data set, split)
+    "refcoco+ A": ("refcoco+", "testA"),
+    "refcoco+ B": ("refcoco+", "testB"),
+    "refclef": ("refclef", "test"),
+}
+TITLES = {"refcoco+": "RefCOCO+", "refclef": "RefCLEF"}
 
 
 def data_root() -> Path:
-    return Path(os.environ.get("AMC_DATA", ROOT / "data" / "paper"))
+    return Path(os.environ.get("AMC_DATA", ROOT / "data" / "paper")).expanduser()
 
 
 # ---------------------------------------------------------------------------------------------------------- finetuning
@@ -50,7 +53,7 @@ def data_root() -> Path:
 class PhotoPairs(PairDataset):
     """Rows of a table, each visit with its picture read and augmented anew.
 
-    A picture that cannot be read, or does not hold a box of its own, is named in a warning, counted in
+    A picture that cannot be read, or does not hold one of its boxes, is named in a warning, counted in
     `Pairs.unreadable`, and the next row of another picture stands in.
     """
 
@@ -106,39 +109,31 @@ def training_pairs(settings: Settings) -> PhotoPairs:
     return PhotoPairs(table, root, augment, training.seed, training.phrases_per_image)
 
 
+def _records(root: Path) -> list[Path]:
+    """The authors' annotation files."""
+    return sorted((root / "records").glob("[!.]*.json"))
+
+
 def _read_training(root: Path) -> PhotoTable:
     held_out = visual_genome.held_out_images(data_root() / "flickr30k", data_root() / "refer")
-    files = sorted((root / "records").glob("*.json"))
-    if files:
+    if files := _records(root):
         parts = [visual_genome.read_records(path, root, strict=False) for path in files]
         held = visual_genome.ids_held_out(root, held_out) & {r.image.path.stem for part in parts for r in part}
         kept = [region for part in parts for region in part if region.image.path.stem not in held]
-        regions = Regions(kept, [sentence for part in parts for sentence in part.skipped], len(held))
+        regions = Regions(kept, chain.from_iterable(part.skipped for part in parts), len(held))
     else:
-        regions = visual_genome.read(root, "train", SOURCES, held_out, strict=False)
-    return photo_table.build(regions, root, reading(regions))
-
-
-def reading(regions: Regions) -> dict[str, object]:
-    """What a reader found and left out, as it stands beside results."""
-    return {
-        "regions": len(regions),
-        "images": len({region.image_id for region in regions}),
-        "held_out_images": regions.held_out,
-        "skipped_records": len(regions.skipped),
-        "first_skipped": regions.skipped[:5],
-    }
+        regions = visual_genome.read(root, held_out=held_out, strict=False)
+    return photo_table.build(regions, root, regions.about)
 
 
 def _fingerprint(root: Path) -> str:
     """Hash of names, sizes and times of annotation files, picture folders and held-out lists, and of the code."""
     data = data_root()
-    sources = [*sorted(root.glob("*.json")), *sorted((root / "records").glob("*.json"))]
+    sources = [*sorted(root.glob("*.json")), *_records(root), data / "refer" / "refcoco+" / "refs(unc).p"]
     sources += [data / "flickr30k" / f"{split}.txt" for split in ("val", "test")]
-    sources += [data / "refer" / "refcoco+" / "refs(unc).p"]
     sources += [root / name for name in visual_genome.IMAGE_FOLDERS]  # their times change with what is put there
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources if path.exists()]
-    digest = hashlib.sha256(json.dumps([stats, SOURCES]).encode())
+    digest = hashlib.sha256(json.dumps(stats).encode())
     for module in (visual_genome, flickr30k, refer, records, photo_table):
         digest.update(Path(module.__file__).read_bytes())
     digest.update(Path(__file__).read_bytes())
@@ -150,7 +145,7 @@ def _fingerprint(root: Path) -> str:
 
 @dataclass(frozen=True)
 class PhotoSplit:
-    """One split that is asked of the model, its pictures resized as its authors do."""
+    """A split of photographs, resized for the model as the split's authors do."""
 
     title: str
     regions: Regions
@@ -179,27 +174,23 @@ class PhotoSplit:
 
     def size(self, region: Region) -> tuple[int, int]:
         """(height, width) of the picture, from its header."""
-        with unreadable(region.image.path), open_image(region.image.path) as file:
-            return file.height, file.width
+        return region.image.size()
 
 
 def evaluation_splits(settings: Settings) -> dict[str, PhotoSplit]:
     """The splits of the poster's table that are there; those that are not are said to be left out."""
-    makers: dict[str, tuple[str, Callable[[], PhotoSplit]]] = {
-        "flickr30k": ("flickr30k", lambda: _flickr_split(settings, "test")),
-        "refcoco+ A": ("refer/refcoco+", lambda: _refer_split(settings, "refcoco+", "testA", "RefCOCO+ testA")),
-        "refcoco+ B": ("refer/refcoco+", lambda: _refer_split(settings, "refcoco+", "testB", "RefCOCO+ testB")),
-        "refclef": ("refer/refclef", lambda: _refer_split(settings, "refclef", "test", "RefCLEF test")),
-    }
-    banks = {}
-    for name, (folder, make) in makers.items():
-        if (data_root() / folder).is_dir():
-            banks[name] = make()
+    splits = {}
+    for name in ("flickr30k", *REFER_SPLITS):
+        folder = data_root() / ("refer/" + REFER_SPLITS[name][0] if name in REFER_SPLITS else name)
+        if not folder.is_dir():
+            print(f"{name}: left out, there is no {folder}")
+        elif name in REFER_SPLITS:
+            splits[name] = _refer_split(settings, *REFER_SPLITS[name])
         else:
-            print(f"{name}: left out, there is no {data_root() / folder}")
-    if not banks:
+            splits[name] = _flickr_split(settings, "test")
+    if not splits:
         raise ValueError(f"{data_root()}: holds none of the evaluation sets; data/README.md says what goes where")
-    return banks
+    return splits
 
 
 def validation_split(settings: Settings) -> PhotoSplit:
@@ -208,16 +199,15 @@ def validation_split(settings: Settings) -> PhotoSplit:
 
 def _flickr_split(settings: Settings, split: str) -> PhotoSplit:
     regions = flickr30k.read(data_root() / "flickr30k", split, strict=False)
-    cut = _cut(regions, MAX_WORDS)
-    return PhotoSplit(f"Flickr30k {split}", cut, settings.model.vision.image_size, "bilinear")
+    return PhotoSplit(f"Flickr30k {split}", _cut(regions, MAX_WORDS), settings.model.vision.image_size, "bilinear")
 
 
-def _refer_split(settings: Settings, dataset: str, split: str, title: str) -> PhotoSplit:
+def _refer_split(settings: Settings, dataset: str, split: str) -> PhotoSplit:
     root, photos = data_root() / "refer", settings.photos
     regions = _cut(refer.read(root, dataset, "unc", split, strict=False), photos.refer_max_words)
     dets = root / dataset / "dets.json"
     detections = refer.read_detections(dets) if dets.is_file() else None
-    return PhotoSplit(title, regions, photos.refer_image_size, "bicubic", detections)
+    return PhotoSplit(f"{TITLES[dataset]} {split}", regions, photos.refer_image_size, "bicubic", detections)
 
 
 def _cut(regions: Regions, max_words: int) -> Regions:

@@ -1,34 +1,21 @@
 """RefCOCO, RefCOCO+, RefCOCOg and RefCLEF (ReferIt) as people download them, read into regions.
 
 Under ROOT/DATASET/: `refs(SPLIT_BY).p`, a pickled list of refs (ref_id, ann_id, image_id, split, file_name, sentences),
-and `instances.json`, shaped as COCO's (images, annotations). The pickle is read without executing it. Every sentence
-of every ref of a split is one region with the one box of its ref.
+and `instances.json`, shaped as COCO's (images, annotations). Every sentence of every ref of a split is one region with
+the one box of its ref.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from amc_lib.bounded_pickle import BoundedUnpickler, Refused
 from amc_lib.datasets.image_files import ImageFolder
-from amc_lib.datasets.records import (
-    Regions,
-    Skips,
-    checked,
-    entry,
-    four_numbers,
-    from_size,
-    id_entry,
-    list_entry,
-    phrase_of,
-    read_json,
-    text_entry,
-)
+from amc_lib.datasets.records import Reading, Regions, box_from_size, phrase_of, read_json
 from amc_lib.regions import Box, Region
-from amc_lib.wording import named, reason, shown
 
 IMAGE_FOLDERS = {  # below the root, as the refer toolkit lays them out
     "refcoco": "images/mscoco/images/train2014",
@@ -39,7 +26,7 @@ IMAGE_FOLDERS = {  # below the root, as the refer toolkit lays them out
 
 
 def read(root: str | Path, dataset: str, split_by: str, split: str, strict: bool = True) -> Regions:
-    """All regions of a split (`refcoco+`, `unc`: train, val, testA, testB), ref by ref; ids are `REF-SENTENCE`.
+    """Regions of a split (`refcoco+`, `unc`: train, val, testA, testB), ref by ref; ids are `REF-SENTENCE`.
 
     Boxes are xyxy in pixels of the original picture. Raises ValueError with one sentence that names the file and the
     record; with `strict=False` a malformed ref or sentence is left out and counted. A split that no ref names is
@@ -47,123 +34,99 @@ def read(root: str | Path, dataset: str, split_by: str, split: str, strict: bool
     """
     if dataset not in IMAGE_FOLDERS:
         raise ValueError(f"unknown refer data set {dataset!r}; known: {', '.join(IMAGE_FOLDERS)}")
-    root, skips = Path(root), Skips(strict)
+    root, reading = Path(root), Reading(strict)
     path = root / dataset / f"refs({split_by}).p"
     refs = read_refs(path)
-    instances = _Instances(root / dataset / "instances.json", skips)
+    splits = {str(ref.get("split")) for ref in refs}
+    if split not in splits:
+        raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits)[:9])}")
+    instances = _Instances(root / dataset / "instances.json", reading)
     images = ImageFolder(root, (IMAGE_FOLDERS[dataset],))
     regions: list[Region] = []
-    splits = set()
     for number, ref in enumerate(refs):
-        with skips.record():
-            where = f"{path}, ref {number}"
-            splits.add(text_entry(ref, "split", where))
-            if ref["split"] == split:
-                regions += _regions(ref, instances, images, where, skips)
-    if split not in splits:
-        raise ValueError(f"{path}: no split {split!r}; it has {', '.join(map(named, sorted(splits)[:9])) or 'none'}")
-    return Regions(regions, skips.sentences)
+        if ref.get("split") == split:
+            with reading.record(f"{path}, ref {number}"):
+                regions += _regions(ref, instances, images, f"{path}, ref {number}", reading)
+    return Regions(regions, reading.skipped)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """An unpickler of containers, texts and numbers: a file that names any class or function is refused, not run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}; only plain data are read")
 
 
 def read_refs(path: Path) -> list[Mapping[str, Any]]:
-    """The refs of a `refs(...).p`. ValueError for anything in it but containers, strings and numbers."""
+    """The refs of a `refs(...).p`, read without executing it. ValueError for anything but a list of dicts."""
     try:
-        refs = _Containers(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        refs = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
-    except Refused as error:
-        raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise ValueError(f"{path}: is no pickle that can be read: {reason(error)}") from error
+        raise ValueError(f"{path}: cannot be read as a pickle of refs: {error!s:.200}") from error
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise ValueError(f"{path}: holds no list of refs")
     return refs
 
 
-class _Containers(BoundedUnpickler):
-    """An unpickler that knows no class and no function, so that nothing in the file is executed."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise Refused(f"refused, because it names {named(f'{module}.{name}')}; only plain containers are read")
-
-    def persistent_load(self, identifier: Any) -> Any:
-        raise Refused("refused, because it refers to objects outside the file")
-
-
 def read_detections(path: str | Path) -> dict[str, tuple[Box, ...]]:
     """A detector's boxes for each image id (MAttNet's dets.json), xyxy in pixels of the original picture.
 
-    Either shape that goes round is read: image id -> boxes [x, y, width, height] (or records with such a `box`), or
-    one list of records with `image_id` and `box`. Raises ValueError with one sentence that names the record.
+    Either shape in circulation is read: image id -> boxes [x, y, width, height] (or records with such a `box`), or one
+    list of records with `image_id` and `box`. Raises ValueError with one sentence that names the record.
     """
-    path = Path(path)
-    detections = read_json(path)
-    if isinstance(detections, Mapping):
-        listed = [(image_id, box) for image_id in detections for box in list_entry(detections, image_id, str(path))]
-    elif isinstance(detections, list):
-        listed = [(id_entry(d, "image_id", f"{path}, detection {n}"), d) for n, d in enumerate(detections)]
-    else:
-        raise ValueError(f"{path}: holds no detections")
-    boxes: dict[str, list[Box]] = {}
-    for number, (image_id, box) in enumerate(listed):
-        where = f"{path}, detection {number}"
-        values = entry(box, "box", where) if isinstance(box, Mapping) else box
-        boxes.setdefault(str(image_id), []).append(checked(from_size(values, where), where))
-    return {image_id: tuple(of_image) for image_id, of_image in boxes.items()}
+    path, reading, boxes = Path(path), Reading(strict=True), {}
+    detections = read_json(path, list | dict)
+    if isinstance(detections, dict):
+        with reading.record(f"{path}"):
+            detections = [_detection(image_id, box) for image_id in detections for box in detections[image_id]]
+    for number, detection in enumerate(detections):
+        with reading.record(f"{path}, detection {number}"):
+            boxes.setdefault(str(detection["image_id"]), []).append(box_from_size(*detection["box"]))
+    return {image_id: tuple(its_boxes) for image_id, its_boxes in boxes.items()}
+
+
+def _detection(image_id: str, box: Any) -> Mapping[str, Any]:
+    return {"image_id": image_id} | box if isinstance(box, dict) else {"image_id": image_id, "box": box}
 
 
 class _Instances:
-    """Annotations and images of an `instances.json` by id, each with its place in the file; read when asked for."""
+    """Annotations and images of an `instances.json` by id."""
 
-    def __init__(self, path: Path, skips: Skips) -> None:
-        coco = read_json(path)
-        if not isinstance(coco, Mapping) or not isinstance(coco.get("annotations"), list):
-            raise ValueError(f"{path}: is no COCO annotation file")
-        self._annotations = _by_id(coco["annotations"], f"{path}, annotation", skips)
-        self._images = _by_id(coco["images"], f"{path}, image", skips) if isinstance(coco.get("images"), list) else {}
+    def __init__(self, path: Path, reading: Reading) -> None:
+        coco = read_json(path, dict)
+        self.annotations, self.images = {}, {}
+        for records, by_id in (("annotations", self.annotations), ("images", self.images)):
+            for number, record in enumerate(coco.get(records, [])):
+                with reading.record(f"{path}, {records} {number}"):
+                    by_id[record["id"]] = record
 
-    def image(self, image_id: int | str) -> tuple[str | None, tuple[float, float] | None]:
-        """File name and (width, height), each None where the file does not say it."""
-        where, record = self._images.get(image_id, ("", {}))
-        size = None
-        if "width" in record and "height" in record:
-            size = four_numbers([0, 0, record["width"], record["height"]], "width and height", where)[2:]
-        name = record.get("file_name")
-        return (name if isinstance(name, str) else None), size
+    def image(self, ref: Mapping[str, Any]) -> tuple[str, tuple[float, float] | None]:
+        """File name and (width, height) of a ref's picture; the size is None where the file does not say it."""
+        record = self.images.get(ref["image_id"], {})
+        size = (float(record["width"]), float(record["height"])) if "width" in record else None
+        return record.get("file_name") or _image_name(ref["file_name"]), size
 
-    def box(self, ann_id: int | str, image_id: int | str, size: tuple[float, float] | None, ref: str) -> Box:
-        """xyxy, of the annotation that `ref` names by its id."""
-        if ann_id not in self._annotations:
-            raise ValueError(f"{ref}: instances.json has no annotation {named(str(ann_id))}")
-        where, record = self._annotations[ann_id]
-        if record.get("image_id", image_id) != image_id:
-            own, others = shown(image_id), shown(record["image_id"])
-            raise ValueError(f"{ref}: is of image {own}, but its {where} is of image {others}")
-        return checked(from_size(entry(record, "bbox", where), where), where, size)
+    def box(self, ref: Mapping[str, Any], size: tuple[float, float] | None) -> Box:
+        """xyxy of a ref's annotation."""
+        if (annotation := self.annotations.get(ref["ann_id"])) is None:
+            raise ValueError(f"instances.json has no annotation {ref['ann_id']!r:.80}")
+        if annotation.get("image_id", ref["image_id"]) != ref["image_id"]:
+            raise ValueError(f"its annotation {ref['ann_id']} belongs to image {annotation['image_id']!r:.80}")
+        return box_from_size(*annotation["bbox"], size=size)
 
 
-def _by_id(records: list[Any], kind: str, skips: Skips) -> dict[int | str, tuple[str, Mapping[str, Any]]]:
-    found = {}
-    for number, record in enumerate(records):
-        with skips.record():
-            where = f"{kind} {number}"
-            found[id_entry(record, "id", where)] = where, record
-    return found
-
-
-def _regions(ref: Mapping[str, Any], instances: _Instances, images: ImageFolder, where: str, skips: Skips) -> list:
-    ref_id, image_id = id_entry(ref, "ref_id", where), id_entry(ref, "image_id", where)
-    name, size = instances.image(image_id)
-    image = images.find(name or _image_name(text_entry(ref, "file_name", where)), where)
-    box = instances.box(id_entry(ref, "ann_id", where), image_id, size, where)
-    regions = []
-    for number, sentence in enumerate(list_entry(ref, "sentences", where)):
-        with skips.record():
-            at = f"{where}, sentence {number}"
-            phrase = phrase_of(entry(sentence, "sent", at), at)
-            sent_id = id_entry(sentence, "sent_id", at)
-            regions.append(Region(f"{ref_id}-{sent_id}", ref["split"], image, str(image_id), phrase, (box,)))
-    return regions
+def _regions(
+    ref: Mapping[str, Any], instances: _Instances, images: ImageFolder, where: str, reading: Reading
+) -> Iterator[Region]:
+    """One region for each sentence of a ref."""
+    name, size = instances.image(ref)
+    image, boxes, image_id = images.find(name), (instances.box(ref, size),), str(ref["image_id"])
+    for number, sentence in enumerate(ref["sentences"]):
+        with reading.record(f"{where}, sentence {number}"):
+            name = f"{ref['ref_id']}-{sentence['sent_id']}"
+            yield Region(name, ref["split"], image, image_id, phrase_of(sentence["sent"]), boxes)
 
 
 def _image_name(file_name: str) -> str:

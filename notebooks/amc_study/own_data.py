@@ -23,7 +23,11 @@ from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset, Phrase
 from amc_lib.datasets import own_table as own_csv
 from amc_lib.datasets import photo_table
+<<<<<<< HEAD
 from amc_lib.datasets.photos import PhotoPairs, PhotoSplit, reading
+=======
+from amc_lib.datasets.photos import PhotoBank, PhotoPairs
+>>>>>>> 22db6f0 (Readers of public sets: one try per record, restricted unpickler, own tables by pandas; check is a table of expected counts)
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment
 from amc_lib.files import sha256_of
@@ -64,7 +68,7 @@ class OwnData:
         training, regions = settings.finetuning, self.splits["train"]
         if settings.tier == "paper":
             augment = Augment(settings.photos, settings.model.vision.image_size)
-            table = photo_table.build(regions, self.root, reading(regions))
+            table = photo_table.build(regions, self.root, regions.about)
             return PhotoPairs(table, self.root, augment, training.seed, training.phrases_per_image)
         bank = self.bank("train", settings)
         phrases: dict[str, list[Phrase]] = {image_id: [] for image_id in bank.features}
@@ -73,7 +77,7 @@ class OwnData:
             shares = [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in region.boxes]
             phrases[region.image_id].append(Phrase(region.phrase, tuple(shares)))
         pairs = FixedPairs([*bank.features.values()], [*phrases.values()], training.seed, training.phrases_per_image)
-        pairs.about = reading(regions)
+        pairs.about = regions.about
         return pairs
 
     def bank(self, split: str, settings: Settings) -> FeatureSplit | PhotoSplit:
