@@ -10,7 +10,7 @@ import pytest
 from paper_data import write_paper_data
 
 from amc_lib.datasets.__main__ import main
-from amc_lib.datasets.check import SHOWN, check
+from amc_lib.datasets.check import SENTENCES, check
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole")
     write_paper_data(root)
     (root / "checkpoints").mkdir()
-    (root / "checkpoints" / "ALBEF.pth").touch()
+    (root / "checkpoints" / "ALBEF.pth").write_bytes(b"weights")
     return root
 
 
@@ -27,49 +27,40 @@ def root(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "paper")
 
 
-def row(found: pd.DataFrame, what: str) -> tuple:
-    """(found, expected, verdict) of the one row whose `what` ends so."""
-    (match,) = found[found["what"].str.endswith(what)].itertuples(index=False)
+def row(rows: pd.DataFrame, what: str) -> tuple:
+    """(found, expected, verdict) of the one row whose `what` begins or ends so."""
+    (match,) = rows[rows["what"].str.startswith(what) | rows["what"].str.endswith(what)].itertuples(index=False)
     return tuple(None if pd.isna(value) else value for value in (match.found, match.expected, match.verdict))
 
 
-def test_counts_stand_beside_the_known_ones(whole):
-    found = check(whole)
-    assert list(found.columns) == ["set", "what", "found", "expected", "verdict"]
-    assert row(found, "regions: pictures") == (12, 108_077, "differs")
-    assert row(found, "regions: phrases") == (37, 5_408_689, "differs")
-    assert row(found, "test: pictures") == (4, 1_000, "differs")
-    assert row(found, "testA: refs") == (6, 1_975, "differs")
-    assert row(found, "testA: phrases") == (9, 5_726, "differs")
-    assert row(found, "testB: refs") == (6, 1_798, "differs")
-    assert row(found, "testB: phrases") == (9, 4_889, "differs")
-    assert row(found, "dets.json: images") == (12, None, "ok")
-    assert row(found, "ALBEF.pth") == (1, 1, "ok")
-    assert row(found, "vocab.txt: tokens")[1:] == (30_522, "differs")
-    assert set(found["verdict"]) == {"ok", "differs"}
+def test_counts_stand_beside_those_of_the_complete_sets(whole):
+    rows = check(whole)
+    assert list(rows.columns) == ["set", "what", "found", "expected", "verdict"]
+    assert row(rows, "pictures of VG_100K") == (12, 108_077, "differs")
+    assert row(rows, "regions: phrases") == (37, 5_408_689, "differs")
+    assert row(rows, "test pictures") == (4, 1_000, "differs")
+    assert row(rows, "testA: refs") == (6, 1_975, "differs")
+    assert row(rows, "testB: phrases") == (9, 4_889, "differs")
+    assert row(rows, "images of dets.json") == (12, None, "ok")
+    assert row(rows, "bytes of ALBEF.pth") == (7, None, "ok")
+    assert row(rows, "tokens of vocab.txt")[1:] == (30_522, "differs")
+    assert set(rows["verdict"]) == {"ok", "differs"}
 
 
-def test_nothing_there_is_a_row_each(tmp_path):
-    found = check(tmp_path / "nowhere")
-    assert found["what"].tolist() == [
-        "visual_genome/",
-        "flickr30k/",
-        "refer/",
-        "refer/refcoco+/dets.json",
-        "checkpoints/ALBEF.pth",
-        "bert-base-uncased/vocab.txt",
-    ]
-    assert found["verdict"].tolist() == ["missing", "missing", "missing", "absent", "missing", "missing"]
+def test_nothing_there(tmp_path, capsys):
+    rows = check(tmp_path / "nowhere")
+    assert set(rows["verdict"]) == {"missing", "absent"}
+    assert {"Visual Genome", "Flickr30k Entities", "RefCOCO+", "RefCLEF", "ALBEF", "BERT"} == set(rows["set"])
+    assert main(["check", str(tmp_path)]) == 1
+    assert "refs(unc).p: no such file" in capsys.readouterr().out
 
 
-def test_missing_files_are_rows_and_optional_ones_do_not_fail(root):
-    (root / "visual_genome" / "objects.json").unlink()
+def test_missing_files_are_named_and_optional_ones_do_not_fail(root):
     (root / "refer" / "refcoco+" / "dets.json").unlink()
-    found = check(root)
-    assert row(found, "objects.json") == row(found, "dets.json") == (0, 1, "absent")
+    assert row(check(root), "dets.json: no such file")[2] == "absent"
     assert main(["check", str(root)]) == 0
     (root / "refer" / "refclef" / "refs(unc).p").unlink()
-    assert row(check(root), "refclef/refs(unc).p") == (0, 1, "missing")
+    assert row(check(root), "refclef/refs(unc).p: no such file")[2] == "missing"
     assert main(["check", str(root)]) == 1
 
 
@@ -77,9 +68,8 @@ def test_what_does_not_open_is_named_only_when_asked(root, capsys):
     picture = root / "visual_genome" / "VG_100K" / "2315353.jpg"
     picture.write_bytes(picture.read_bytes()[:700])
     assert "broken" not in set(check(root)["verdict"])
-    found = check(root, decode=True)
-    assert row(found, "regions: pictures that do not open") == (1, 0, "broken")
-    assert found["what"].str.startswith(f"{picture}: cannot be read as an image").sum() == 1
+    rows = check(root, decode=True)
+    assert row(rows, "regions: pictures that do not open") == (1, 0, "broken")
     assert main(["check", str(root), "--decode"]) == 1
     assert f"{picture}: cannot be read as an image" in capsys.readouterr().out
 
@@ -101,16 +91,12 @@ def test_broken_files_are_one_sentence_each(root):
 def test_records_left_out_fail_evaluation_but_not_training(root):
     descriptions = root / "visual_genome" / "region_descriptions.json"
     images = json.loads(descriptions.read_text(encoding="utf-8"))
-    number = 0
-    for image in images:
-        for region in image["regions"]:
-            region["phrase"] = "..." if number < SHOWN + 2 else region["phrase"]
-            number += 1
+    for region in [region for image in images for region in image["regions"]][: SENTENCES + 2]:
+        region["phrase"] = "..."
     descriptions.write_text(json.dumps(images), encoding="utf-8")
-    found = check(root)
-    assert row(found, "regions: records left out") == (SHOWN + 2, 0, "left out")
-    assert found["what"].str.contains("has no words").sum() == SHOWN
-    assert row(found, "regions: and 2 more") == (None, None, "left out")
+    rows = check(root)
+    assert row(rows, "regions: records left out") == (SENTENCES + 2, 0, "left out")
+    assert rows["what"].str.contains("has no words").sum() == SENTENCES
     assert main(["check", str(root)]) == 0
     (root / "flickr30k" / "Annotations" / "1007129816.xml").write_text("<annotation>", encoding="utf-8")
     assert row(check(root), "test: records left out") == (1, 0, "broken")

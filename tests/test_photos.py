@@ -1,8 +1,9 @@
-"""Photographs on a mini copy of the data: what finetuning visits, also where files are bad."""
+"""Photographs on a mini copy of the data: what finetuning visits and evaluation asks, also where files are bad."""
 
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 import warnings
@@ -19,9 +20,17 @@ from amc_lib.config import Settings
 from amc_lib.data import Collator, EpochBatches
 from amc_lib.datasets import photos
 from amc_lib.datasets.image_files import UnreadableImageError
-from amc_lib.datasets.photos import MOST_UNREADABLE, PhotoPairs, training_pairs
+from amc_lib.datasets.photos import (
+    MOST_UNREADABLE,
+    PhotoPairs,
+    evaluation_splits,
+    training_pairs,
+    validation_split,
+)
+from amc_lib.datasets.transforms import to_input
+from amc_lib.evaluate import ground_phrases
 from amc_lib.presets import preset
-from amc_lib.sources import paper_tokenizer
+from amc_lib.sources import official_albef, open_checkpoint, paper_tokenizer
 from amc_lib.step import Batch
 from amc_study.runs import finetune
 
@@ -135,24 +144,14 @@ def test_finetuning_is_refused_where_it_is_not_known_what_to_hold_out(root, sett
 def test_table_is_read_once_and_again_after_a_change(root, settings, monkeypatch):
     made, read = [], photos._read_training
     monkeypatch.setattr(photos, "_read_training", lambda folder: made.append(folder) or read(folder))
-
-    def images_after(change) -> int:
-        change()
-        found = training_pairs(settings).about["images"]
-        assert training_pairs(settings).about["images"] == found  # not made again
-        return found
-
-    def rewrite(name: str) -> None:
-        path = root / "visual_genome" / name
-        write_json(path, read_json(path)[:-1])
-
-    moved = root / "visual_genome" / "VG_100K" / "2315355.jpg"
-    assert images_after(lambda: None) == 10 and len(made) == 1
-    assert images_after(lambda: rewrite("attributes.json")) == 10 and len(made) == 2
-    assert images_after(lambda: rewrite("region_descriptions.json")) == 9 and len(made) == 3
-    assert images_after(lambda: moved.rename(root / "later.jpg")) == 8 and len(made) == 4
-    assert images_after(lambda: (root / "later.jpg").rename(moved)) == 9 and len(made) == 5
-    assert images_after((root / "flickr30k" / "val.txt").touch) == 9 and len(made) == 6
+    assert training_pairs(settings).about["images"] == training_pairs(settings).about["images"] == 10 and len(made) == 1
+    path = root / "visual_genome" / "region_descriptions.json"
+    write_json(path, read_json(path)[:-1])
+    assert training_pairs(settings).about["images"] == 10 and len(made) == 2  # attributes still name its picture
+    (root / "visual_genome" / "VG_100K" / "2315355.jpg").unlink()
+    assert training_pairs(settings).about["images"] == 9 and len(made) == 3
+    (root / "flickr30k" / "val.txt").touch()
+    assert training_pairs(settings).about["images"] == 9 and len(made) == 4
 
 
 # ------------------------------------------------------------------------------------------------- unreadable pictures
@@ -248,3 +247,75 @@ def test_parts_of_two_processes_make_up_the_batches_of_one(settings):
     for one, *of_ranks in zip(whole, *parts, strict=True):
         for name in ("image", "box_mask"):
             assert torch.cat([getattr(part, name) for part in of_ranks]).equal(getattr(one, name))
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+def test_banks_are_the_splits_of_the_table_at_the_sizes_of_the_authors(settings):
+    banks = evaluation_splits(settings)
+    found = {name: (b.title, len(b.all_regions()), b.image_size, b.resize) for name, b in banks.items()}
+    assert found == {
+        "flickr30k": ("Flickr30k test", 4 * 5, 32, "bilinear"),
+        "refcoco+ A": ("RefCOCO+ testA", 3 * 3, 48, "bicubic"),
+        "refcoco+ B": ("RefCOCO+ testB", 3 * 3, 48, "bicubic"),
+        "refclef": ("RefCLEF test", 2 * 3, 48, "bicubic"),
+    }
+    assert [name for name, bank in banks.items() if bank.detections] == ["refcoco+ A", "refcoco+ B"]
+    for bank in banks.values():
+        region = bank.all_regions()[-1]
+        image, size = bank.load(region)
+        assert size == bank.size(region) == (96, 96)
+        assert image.equal(to_input(region.image.open(), bank.image_size, bank.resize))
+
+
+def test_validation_shares_no_image_with_what_is_reported(settings):
+    validation, banks = validation_split(settings), evaluation_splits(settings)
+    assert validation.title == "Flickr30k val" and len(validation.all_regions()) == 20
+    images = {region.image_id for bank in banks.values() for region in bank.all_regions()}
+    assert not images & {region.image_id for region in validation.all_regions()}
+
+
+def test_phrases_are_cut_to_words(root, settings):
+    words = [f"w{n}" for n in range(60)]
+    image_id = (root / "flickr30k" / "test.txt").read_text().split()[0]
+    sentence = f"[/EN#1/other {' '.join(words)}] stands .\n"
+    (root / "flickr30k" / "Sentences" / f"{image_id}.txt").write_text(sentence, encoding="utf-8")
+    path = root / "refer" / "refcoco+" / "refs(unc).p"
+    refs = pickle.loads(path.read_bytes())
+    refs[0]["sentences"][0]["sent"] = " ".join(words)
+    path.write_bytes(pickle.dumps(refs, protocol=2))
+    banks = evaluation_splits(settings)
+    longest = {n: max((r.phrase.split() for r in banks[n].all_regions()), key=len) for n in ("flickr30k", "refcoco+ A")}
+    assert longest == {"flickr30k": words[:50], "refcoco+ A": words[:30]}
+
+
+def test_phrases_are_not_cut_to_the_tokens_of_training(settings):
+    checkpoint, bank = open_checkpoint(official_albef()), validation_split(settings)
+    image, _ = bank.load(bank.all_regions()[0])
+    phrases = ["a " * 29 + last for last in ("b", "c")]
+    ids, _ = checkpoint.tokenizer(phrases)
+    assert ids[0].equal(ids[1]) and ids.shape[1] == 25
+    _, scores = ground_phrases(checkpoint.model, checkpoint.tokenizer, image[None], phrases, [0, 0], 2)
+    assert scores[0] != scores[1]
+
+
+def test_set_that_is_missing_is_left_out_aloud(root, settings, capsys):
+    shutil.rmtree(root / "refer" / "refclef")
+    assert list(evaluation_splits(settings)) == ["flickr30k", "refcoco+ A", "refcoco+ B"]
+    assert capsys.readouterr().out == f"refclef: left out, there is no {root / 'refer' / 'refclef'}\n"
+
+
+def test_without_any_set_there_is_nothing_to_evaluate(root, settings):
+    for folder in ("flickr30k", "refer"):
+        shutil.rmtree(root / folder)
+    with pytest.raises(ValueError, match="holds none of the evaluation sets"):
+        evaluation_splits(settings)
+
+
+def test_picture_that_cannot_be_asked_is_named_with_its_region(settings):
+    bank = evaluation_splits(settings)["refclef"]
+    region = bank.all_regions()[0]
+    truncate(region.image.path)
+    with pytest.raises(ValueError, match=f"RefCLEF test, region {region.id}: {region.image.path}: cannot be read"):
+        bank.load(region)

@@ -60,7 +60,7 @@ DETECTIONS, VOCABULARY = "refer/refcoco+/dets.json", "bert-base-uncased/vocab.tx
 NUMBERS = (
     Number(
         "Visual Genome",
-        "pictures",
+        "pictures of VG_100K",
         lambda root: len(ImageFolder(root / "visual_genome", visual_genome.IMAGE_FOLDERS)),
         108_077,
     ),

@@ -23,11 +23,7 @@ from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset, Phrase
 from amc_lib.datasets import own_table as own_csv
 from amc_lib.datasets import photo_table
-<<<<<<< HEAD
-from amc_lib.datasets.photos import PhotoPairs, PhotoSplit, reading
-=======
-from amc_lib.datasets.photos import PhotoBank, PhotoPairs
->>>>>>> 22db6f0 (Readers of public sets: one try per record, restricted unpickler, own tables by pandas; check is a table of expected counts)
+from amc_lib.datasets.photos import PhotoPairs, PhotoSplit
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment
 from amc_lib.files import sha256_of

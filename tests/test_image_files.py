@@ -1,0 +1,105 @@
+"""Pictures in files: kinds that people have are read as they look, others end in one sentence that names the file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amc_lib.datasets.image_files import ImageFile, ImageFolder
+from amc_lib.grounder import read_image
+
+WIDTH, HEIGHT = 24, 16
+ORIENTATION = 0x0112  # EXIF tag
+
+
+def ramp(mode: str = "RGB") -> Image.Image:
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture[..., 0] = np.linspace(0, 255, WIDTH)
+    picture[..., 1] = np.linspace(0, 255, HEIGHT)[:, None]
+    return Image.fromarray(picture).convert(mode)
+
+
+def deep() -> Image.Image:
+    return Image.fromarray(np.linspace(0, 65535, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(np.uint16))
+
+
+def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
+    picture.save(file := io.BytesIO(), kind, **options)
+    return file.getvalue()
+
+
+MIRRORED = ramp("P").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+GREY = np.linspace(0, 255, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH, 1).repeat(3, axis=2)
+READ = pytest.mark.parametrize("read", [read_image, lambda path: ImageFile(path).open()], ids=["grounder", "data set"])
+
+
+@READ
+@pytest.mark.parametrize(
+    ("save", "expected", "tolerance"),
+    [
+        (lambda: saved(ramp(), "PNG"), ramp(), 0),
+        (lambda: saved(ramp(), "BMP"), ramp(), 0),
+        (lambda: saved(ramp(), "PPM"), ramp(), 0),
+        (lambda: saved(ramp(), "WEBP", lossless=True), ramp(), 0),
+        (lambda: saved(ramp("CMYK"), "JPEG"), ramp(), 12),
+        (lambda: saved(ramp("CMYK"), "TIFF"), ramp("CMYK").convert("RGB"), 0),
+        (lambda: saved(ramp("P"), "PNG"), ramp("P").convert("RGB"), 0),
+        (lambda: saved(ramp("P"), "GIF", save_all=True, append_images=[MIRRORED]), ramp("P").convert("RGB"), 12),
+        (lambda: saved(deep(), "PNG"), GREY, 1),
+    ],
+    ids=["png", "bmp", "ppm", "webp", "cmyk jpeg", "cmyk tiff", "palette", "first frame of gif", "16 bits"],
+)
+def test_kinds_look_as_they_should(
+    tmp_path, read, save: Callable[[], bytes], expected: Image.Image | np.ndarray, tolerance: float
+):
+    (tmp_path / "a").write_bytes(save())
+    picture = read(tmp_path / "a")
+    assert picture.mode == "RGB"
+    assert np.abs(np.asarray(picture).astype(float) - np.asarray(expected)).mean() <= tolerance
+
+
+def test_rotated_picture_is_turned_for_a_person_and_not_for_the_boxes_of_a_data_set(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    (tmp_path / "a.jpg").write_bytes(saved(ramp(), "JPEG", exif=exif))
+    assert read_image(tmp_path / "a.jpg").size == (HEIGHT, WIDTH)
+    assert ImageFile(tmp_path / "a.jpg").open().size == (WIDTH, HEIGHT)
+    assert ImageFile(tmp_path / "a.jpg").size() == (HEIGHT, WIDTH)
+
+
+@READ
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (saved(ramp(), "PNG")[:-30], "cannot be read as an image"),
+        (b"", "cannot be read as an image of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"),
+        (b"<html>", "cannot be read as an image of BMP"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image of BMP"),
+        (b"P5 99999 99999 255\n", "cannot be read as an image: "),  # says to be of ten billion pixels
+        (saved(ramp("F"), "TIFF"), "its values are floats, whose range is not known"),
+    ],
+    ids=["truncated", "empty", "web page", "EPS, which starts programs", "bomb", "floats"],
+)
+def test_file_that_is_not_a_picture_is_named(tmp_path, read, data, message):
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{path}: no such image"):
+        read(path)
+
+
+def test_folder_does_not_count_what_macos_leaves(tmp_path):
+    for name in ("1.jpg", "._1.jpg", ".DS_Store", "__MACOSX/2.jpg"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"")
+    folder = ImageFolder(tmp_path, ["images"])
+    assert len(folder) == 1 and folder.find("some/where/1.jpg").path == tmp_path / "images" / "1.jpg"
+    with pytest.raises(ValueError, match=r"the image '2\.jpg' is not in images"):
+        folder.find("2.jpg")

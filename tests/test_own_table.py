@@ -1,0 +1,242 @@
+"""Tables of one's own: what becomes of their rows, and that nothing wrong in them passes or is left out unnamed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from amc_lib.datasets.own_table import COLUMNS, read
+from amc_lib.tokens import clean
+
+SIZES = {"a.png": (40, 30), "sub/b b.jpg": (30, 50), "ünïcode-1.png": (64, 64)}  # width, height
+HEADER = "image,phrase,x1,y1,x2,y2\n"
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    for name, (width, height) in {**SIZES, "large.png": (400, 300)}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    for orientation in (6, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (40, 30)).save(folder / f"turned-{orientation}.jpg", exif=exif)
+    return folder
+
+
+def table(folder: Path, content: str | bytes) -> Path:
+    path = folder / f"table-{next(NUMBERS)}.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def as_csv(rows: list[tuple]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([COLUMNS, *rows])
+    return buffer.getvalue()
+
+
+def refused(folder: Path, content: str | bytes, message: str) -> None:
+    path = table(folder, content)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------- what is read
+
+
+def test_rows_of_one_image_and_phrase_are_the_boxes_of_one_region(folder):
+    rows = "a.png,two cats,1,2,10,20\nsub/b b.jpg,dog,0,0,30,50\na.png,Two cats!,20,2,39.5,20\na.png,cat,1,2,10,20\n"
+    first, second, third = read(table(folder, HEADER + rows))
+    assert (first.id, first.image_id, first.phrase, first.kind) == ("a.png-0", "a.png", "two cats", "group")
+    assert first.boxes == ((1, 2, 10, 20), (20, 2, 39.5, 20)) and first.split == ""
+    assert (second.id, second.boxes, second.kind) == ("a.png-1", ((1, 2, 10, 20),), "object")
+    assert third.image.open().size == (30, 50) and third.image.path == folder / "sub/b b.jpg"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf X1,Y1,x2 ,y2,Phrase,IMAGE\r\n\r\n1, 2,1e1,20.0,cat,./a.png\r\n,,,,,\r\n",
+        b"image;phrase;x1;y1;x2;y2\na.png;cat;1;2;10;20\n",
+    ],
+    ids=["order of columns, capitals, blank rows, byte order mark", "semicolons"],
+)
+def test_forms_that_do_not_matter(folder, content):
+    assert read(table(folder, content)) == read(table(folder, HEADER + "a.png,cat,1,2,10,20\n"))
+
+
+def test_pictures_may_lie_elsewhere(folder, tmp_path):
+    path = table(tmp_path, HEADER + "a.png,cat,1,2,10,20\n")
+    assert read(path, folder)[0].image.path == folder / "a.png"
+    with pytest.raises(ValueError, match=r"row 2: .*a\.png: no such image"):
+        read(path)
+    with pytest.raises(ValueError, match="no such folder of pictures"):
+        read(path, folder / "none")
+    for missing in (folder / "none.csv", folder / "sub"):
+        with pytest.raises(ValueError, match=re.escape(str(missing))):
+            read(missing)
+
+
+def test_home_folder_is_expanded(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    path = table(folder, HEADER + "a.png,cat,1,2,10,20\n")
+    assert read(f"~/{path.name}", "~")[0].image.path == folder / "a.png"
+
+
+def test_split_column_is_kept(folder):
+    rows = "a.png,cat,1,2,10,20,test\na.png,dog,1,2,10,20,test\nsub/b b.jpg,dog,1,2,10,20,train\n"
+    regions = read(table(folder, "image,phrase,x1,y1,x2,y2,split\n" + rows))
+    assert [region.split for region in regions] == ["test", "test", "train"]
+
+
+def test_orientation_that_turns_nothing_is_read(folder):
+    assert len(read(table(folder, HEADER + "turned-9.jpg,cat,1,2,10,20\n"))) == 1
+
+
+def words(text: str) -> str:
+    try:
+        return clean(text)
+    except ValueError:
+        return ""
+
+
+PHRASES = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=12).filter(words)
+
+
+@st.composite
+def rows_of_boxes(draw) -> list[tuple]:
+    """Rows without repetitions: image, phrase, box inside the image."""
+    rows, seen = [], set()
+    for _ in range(draw(st.integers(1, 8))):
+        image = draw(st.sampled_from(sorted(SIZES)))
+        width, height = SIZES[image]
+        x1, y1 = draw(st.integers(0, width - 2)), draw(st.integers(0, height - 2))
+        box = (x1, y1, draw(st.integers(x1 + 2, width)), draw(st.integers(y1 + 2, height)))
+        phrase = draw(PHRASES)
+        if (key := (image, clean(phrase), box)) not in seen:
+            seen.add(key)
+            rows.append((image, phrase, *box))
+    return rows
+
+
+@given(rows=rows_of_boxes(), seed=st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_every_row_is_read_and_no_other_in_any_order(folder, rows, seed):
+    seed.shuffle(rows)
+    regions = read(table(folder, as_csv(rows)))
+    boxes = {(r.image_id, clean(r.phrase), box) for r in regions for box in r.boxes}
+    assert boxes == {(image, clean(phrase), tuple(map(float, box))) for image, phrase, *box in rows}
+    assert sum(len(region.boxes) for region in regions) == len(rows)
+    assert len({region.id for region in regions}) == len(regions)
+    assert len({(region.image_id, clean(region.phrase)) for region in regions}) == len(regions)
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("image", "none.png", "no such image"),
+        ("image", "broken.png", "cannot be read as an image"),
+        ("image", "turned-6.jpg", "it is stored turned (EXIF orientation 6)"),
+        ("image", "sub", "cannot be read as an image"),
+        ("image", "", "is not a file below the folder of the pictures"),
+        ("image", "sub/../../a.png", "is not a file below the folder of the pictures"),
+        ("image", "/etc/hostname", "is not a file below the folder of the pictures"),
+        ("phrase", " ?! ", "the phrase '?!' has no words"),
+        ("x1", "", "x1 is '', which is not a number"),
+        ("y1", "one", "y1 is 'one', which is not a number"),
+        ("x2", "nan", "x2 is 'nan', which is not a number"),
+        ("y2", "inf", "y2 is 'inf', which is not a number"),
+        ("x2", "10,5", "x2 is '10,5', which is not a number"),
+        ("x2", "1", "the box has no area"),
+        ("x1", "-0.5", "lies outside the image of 40 x 30, or partly"),
+        ("y2", "30.5", "lies outside the image of 40 x 30, or partly"),
+    ],
+    ids=str,
+)
+def test_fault_is_named_with_its_row(folder, column, value, message):
+    row = dict(zip(COLUMNS, ("a.png", "cat", "1", "2", "10", "20"), strict=True)) | {column: value}
+    good = ("sub/b b.jpg", "dog", 1, 2, 10, 20)
+    content = as_csv([good, tuple(row.values()), ("a.png", "bird", 1, 2, 10, 20)])
+    refused(folder, content, message)
+    refused(folder, content, ".csv, row 3: ")
+
+
+def test_first_fault_is_named_and_the_others_are_counted(folder):
+    rows = [("a.png", "a\ncat", 1, 2, 10, 20), *(("a.png", "cat", 1, 2, "x", 20) for _ in range(7))]
+    refused(folder, as_csv(rows), "row 3: x2 is 'x', which is not a number (and 6 more rows are at fault)")
+
+
+def test_rows_that_contradict_or_repeat_others_are_named(folder):
+    box = ",1,2,10,20"
+    refused(folder, f"{HEADER}a.png,cat{box}\na.png,dog{box}\na.png,Cat.{box}\n", "row 4: repeats row 2")
+    with_split = "image,phrase,x1,y1,x2,y2,split\n"
+    rows = f"a.png,cat{box},train\na.png,dog{box},test\n"
+    refused(folder, with_split + rows, "row 3: a.png is in the split train in a row above")
+    refused(folder, f"{with_split}a.png,cat{box},dev\n", "row 2: the split 'dev' is none of train, val, test")
+    refused(folder, f"{with_split}a.png,cat{box},\n", "row 2: the split '' is none of")
+
+
+def test_boxes_that_are_not_in_pixels_are_recognised(folder):
+    shares = "a.png,cat,0.1,0.2,0.5,0.9\nsub/b b.jpg,dog,0,0,1,1\n"
+    refused(folder, HEADER + shares, "look like shares of the sides (0 to 1): multiply x by the picture's width")
+    percent = "large.png,cat,10,20,50,90\n"
+    refused(folder, HEADER + percent, "look like percent of the sides: multiply x by the picture's width / 100")
+    assert read(table(folder, HEADER + percent + "large.png,dog,10,20,50,290\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a CSV table"),
+        (HEADER, "holds no row below its header"),
+        (f"{HEADER}\n,,,,,\n", "holds no row below its header"),
+        ("image,phrase,x1\n", "row 1: the columns must be image, phrase, x1, y1, x2, y2 and perhaps split; they are"),
+        ("image,phrase,x1,y1,x2,y2,spilt\n", "they are image, phrase, x1, y1, x2, y2, spilt"),
+        ("a.png,cat,1,2,10,20\n", "they are a.png, cat, 1, 2, 10, 20"),
+        (
+            "filename,class,xmin,ymin,xmax,ymax\n",
+            "; change filename to image, class to phrase, xmin to x1, ymin to y1, xmax to x2, ymax to y2",
+        ),
+        ("image,phrase,x,y,w,h\n", "; change x to x1, y to y1, w to x2 (x + w), h to y2 (y + h)"),
+        (f"{HEADER}a.png,cat,1,2,10\n", "row 2: y2 is '', which is not a number"),
+        (f"{HEADER}a.png,a cat, a dog,1,2,10,20\n", "a row has more cells than the header has names"),
+        (f'{HEADER}a.png,"cat,1,2,10,20\n', "is not a CSV table"),
+        (f"{HEADER}a.png,café,1,2,10,20\n".encode("latin-1"), "cannot be read as UTF-8 text"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_table_in_another_form_is_named(folder, content, message):
+    refused(folder, content, message)
+
+
+@given(
+    content=st.one_of(
+        st.binary(max_size=80), st.text(max_size=80).map(lambda text: (HEADER + text).encode("utf-8", "replace"))
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_bytes_the_answer_is_regions_or_one_sentence(folder, content):
+    try:
+        regions = read(table(folder, content))
+    except ValueError as error:
+        assert "table-" in str(error)
+    else:
+        assert regions
