@@ -48,25 +48,24 @@ def study() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
 
-    import functools
     from dataclasses import replace
 
-    from test_runs import TINY, OneByOne
+    from test_runs import TINY
 
     from amc_lib import Grounder
     from amc_lib.evaluate import point_at
     from amc_study import runs, tiers
     from amc_study.rival.detector_runs import load_detector
+    from amc_study.scenes import cache
     from amc_study.scenes import scene as scenes
-    from amc_study.scenes import splits as scene_splits
 
     picture = scenes.draw(TINY.scenes, "val", 0).image
     for grounding in Grounder.load().ground(picture, ["a red cat", "the dog"]):
         grounding.overlay().save(FOLDER / "overlay.png")
     load_detector().propose([picture])
 
-    scene_splits.ProcessPoolExecutor = OneByOne
-    tiers.open_scenes = functools.partial(scene_splits.open_scenes, cache=FOLDER / "cache")
+    cache.WORKERS = 1
+    cache.CACHE = FOLDER / "cache"
     runs.RUNS = FOLDER / "runs"
     settings = replace(TINY, scenes=replace(TINY.scenes, pretrain=16, train=16))
     start = runs.pretrain(settings, FOLDER / "runs" / "start")

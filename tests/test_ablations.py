@@ -20,7 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_explanations_notebook import install
-from test_runs import TINY, OneByOne
+from test_runs import TINY
 
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.model import ALBEF
@@ -44,7 +44,7 @@ from amc_study.ablations.experiments import experiment
 from amc_study.ablations.records import Record, _pack, _unpack, phrases_hash
 from amc_study.ablations.worker import finished_run, notebook_parameters
 from amc_study.runs import finetune
-from amc_study.scenes import splits as scene_splits
+from amc_study.scenes import cache
 from amc_study.scenes.language import vocabulary
 from amc_study.statistics import paired_difference
 
@@ -70,7 +70,7 @@ def install_here(home: Path, put) -> None:
     """The tiny scenes tier with folders under `home`, for this process."""
     install(home, put)
     put(runs, "RUNS", home / "runs")
-    put(scene_splits, "ProcessPoolExecutor", OneByOne)
+    put(cache, "WORKERS", 1)
 
 
 @pytest.fixture(scope="module")

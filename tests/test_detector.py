@@ -10,22 +10,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_runs import OneByOne
 from torchvision.ops import box_iou
 
 from amc_lib.checkpoints import SHIPPED, CheckpointError, shipped
-from amc_lib.config import SceneSettings
+from amc_lib.config import SceneSettings, VisionSettings
 from amc_lib.model.trunk import load_lite0, pixels
-from amc_study.rival import detector_runs, object_bank, proposals
+from amc_study.rival import detector_runs, proposals
 from amc_study.rival.detector import UNKNOWN, Detector, Proposals, Target
 from amc_study.rival.detector_runs import load_detector, open_detector_run, train_detector
 from amc_study.rival.detector_training import evaluate, learning_rate, named_rightly, scene_vocabulary, target_of, train
-from amc_study.rival.object_bank import open_objects
+from amc_study.rival.objects import open_objects
 from amc_study.rival.proposals import open_proposals
 from amc_study.rival.pyramid import Lite0Pyramid, pack, shapes, unpack
 from amc_study.rival.settings import DetectorSettings
+from amc_study.scenes import cache
 from amc_study.scenes import scene as scenes
 from amc_study.scenes.concepts import CONCEPTS
+from amc_study.scenes.splits import open_scenes
 
 SIDE = 96
 SCENES = SceneSettings(
@@ -42,17 +43,16 @@ def in_a_folder_of_its_own(tmp_path_factory):
     """Scenes are drawn once for this file, without processes; runs go to a folder that goes away."""
     folder = tmp_path_factory.mktemp("detector")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(object_bank, "ProcessPoolExecutor", OneByOne)
-        patch.setattr(object_bank, "SCENES_A_TASK", 5)
+        patch.setattr(cache, "WORKERS", 1)
+        patch.setattr(cache, "CACHE", folder / "cache")
         patch.setattr(detector_runs, "RUNS", folder / "runs")
         patch.setattr(detector_runs, "SHIPPED", folder / "shipped")
-        patch.setattr(detector_runs, "open_objects", lambda *asked: open_objects(*asked, cache=folder / "cache"))
         yield folder
 
 
 @pytest.fixture(scope="module")
-def bank(in_a_folder_of_its_own):
-    return open_objects(SCENES, SIDE, "train", in_a_folder_of_its_own / "cache")
+def bank():
+    return open_objects(SCENES, SIDE, "train")
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +113,16 @@ def test_bank_holds_what_the_scenes_show(bank):
             torch.testing.assert_close(kept, fresh, atol=4e-3, rtol=2e-3)  # float16
 
 
-def test_bank_is_read_again_not_drawn_again(bank, in_a_folder_of_its_own, monkeypatch):
+def test_bank_is_read_again_not_drawn_again(bank, monkeypatch):
     def forbidden(*args):
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(object_bank, "on_all_cores", forbidden)
-    again = open_objects(SCENES, SIDE, "train", in_a_folder_of_its_own / "cache")
+    monkeypatch.setattr(cache, "_fill", forbidden)
+    again = open_objects(SCENES, SIDE, "train")
     assert again.objects == bank.objects
-    assert np.array_equal(again.rows, bank.rows)
+    assert torch.equal(again.rows, bank.rows)
     with pytest.raises(AssertionError, match="drawn again"):
-        open_objects(replace(SCENES, seed=1), SIDE, "train", in_a_folder_of_its_own / "cache")
+        open_objects(replace(SCENES, seed=1), SIDE, "train")
 
 
 # ------------------------------------------------------------------------------------------------------------- learning
@@ -315,7 +315,7 @@ def test_same_seed_gives_the_same_weights(run, tmp_path):
 
 
 def test_loaded_detector_is_the_one_that_was_measured(run, in_a_folder_of_its_own):
-    validation = open_objects(SCENES, SIDE, "val", in_a_folder_of_its_own / "cache")
+    validation = open_objects(SCENES, SIDE, "val")
     detector = run.detector().detector
     assert evaluate(detector, validation) | named_rightly(detector, validation) == run.metrics["validation"]
 
@@ -369,34 +369,23 @@ def test_shipped_detector_is_no_checkpoint_of_a_model():
 # ------------------------------------------------------------------------------------------------- proposals of a split
 
 
-def test_cached_proposals_are_those_of_the_pictures(run, in_a_folder_of_its_own, monkeypatch):
-    detector = run.detector()
-    kept = open_proposals(SCENES, "val", detector, in_a_folder_of_its_own / "cache")
-    assert kept.boxes.shape == (SCENES.val, SETTINGS.boxes, 4)
-    assert kept.features.shape == (SCENES.val, SETTINGS.boxes, SETTINGS.width)
-    assert kept.features.dtype == torch.float16
+def test_cached_proposals_are_those_of_the_pictures(run, monkeypatch):
+    detector, split = run.detector(), open_scenes(SCENES, VisionSettings(image_size=64), "val")
+    kept = open_proposals(split, detector)
+    assert kept.inputs.boxes.shape == (SCENES.val, SETTINGS.boxes, 4)
+    assert kept.inputs.features.shape == (SCENES.val, SETTINGS.boxes, SETTINGS.width)
     for index in (0, 5):
         (fresh,) = detector.propose([scenes.draw(SCENES, "val", index).image])
         K = len(fresh.boxes)
-        torch.testing.assert_close(kept.boxes[index, :K], fresh.boxes, atol=0.05, rtol=0)
-        torch.testing.assert_close(kept.features[index, :K].float(), fresh.features, atol=0.02, rtol=0.01)
-        assert not kept.boxes[index, K:].any() and not kept.scores[index, K:].any()
-        assert (kept.labels[index, K:] == UNKNOWN).all() and (kept.labels[index, :K] >= 0).all()
+        torch.testing.assert_close(kept.inputs.boxes[index, :K], fresh.boxes, atol=0.05, rtol=0)
+        torch.testing.assert_close(kept.inputs.features[index, :K].float(), fresh.features, atol=0.02, rtol=0.01)
+        assert not kept.inputs.boxes[index, K:].any()
 
-    monkeypatch.setattr(proposals, "on_all_cores", None)
-    again = open_proposals(SCENES, "val", detector, in_a_folder_of_its_own / "cache")
-    assert torch.equal(again.features, kept.features) and torch.equal(again.labels, kept.labels)
+    monkeypatch.setattr(cache, "_fill", None)
+    assert torch.equal(open_proposals(split, detector).inputs.features, kept.inputs.features)
     with pytest.raises(TypeError):  # others are found anew
         detector.sha256 = "0" * 64
-        open_proposals(SCENES, "val", detector, in_a_folder_of_its_own / "cache")
-
-
-def test_fewer_proposals_are_padded():
-    rows = [Proposals(torch.ones(n, 4), torch.ones(n), torch.ones(n).long(), torch.ones(n, 2), (9, 9)) for n in (1, 3)]
-    assert proposals._padded(rows, "labels", 4, UNKNOWN).tolist() == [[1, -1, -1, -1], [1, 1, 1, -1]]
-    assert proposals._padded(rows, "features", 4, 0.0).sum((1, 2)).tolist() == [2, 6]
-    full = proposals._padded(rows[1:], "boxes", 3, 0.0)
-    assert torch.equal(full, torch.ones(1, 3, 4))
+        open_proposals(split, detector)
 
 
 def test_weights_that_change_meanwhile_are_noticed(run):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_runs import LOSSES, TINY, OneByOne
+from test_runs import LOSSES, TINY
 
 from amc_lib import Grounder
 from amc_lib.checkpoints import CheckpointError
@@ -16,16 +15,14 @@ from amc_study import comparison, runs, tiers
 from amc_study.comparison import Answers, answer, layer_table, proposal_splits, study_folders
 from amc_study.costs import COLUMNS, answer_both_ways, cost_table, weights
 from amc_study.explain.explore import detections_of, example_of
-from amc_study.rival import object_bank
 from amc_study.rival.detector_runs import load_detector
-from amc_study.rival.proposals import open_proposals
 from amc_study.rival.region_answers import choose_regions, oracle
 from amc_study.rival.region_grounder import RegionGrounder, open_grounder
 from amc_study.rival.settings import detector_based
 from amc_study.rival.trials import VMRM, VMRM_START, VMRM_TAKEN, vmrm_settings
 from amc_study.rival.vmrm import WAYS
 from amc_study.runs import Run, finetune, pretrain
-from amc_study.scenes import splits as scene_splits
+from amc_study.scenes import cache
 
 SETTINGS = detector_based(replace(TINY, scenes=replace(TINY.scenes, pretrain=32, train=32)))
 
@@ -34,10 +31,8 @@ SETTINGS = detector_based(replace(TINY, scenes=replace(TINY.scenes, pretrain=32,
 def in_a_folder_of_its_own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detector-based")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene_splits, "ProcessPoolExecutor", OneByOne)
-        patch.setattr(object_bank, "ProcessPoolExecutor", OneByOne)
-        patch.setattr(tiers, "open_scenes", functools.partial(scene_splits.open_scenes, cache=folder / "cache"))
-        patch.setattr(tiers, "open_proposals", functools.partial(open_proposals, cache=folder / "cache"))
+        patch.setattr(cache, "WORKERS", 1)
+        patch.setattr(cache, "CACHE", folder / "cache")
         patch.setattr(runs, "RUNS", folder / "runs")
         yield folder
 

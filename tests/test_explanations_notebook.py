@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pandas as pd
 import papermill
 import pytest
 import torch
-from test_runs import TINY, OneByOne
+from test_runs import TINY
 
 from amc_lib import checkpoints, presets
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
@@ -26,14 +25,14 @@ from amc_study.explain.faithfulness import CURVES, FILLS, ORDERS
 from amc_study.explain.heatmap_quality import measure
 from amc_study.explain.randomisation import of_first_pictures, randomise
 from amc_study.explain.retrieval import Captioned, retrieve
-from amc_study.scenes import splits as scene_splits
+from amc_study.scenes import cache
 from amc_study.scenes.language import vocabulary
 from amc_study.statistics import mcnemar, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "10_explanations.ipynb"
 STARTUP = """
-import functools as _functools, pathlib as _pathlib, sys as _sys
+import pathlib as _pathlib, sys as _sys
 _sys.path.insert(0, {tests!r})
 import test_explanations_notebook as _here
 _here.install(_pathlib.Path({root!r}))
@@ -49,7 +48,7 @@ def install(root: Path, put=setattr) -> None:
     from amc_study.figures import style
 
     put(presets, "_PRESETS", presets._PRESETS | {"scenes": lambda: TINY})
-    put(tiers, "open_scenes", functools.partial(scene_splits.open_scenes, cache=root / "cache"))
+    put(cache, "CACHE", root / "cache")
     put(checkpoints, "SHIPPED", root / "shipped")
     put(style, "FOLDER", root / "figures")
 
@@ -75,7 +74,7 @@ def root(tmp_path_factory) -> Path:
         torch.manual_seed(seed)
         save_checkpoint(root / "shipped" / name, ALBEF(TINY.model), tokenizer, TINY, {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene_splits, "ProcessPoolExecutor", OneByOne)
+        patch.setattr(cache, "WORKERS", 1)
         install(root, patch.setattr)
         banks = tiers.evaluation_splits(TINY)
         tiers.validation_split(TINY)

@@ -33,11 +33,11 @@ TRAIN = ROOT / "notebooks" / "03_train.ipynb"
 CONTRACT = ["tier", "lambda1", "lambda2", "delta1", "delta2", "seed", "epochs", "batch_size", "learning_rate"]
 CONTRACT += ["init", "output", "precision", "accumulation", "checkpointing", "workers", "more"]
 STARTUP = """
-import functools as _functools, pathlib as _pathlib, sys as _sys
+import pathlib as _pathlib, sys as _sys
 _sys.path.insert(0, {tests!r})
-import test_runs as _tiny, amc_lib.presets as _presets, amc_study.tiers as _tiers
+import test_runs as _tiny, amc_lib.presets as _presets, amc_study.scenes.cache as _cache
 _presets._PRESETS["scenes"] = lambda: _tiny.TINY
-_tiers.open_scenes = _functools.partial(_tiers.open_scenes, cache=_pathlib.Path({cache!r}))
+_cache.CACHE = _pathlib.Path({cache!r})
 """
 
 

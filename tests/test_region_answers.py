@@ -13,11 +13,10 @@ from amc_lib.regions import Region
 from amc_lib.tokens import SPECIAL, Tokenizer
 from amc_study.box_ranking import ranking_table
 from amc_study.figures.two_ways import TwoWays, two_ways_figure
-from amc_study.rival.proposal_bank import ProposalSplit, RegionInputs
+from amc_study.rival.proposals import ProposalSplit, RegionInputs
 from amc_study.rival.region_answers import RegionAnswers, choose_regions, oracle
 from amc_study.rival.vmrm import is_proposal, score_regions
 from amc_study.scenes.scene import SceneImage
-from amc_study.scenes.splits import SceneSplit
 
 SIDE = 100
 LEFT, RIGHT, NOTHING = (0.0, 0.0, 40.0, 40.0), (50.0, 50.0, 90.0, 90.0), (0.0, 0.0, 0.0, 0.0)
@@ -33,12 +32,11 @@ def bank() -> ProposalSplit:
         return Region(f"val-{scene}-{number}", "val", image, f"val-{scene}", f"w{scene} w{number}", boxes)
 
     regions = [[region(0, 0, LEFT), region(0, 1, RIGHT)], [region(1, 0, (45.0, 45.0, 75.0, 75.0), LEFT)]]
-    scenes = SceneSplit(settings, "val", torch.zeros(2, 1), [[], []], regions)
     boxes = torch.tensor(
         [[LEFT, (60.0, 60.0, 100.0, 100.0), NOTHING], [RIGHT, (20.0, 0.0, 60.0, 40.0), (0.0, 60.0, 9.0, 99.0)]]
     )
     features = torch.rand(2, 3, WIDTH, generator=torch.Generator().manual_seed(0)).half()
-    return ProposalSplit(scenes, RegionInputs(boxes, features, SIDE))
+    return ProposalSplit(settings, "val", RegionInputs(boxes, features, SIDE), [[], []], regions)
 
 
 def test_inputs_are_features_and_places(bank):

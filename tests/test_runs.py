@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-import pickle
 import re
 import threading
 import time
@@ -20,10 +18,10 @@ from amc_lib.checkpoints import CheckpointError
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.presets import preset
 from amc_lib.train import learning_rate
-from amc_study import runs, tiers
+from amc_study import runs
 from amc_study.run_folder import RunError, alone_in
 from amc_study.runs import Run, finetune, long_history, open_run, pretrain
-from amc_study.scenes import splits as scene_splits
+from amc_study.scenes import cache
 from amc_study.scenes.splits import SceneSplit
 
 LOSSES = ["mlm", "itc", "itm", "amc", "total"]
@@ -45,20 +43,6 @@ TINY = replace(
 )
 
 
-class OneByOne:
-    """In place of a pool of processes: what a task gives passes through pickle, as between processes."""
-
-    def __init__(self, workers: int, context: object) -> None: ...
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error) -> None: ...
-
-    def map(self, function, tasks):
-        return (pickle.loads(pickle.dumps(function(task))) for task in tasks)
-
-
 def with_training(**values: object) -> Settings:
     changed = replace(TRAINING, **values)
     return replace(TINY, pretraining=changed, finetuning=changed)
@@ -73,8 +57,8 @@ def in_a_folder_of_its_own(tmp_path_factory):
     """Scenes are drawn once for this file, without processes; runs go to a folder that goes away."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene_splits, "ProcessPoolExecutor", OneByOne)
-        patch.setattr(tiers, "open_scenes", functools.partial(scene_splits.open_scenes, cache=folder / "cache"))
+        patch.setattr(cache, "WORKERS", 1)
+        patch.setattr(cache, "CACHE", folder / "cache")
         patch.setattr(runs, "RUNS", folder / "runs")
         yield folder
 

@@ -17,7 +17,7 @@ from amc_lib.presets import preset
 from amc_lib.regions import Box, Region
 from amc_lib.sources import weights_hash
 from amc_study.answers import ask, ask_in_parts
-from amc_study.rival.proposal_bank import ProposalSplit
+from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.region_answers import RegionAnswers, choose_regions, way_accuracies
 from amc_study.rival.region_tower import open_checkpoint
 from amc_study.runs import RUNS, long_history, open_run, pretrained

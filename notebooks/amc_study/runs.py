@@ -30,7 +30,7 @@ from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_lib.train import Snapshots, set_seed, train
 from amc_study.own_data import OwnData
 from amc_study.provenance import provenance, settings_hash
-from amc_study.rival.proposal_bank import ProposalSplit
+from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.region_answers import choose_regions
 from amc_study.rival.region_tower import build_model, open_checkpoint
 from amc_study.rival.vmrm import pair_losses

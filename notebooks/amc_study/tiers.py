@@ -20,8 +20,7 @@ from amc_lib.datasets.check import check
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
 from amc_study.rival.detector_runs import load_detector
-from amc_study.rival.proposal_bank import ProposalSplit, RegionInputs
-from amc_study.rival.proposals import open_proposals
+from amc_study.rival.proposals import ProposalSplit, open_proposals
 from amc_study.scenes import pictograms
 from amc_study.scenes.scene import SPLITS
 from amc_study.scenes.splits import SceneSplit, open_scenes
@@ -64,9 +63,8 @@ def training_pairs(settings: Settings, stage: str) -> PairDataset:
         return photos.training_pairs(settings)
     training = getattr(settings, stage)
     bank = scene_split(settings, "pretrain" if stage == "pretraining" else "train")
-    inputs = bank.inputs if isinstance(bank, ProposalSplit) else bank.features
     phrases = bank.caption_phrases() if stage == "pretraining" else bank.region_phrases()
-    return FixedPairs(inputs, phrases, training.seed, training.phrases_per_image)
+    return FixedPairs(bank.inputs, phrases, training.seed, training.phrases_per_image)
 
 
 def scene_split(settings: Settings, split: str) -> SceneSplit | ProposalSplit:
@@ -74,8 +72,7 @@ def scene_split(settings: Settings, split: str) -> SceneSplit | ProposalSplit:
     bank = open_scenes(settings.scenes, settings.model.vision, split)
     if settings.model.vision.trunk != "regions":
         return bank
-    found = open_proposals(settings.scenes, split, load_detector())
-    return ProposalSplit(bank, RegionInputs(found.boxes, found.features, settings.scenes.size))
+    return open_proposals(bank, load_detector())
 
 
 def validation_split(settings: Settings) -> Split:

@@ -38,7 +38,7 @@ class Captioned:
     def of(cls, bank: SceneSplit) -> Captioned:
         """The pictures of a split of scenes, each with its longest caption."""
         ids = [of_image[0].image_id for of_image in bank.regions]
-        return cls(bank.features, [of_image[-1] for of_image in bank.captions], ids)
+        return cls(bank.inputs, [of_image[-1] for of_image in bank.captions], ids)
 
 
 @dataclass

@@ -29,7 +29,7 @@ from amc_lib.weights_check import not_finite
 from amc_study.provenance import provenance, settings_hash
 from amc_study.rival.detector import Detector, SceneDetector, Vocabulary
 from amc_study.rival.detector_training import evaluate, named_rightly, scene_vocabulary, train
-from amc_study.rival.object_bank import open_objects
+from amc_study.rival.objects import open_objects
 from amc_study.rival.settings import DetectorSettings
 
 RUNS = ROOT / "runs"

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from amc_lib.train import DivergedError, parameter_groups
 from amc_study.rival.detection import average_precisions, mean_average_precision, recalled
 from amc_study.rival.detector import UNKNOWN, Detector, Proposals, Target, Vocabulary
-from amc_study.rival.object_bank import NamedObject, ObjectSplit
+from amc_study.rival.objects import NamedObject, ObjectSplit
 from amc_study.rival.pyramid import Levels
 from amc_study.rival.settings import DetectorSettings
 from amc_study.scenes.cast import PLAIN

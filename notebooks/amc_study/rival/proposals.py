@@ -1,104 +1,86 @@
-"""What the detector proposes in every scene of a split, found once on all cores and kept on disk.
-
-The folder under data/cache is named by the detector's weights and settings, the scenes' settings and the code, so that
-a change of any of them never meets an old cache.
-"""
+"""A split of scenes as the detector-based system reads it: proposals of the detector instead of pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from amc_lib.config import SceneSettings
-from amc_lib.files import write_array
-from amc_study.rival.detector import UNKNOWN, Proposals, SceneDetector
+from amc_lib.regions import Box, Region
+from amc_study.rival.detector import SceneDetector
 from amc_study.rival.detector_runs import load_detector
-from amc_study.rival.object_bank import DRAWING, draw_levels, fingerprint, on_all_cores, write_rows
-from amc_study.scenes.splits import CACHE
-
-CODE = (
-    *DRAWING,
-    *(f"notebooks/amc_study/rival/{name}.py" for name in ("object_bank", "detector", "detector_parts", "proposals")),
-)
-SMALL = ("boxes", "scores", "labels")
-Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+from amc_study.rival.objects import CODE, draw_levels
+from amc_study.scenes.cache import Part, open_entry
+from amc_study.scenes.splits import SceneSplit
 
 
-@dataclass(frozen=True)
-class SceneProposals:
-    """Proposals of n scenes, K each, best first.
+class RegionInputs(Sequence[Tensor]):
+    """For each of n pictures its proposals as `region_tower` reads them, float [K, F + 5].
 
-    boxes: float32 [n, K, 4], xyxy in pixels of the scene. scores: float32 [n, K], probability of the likeliest class.
-    labels: int64 [n, K], index of that class in the detector's classes. features: float16 [n, K, F], mapped from disk.
-    Where a scene has fewer than K, the rest are boxes without area, with score 0, label UNKNOWN and features 0.
+    boxes: [n, K, 4], xyxy in pixels of square pictures of `side`; features: [n, K, F]. A picture with fewer proposals
+    has boxes without area at the end.
     """
 
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    features: Tensor
+    def __init__(self, boxes: Tensor, features: Tensor, side: int) -> None:
+        self.boxes, self.features, self.side = boxes, features, side
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-
-def open_proposals(settings: SceneSettings, split: str, detector: SceneDetector, cache: Path = CACHE) -> SceneProposals:
-    """Proposals of a split, from the cache or, where they are not there yet, found now (with a progress bar)."""
-    others = [detector.sha256, detector.settings]
-    folder = cache / f"proposals-{split}-{fingerprint(settings, split, others, CODE)}"
-    if not (folder / "labels.npy").is_file():
-        _build(settings, split, detector, folder)
-    features = np.load(folder / "features.npy", mmap_mode="c")  # "c": torch wants memory that could be written to
-    small = {name: torch.from_numpy(np.load(folder / f"{name}.npy")) for name in SMALL}
-    return SceneProposals(**small, features=torch.from_numpy(features))
+    def __getitem__(self, index: int) -> Tensor:
+        corners = self.boxes[index].float() / self.side  # [K, 4], shares of the side
+        area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+        return torch.cat((self.features[index].float(), corners, area[:, None]), dim=1)
 
 
-def _build(settings: SceneSettings, split: str, detector: SceneDetector, folder: Path) -> None:
-    """The labels come last: their presence says that the rest is there."""
-    count = settings.count(split)
-    small: dict[str, list[np.ndarray]] = {name: [] for name in SMALL}
+class ProposalSplit(SceneSplit):
+    """A split of scenes whose inputs are what the detector proposes there (`RegionInputs`)."""
 
-    def features() -> Iterator[np.ndarray]:
-        task = (settings, split, detector.folder, detector.sha256)
-        for *of_part, rows in on_all_cores(_propose_part, count, task, f"proposals of {split}"):
-            for name, array in zip(SMALL, of_part, strict=True):
-                small[name].append(array)
-            yield rows
+    inputs: RegionInputs
 
-    shape = (count, detector.settings.boxes, detector.settings.width)
-    write_rows(folder / "features.npy", features(), shape, "<f2")
-    for name in SMALL:
-        write_array(folder / f"{name}.npy", np.concatenate(small[name]))
+    def boxes(self, region: Region) -> Tensor:
+        """The proposals' boxes [K, 4], xyxy in pixels; without area where there are fewer."""
+        return self.inputs.boxes[region.image.index].float()
+
+    @cached_property
+    def detections(self) -> dict[str, tuple[Box, ...]]:
+        """image id -> the proposals' boxes, xyxy in pixels, for the ranking of boxes by heatmaps."""
+        by_image = {region.image_id: self.boxes(region) for region in self.all_regions()}
+        return {
+            image_id: tuple(tuple(box) for box in boxes.tolist() if box[2] > box[0] and box[3] > box[1])
+            for image_id, boxes in by_image.items()
+        }
 
 
-def _propose_part(task: tuple[SceneSettings, str, Path, str, int, int]) -> Part:
-    settings, split, folder, sha256, start, stop = task
-    torch.set_num_threads(1)
+def open_proposals(scenes: SceneSplit, detector: SceneDetector) -> ProposalSplit:
+    """Proposals of a split from the cache or, where they are not there yet, found now (with a progress bar)."""
+    code = (*CODE, *(f"notebooks/amc_study/rival/{name}.py" for name in ("detector", "proposals")))
+    compute = partial(_propose, detector.folder, detector.sha256)
+    depends_on = [detector.sha256, detector.settings]
+    arrays, _ = open_entry("proposals", compute, scenes.settings, scenes.split, depends_on, code)
+    inputs = RegionInputs(arrays["boxes"], arrays["features"], scenes.settings.size)
+    return ProposalSplit(scenes.settings, scenes.split, inputs, scenes.captions, scenes.regions)
+
+
+def _propose(folder: Path, sha256: str, settings: SceneSettings, split: str, start: int, stop: int) -> Part:
+    """The proposals of each scene, the best first; without area, and with features 0, where there are fewer than K."""
     detector = _detector(folder, sha256)
-    side, size = detector.settings.image_size, (settings.size, settings.size)
-    _, levels = draw_levels(settings, side, split, start, stop)
-    found = [proposals.resized(size) for proposals in detector.propose_levels(levels)]
+    _, levels = draw_levels(settings, detector.settings.image_size, split, start, stop)
+    found = [p.resized((settings.size, settings.size)) for p in detector.propose_levels(levels)]
     most = detector.settings.boxes
-    return (
-        _padded(found, "boxes", most, 0.0).numpy(),
-        _padded(found, "scores", most, 0.0).numpy(),
-        _padded(found, "labels", most, UNKNOWN).numpy(),
-        _padded(found, "features", most, 0.0).half().numpy(),
-    )
+    boxes, features = _padded([p.boxes for p in found], most), _padded([p.features for p in found], most)
+    return {"boxes": boxes.numpy(), "features": features.half().numpy()}, []
 
 
-def _padded(found: list[Proposals], name: str, most: int, value: float) -> Tensor:
-    """One field of all scenes -> [scenes, most, ...]."""
-    rows = [getattr(proposals, name) for proposals in found]
+def _padded(rows: list[Tensor], most: int) -> Tensor:
+    """Rows of all scenes -> [scenes, most, ...], with zeros at the end."""
     filler = rows[0].new_empty(most, *rows[0].shape[1:])  # makes the longest row `most` long
-    return pad_sequence([*rows, filler], batch_first=True, padding_value=value)[:-1]
+    return pad_sequence([*rows, filler], batch_first=True)[:-1]
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from amc_lib.evaluate import point_hits
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
 from amc_lib.tokens import Tokenizer
-from amc_study.rival.proposal_bank import ProposalSplit
+from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.vmrm import WAYS, score_regions
 
 DEFAULT_WAY = "similarity"  # the best on validation scenes (figures/layers.csv)

@@ -1,0 +1,134 @@
+"""The cache of drawn scenes: what every run reads of a split is computed once, on all cores, and kept on disk.
+
+An entry is a folder of arrays (.npy, opened as memory maps) and records.json under data/cache. Its name ends in a
+fingerprint of the settings and the code that it depends on, so that a change of either never meets an old entry.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from amc_lib.config import SceneSettings
+from amc_lib.files import ROOT, plain
+from amc_study.scenes.scene import SPLITS
+
+CACHE = ROOT / "data" / "cache"
+WORKERS = os.cpu_count() or 1  # processes that draw; with one, the calling process draws
+DRAWING = ("notebooks/amc_study/scenes/*.py", "notebooks/amc_study/scenes/*.csv", "amc_lib/model/trunk.py")
+Part = tuple[dict[str, np.ndarray], list]  # of m scenes: arrays [m, ...] by name, and m records for JSON
+
+
+def fingerprint(content: Any, code: Iterable[str]) -> str:
+    """Twelve hex digits of `content` (whatever `plain` can write) and of files, given as patterns below the root.
+
+    Comments and docstrings of Python files do not count. Raises ValueError for a pattern that no file matches.
+    """
+    digest = hashlib.sha256(json.dumps(plain(content)).encode())
+    for pattern in code:
+        paths = sorted(ROOT.glob(pattern))
+        if not paths:
+            raise ValueError(f"no file matches {pattern!r}, on which a cache or a run depends")
+        for path in paths:
+            digest.update(_statements(path.read_text(encoding="utf-8")) if path.suffix == ".py" else path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _statements(source: str) -> bytes:
+    """Python source without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [line for line in node.body if not (isinstance(line, ast.Expr) and _is_text(line.value))]
+    return ast.dump(tree).encode()
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def open_entry(
+    name: str,
+    compute: Callable[[SceneSettings, str, int, int], Part],
+    settings: SceneSettings,
+    split: str,
+    depends_on: Any,
+    code: Iterable[str] = (),
+    scenes_a_task: int = 25,
+) -> tuple[dict[str, Tensor], list]:
+    """Arrays [n, ...] by name, and n records: what `compute` gives for the n scenes of a split.
+
+    Where the cache does not hold it yet, `compute(settings, split, start, stop)`, which must be picklable, is called
+    now for successive ranges of scenes, with a progress bar. depends_on: what else determines the result, beside the
+    scenes' settings; code: patterns of files that do, beside those that draw.
+    """
+    shared = {key: value for key, value in plain(settings).items() if key not in SPLITS}
+    key = fingerprint([shared, settings.count(split), depends_on], (*DRAWING, *code))
+    folder = CACHE / f"{name}-{split}-{key}"
+    if not folder.is_dir():
+        _fill(folder, compute, settings, split, scenes_a_task)
+    # "c": torch wants memory that could be written to; nothing written there reaches the disk
+    arrays = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in folder.glob("*.npy")}
+    return arrays, json.loads((folder / "records.json").read_text(encoding="utf-8"))
+
+
+def _fill(folder: Path, compute: Callable[..., Part], settings: SceneSettings, split: str, scenes_a_task: int) -> None:
+    """Compute an entry beside its place and rename it when it is whole; arrays never stand in memory whole."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    arrays: dict[str, np.memmap] = {}
+    records: list = []
+    try:
+        for start, (part, part_records) in _parts(compute, settings, split, scenes_a_task):
+            for name, rows in part.items():
+                if name not in arrays:
+                    shape = (settings.count(split), *rows.shape[1:])
+                    arrays[name] = np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", rows.dtype, shape)
+                arrays[name][start : start + len(rows)] = rows
+            records += part_records
+        for array in arrays.values():
+            array.flush()
+        (unfinished / "records.json").write_text(json.dumps(records), encoding="utf-8")
+        if not folder.is_dir():  # another process may have been quicker
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _parts(
+    compute: Callable[..., Part], settings: SceneSettings, split: str, scenes_a_task: int
+) -> Iterator[tuple[int, Part]]:
+    """(first scene, result) of successive ranges of scenes, in order, with a progress bar."""
+    count = settings.count(split)
+    starts = range(0, count, scenes_a_task)
+    stops = [min(start + scenes_a_task, count) for start in starts]
+    with tqdm(total=count, desc=f"drawing {split}", unit="scene") as bar, _mapping(len(starts)) as mapped:
+        results = mapped(compute, [settings] * len(starts), [split] * len(starts), starts, stops)
+        for start, stop, part in zip(starts, stops, results, strict=True):
+            yield start, part
+            bar.update(stop - start)
+
+
+@contextmanager
+def _mapping(tasks: int) -> Iterator[Callable[..., Iterable[Part]]]:
+    """`map`, on as many processes of one thread each as there are cores and tasks."""
+    if WORKERS == 1:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(WORKERS, tasks), context, torch.set_num_threads, (1,)) as pool:
+        yield pool.map
