@@ -77,11 +77,12 @@ def test_first_code_cell_holds_the_parameters_and_the_second_checks_them(path):
 
 
 @pytest.mark.parametrize("path", [pytest.param(p, id=p.stem) for p in NOTEBOOKS])
-def test_code_cells_are_short_and_define_nothing(path):
+def test_code_cells_are_short_and_define_nothing(path):  # but 00, which builds the method by hand
     for source in code(path):
         assert len(source.splitlines()) <= 16, source
         defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.While, ast.Try)
-        assert not [node for node in ast.walk(ast.parse(source)) if isinstance(node, defined)], source
+        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, defined)]
+        assert not nodes or path.stem == "00_method", source
 
 
 @EACH
