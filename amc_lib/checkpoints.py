@@ -1,7 +1,8 @@
 """Checkpoints: weights as safetensors beside a JSON of settings, vocabulary and origin; written whole or not at all.
 
-What comes by other ways is left out of the file: the frozen trunk (a pip package), tensors tied to others, and, unless
-asked for, the momentum model and queues (which start as copies of the online model and as noise).
+A source is the folder of a run, the name of a checkpoint that the repository ships, or one of the authors' own files.
+What comes by other ways is not in the weights file: the frozen trunk (a pip package), tensors tied to others, the
+momentum model and the queues (which start as copies of the online model and as noise).
 """
 
 from __future__ import annotations
@@ -9,32 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from safetensors.torch import load, save
 from torch import Tensor
 
 from amc_lib.config import ModelSettings, Settings
-from amc_lib.files import ROOT, json_bytes, plain, write_together
+from amc_lib.files import ROOT, atomic_file, data_root, json_bytes, plain, sha256_of, unexpected_content
 from amc_lib.model import ALBEF
-from amc_lib.model.albef import MOMENTUM_PAIRS
+from amc_lib.official import MOMENTUM, TWINS, CheckpointError, bert_vocabulary, load_official, load_tensors
 from amc_lib.parameters import from_mapping
+from amc_lib.presets import preset
 from amc_lib.tokens import Tokenizer
-from amc_lib.weights_check import check_weights
-from amc_lib.wording import line, reason, shown
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "checkpoint.json"
-SHIPPED = ROOT / "data" / "checkpoints"  # named checkpoints that come with the repository
-TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
-MOMENTUM = (*(f"{name}_m." for name in MOMENTUM_PAIRS), "image_queue", "text_queue", "queue_ptr")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another shape than the model."""
+SHIPPED = ROOT / "data" / "checkpoints"
+NOT_STORED = ("trunk.", *MOMENTUM, "image_queue", "text_queue", "queue_ptr")  # beginnings of names
 
 
 @dataclass
@@ -42,7 +36,7 @@ class Checkpoint:
     model: ALBEF
     tokenizer: Tokenizer
     settings: Settings
-    about: dict[str, Any]  # provenance and whatever the writer added
+    about: dict[str, Any]  # provenance and whatever the writer added; of an official file `imported`, its report
     sha256: str  # of the weights file
 
 
@@ -62,34 +56,53 @@ def save_checkpoint(
         "sha256": hashlib.sha256(weights).hexdigest(),
         "about": plain(about),
     }
-    write_together({folder / WEIGHTS: weights, folder / DESCRIPTION: json_bytes(content)})
+    with atomic_file(folder / DESCRIPTION) as description, atomic_file(folder / WEIGHTS) as file:
+        description.write(json_bytes(content))
+        file.write(weights)
+        description.flush()  # a full disk is met here, before anything is renamed
     return folder
 
 
 def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], ALBEF] = ALBEF) -> Checkpoint:
-    """Load a checkpoint folder, or one that the repository ships by its name, as a `model_class`.
+    """The checkpoint at a source, with its weights in a `model_class`; a copy of the online model is its momentum.
 
-    Raises CheckpointError with one sentence if it is missing, damaged, does not fit its own settings, or holds weights
-    that are no finite numbers.
+    An official file becomes a model of the paper tier's settings. Raises CheckpointError with one sentence if the
+    source is missing, damaged, or does not fit its own settings.
     """
+    if is_official(source):
+        settings = preset("paper")
+        tokenizer, model = paper_tokenizer(settings), ALBEF(settings.model)
+        report = load_official(Path(source).expanduser(), model)
+        return Checkpoint(model, tokenizer, settings, {"imported": report}, report.sha256)
     folder, about = find(source), description(source)
+    path = folder / WEIGHTS
     try:
-        data = (folder / WEIGHTS).read_bytes()
+        content = unexpected_content(path) or f"damaged (its hash is not the one in {DESCRIPTION})"
+        data = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{folder}: has no readable {WEIGHTS}: {error}") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != about.get("sha256"):
-        raise CheckpointError(f"{folder / WEIGHTS}: damaged (its hash is not the one in {DESCRIPTION})")
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != about.get("sha256"):
+        raise CheckpointError(f"{path}: is {content}")
     try:
         settings = stored_settings(about.get("settings"))
-        tokenizer = _tokenizer(about.get("vocabulary"), settings)
-        tensors = load(data)
-        check_weights(tensors, settings.model)
-        model = model_class(settings.model)
-    except (ArithmeticError, RuntimeError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder}: {reason(error)}") from error
-    load_weights(model, tensors, origin=str(folder))
-    return Checkpoint(model, tokenizer, settings, about.get("about", {}), digest)
+        tokenizer = Tokenizer(about.get("vocabulary", ()), settings.model.text.max_tokens)
+        tensors, model = load(data), model_class(settings.model)
+    except Exception as error:  # what a description and a safetensors header can be is not bounded
+        raise CheckpointError(f"{folder}: {str(error).partition(chr(10))[0]:.300}") from error
+    load_weights(model, tensors, origin=folder)
+    return Checkpoint(model, tokenizer, settings, about.get("about", {}), about["sha256"])
+
+
+def load_weights(model: ALBEF, tensors: Mapping[str, Tensor], origin: object) -> None:
+    """Copy online weights into the model, comparing every name and shape; the momentum model becomes a copy."""
+    load_tensors(model, tensors, online_state(model), origin)
+    model.copy_to_momentum()
+
+
+def online_state(model: ALBEF) -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds, by name."""
+    state = model.state_dict().items()
+    return {name: t for name, t in state if not name.startswith(NOT_STORED) and not name.endswith(tuple(TWINS))}
 
 
 def stored_settings(values: Any) -> Settings:
@@ -110,54 +123,30 @@ def description(source: str | Path) -> dict[str, Any]:
     path = find(source) / DESCRIPTION
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint's description: {reason(error)}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("about", {}), dict):
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint's description: {error}") from error
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path}: is no description of a checkpoint")
     return content
 
 
-def load_weights(model: ALBEF, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Copy online weights into the model, after comparing every name and shape; the momentum model becomes a copy."""
-    expected = online_state(model)
-    problems = [f"missing {name} {tuple(expected[name].shape)}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name} {tuple(tensors[name].shape)}" for name in tensors if name not in expected]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(expected[name].shape)}"
-        for name in expected
-        if name in tensors and tensors[name].shape != expected[name].shape
-    ]
-    problems += [
-        f"{name} is {tensors[name].dtype}, the model has {expected[name].dtype}"
-        for name in expected
-        if name in tensors and tensors[name].is_floating_point() != expected[name].is_floating_point()
-    ]
-    if problems:
-        raise CheckpointError(f"{origin}: does not fit the model: {first_few(problems)}")
-    model.load_state_dict(dict(tensors), strict=False)
-    model.copy_to_momentum()
-
-
-def online_state(model: ALBEF) -> dict[str, Tensor]:
-    """The tensors that a checkpoint holds, by name."""
-    return {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(("trunk.", *MOMENTUM)) and not name.endswith(TIED)
-    }
+def weights_hash(source: str | Path) -> str:
+    """The sha256 that `load_checkpoint` would give, without loading."""
+    return sha256_of(Path(source).expanduser()) if is_official(source) else description(source)["sha256"]
 
 
 def find(source: str | Path) -> Path:
-    """The folder of a checkpoint given by path or by the name of a shipped one."""
-    for folder in (Path(source), SHIPPED / str(source)):
-        if os.path.isfile(folder / DESCRIPTION):  # also False for names that no file can have
+    """The folder of a checkpoint given by path or by the name of a shipped one. Raises CheckpointError."""
+    for folder in (Path(source).expanduser(), SHIPPED / str(source)):
+        if os.path.isfile(folder / DESCRIPTION):
             return folder
-    raise CheckpointError(f"no checkpoint at {shown(str(source))}; shipped ones: {', '.join(shipped()) or 'none'}")
+    names = ", ".join(shipped()) or "none"
+    raise CheckpointError(f"no checkpoint at {str(source)!r:.200} in {Path.cwd()}; shipped ones: {names}")
 
 
 def exists(source: str | Path) -> bool:
-    """Whether there is a checkpoint at a path or of a shipped name."""
-    return any(os.path.isfile(folder / DESCRIPTION) for folder in (Path(source), SHIPPED / str(source)))
+    """Whether there is a checkpoint folder at a path or of a shipped name."""
+    return any(os.path.isfile(folder / DESCRIPTION) for folder in (Path(source).expanduser(), SHIPPED / str(source)))
 
 
 def shipped() -> list[str]:
@@ -165,19 +154,18 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))
 
 
-def _tokenizer(vocabulary: Any, settings: Settings) -> Tokenizer:
+def is_official(source: str | Path) -> bool:
+    """Whether a source is a single file, as the authors' are, of whatever ending."""
+    return os.path.isfile(Path(source).expanduser())
+
+
+def official_albef() -> Path:
+    """The file from which finetuning of the paper tier starts."""
+    return data_root() / "checkpoints" / "ALBEF.pth"
+
+
+def paper_tokenizer(settings: Settings) -> Tokenizer:
+    """BERT's WordPiece tokens (uncased), of the downloaded vocabulary."""
     text = settings.model.text
-    if not isinstance(vocabulary, list) or not all(isinstance(token, str) for token in vocabulary):
-        raise ValueError("its vocabulary is no list of words")
-    if len(set(vocabulary)) != len(vocabulary):
-        raise ValueError("its vocabulary has a word twice")
-    if len(vocabulary) > text.vocab_size:
-        raise ValueError(f"its vocabulary has {len(vocabulary)} words, the model {text.vocab_size}")
+    vocabulary = bert_vocabulary(data_root() / "bert-base-uncased" / "vocab.txt", text.vocab_size)
     return Tokenizer(vocabulary, text.max_tokens)
-
-
-def first_few(problems: Iterable[str], limit: int = 5) -> str:
-    """The first problems as one line, with the number of the others."""
-    problems = list(problems)
-    more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
-    return "; ".join(map(line, problems[:limit])) + more

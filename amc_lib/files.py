@@ -7,16 +7,20 @@ import hashlib
 import json
 import os
 import secrets
+import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from enum import Enum
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def data_root() -> Path:
+    """The folder of downloaded data sets and weights: data/paper, or the environment variable AMC_DATA."""
+    return Path(os.environ.get("AMC_DATA", ROOT / "data" / "paper")).expanduser()
 
 
 @contextmanager
@@ -44,16 +48,6 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
-def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files that belong together: all are on disk before the first is renamed, in order, into its place."""
-    with ExitStack() as files:
-        for path, data in reversed(contents.items()):  # what is opened last is renamed first
-            file = files.enter_context(atomic_file(path))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-
 def check_writable(folder: Path) -> None:
     """Make the folder if it is missing. Raises OSError where nothing can be written into it."""
     with atomic_file(folder / ".probe") as file:
@@ -68,7 +62,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def json_bytes(obj: Any) -> bytes:
-    """`obj` as indented UTF-8 JSON; NaN and infinity, which JSON lacks, are a ValueError."""
+    """`obj` as indented UTF-8 JSON; raises ValueError for NaN and infinity, which JSON lacks."""
     return f"{json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
 
 
@@ -77,8 +71,8 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_bytes(path, json_bytes(obj))
 
 
-def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write a frame as UTF-8 CSV without its index, with full float precision, atomically."""
+def write_csv(path: str | Path, frame: Any) -> None:
+    """Write a pandas DataFrame as UTF-8 CSV without its index, with full float precision, atomically."""
     write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
 
@@ -94,11 +88,26 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def plain(value: Any, name: str = "settings") -> Any:
-    """`value` out of JSON's own types: dataclasses and mappings as dicts, sequences as lists, numbers as Python's.
+def unexpected_content(path: str | Path) -> str | None:
+    """What a downloaded file is where it is not the data it is named for ("a web page", ...), else None."""
+    with Path(path).open("rb") as file:
+        head = file.read(256).lstrip().lower()
+    if not head:
+        return "an empty file"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not the file itself: download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself: run `git lfs pull`"
+    if head.startswith(b"pk\3\4") and not zipfile.is_zipfile(path):
+        return "an incomplete download (an archive without its end)"
+    return None
 
-    A path is written relative to the repository, or by its last part when it lies elsewhere. A value that JSON cannot
-    hold (an object, NaN) is an error that says where it stands.
+
+def plain(value: Any, name: str = "settings") -> Any:
+    """`value` in JSON's types: dataclasses and mappings as dicts, sequences as lists, numbers as Python's.
+
+    A path is written relative to the repository, or by its last part if it lies elsewhere. Raises an error that says
+    where it stands for a value that JSON cannot hold (an object, NaN).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -107,12 +116,10 @@ def plain(value: Any, name: str = "settings") -> Any:
             return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
         case list() | tuple():
             return [plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
-        case set() | frozenset():
-            return sorted(plain(item, name) for item in value)
-        case Enum():
-            return plain(value.value, name)
         case Path():
-            return _path_text(value)
+            inside = value.resolve().is_relative_to(ROOT)
+            outside = value.name if value.is_absolute() else value.as_posix()
+            return value.resolve().relative_to(ROOT).as_posix() if inside else outside
         case np.generic():
             return plain(value.item(), name)
         case float() if not np.isfinite(value):
@@ -120,10 +127,3 @@ def plain(value: Any, name: str = "settings") -> Any:
         case None | bool() | int() | float() | str():
             return value
     raise TypeError(f"{name} is a {type(value).__name__}, which cannot be written as JSON")
-
-
-def _path_text(path: Path) -> str:
-    resolved = path.resolve()
-    if resolved.is_relative_to(ROOT):
-        return resolved.relative_to(ROOT).as_posix()
-    return path.name if path.is_absolute() else path.as_posix()

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from amc_lib import gradcam
-from amc_lib.checkpoints import Checkpoint, CheckpointError
+from amc_lib.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from amc_lib.config import VisionSettings
 from amc_lib.datasets.image_files import open_image, reading, to_rgb
 from amc_lib.datasets.transforms import to_input
@@ -22,7 +22,6 @@ from amc_lib.evaluate import ground_remembered, peak, remember_images
 from amc_lib.model.text import ImageMemory
 from amc_lib.model.trunk import pixels
 from amc_lib.overlay import heat_overlay
-from amc_lib.sources import open_checkpoint
 from amc_lib.tokens import clean
 from amc_lib.wording import shown
 
@@ -76,7 +75,7 @@ class Grounder:
     @classmethod
     def load(cls, source: str | Path = DEFAULT_CHECKPOINT, layer: int | None = None) -> Grounder:
         """Load a run's folder, a shipped checkpoint by name, or an official .pth. `layer` overrides its own layer."""
-        return cls(open_checkpoint(source), layer)
+        return cls(load_checkpoint(source), layer)
 
     def encode(self, image: Image.Image | str | Path) -> EncodedImage:
         """An image made ready for any number of phrases. ValueError with one sentence if it cannot be read."""

@@ -16,14 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from amc_lib.checkpoints import Checkpoint
+from amc_lib.checkpoints import Checkpoint, load_checkpoint, official_albef
 from amc_lib.datasets.photos import PhotoSplit, evaluation_splits
 from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import Pointing, peak, point_at
 from amc_lib.model import ALBEF
 from amc_lib.presets import preset
 from amc_lib.regions import Region
-from amc_lib.sources import official_albef, open_checkpoint
 from amc_study import answers
 from amc_study.answers import ask, ask_in_parts
 
@@ -55,7 +54,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def opened() -> Checkpoint:
     """The tiny official file, with weights so large that peaks are clear."""
-    checkpoint = open_checkpoint(official_albef())
+    checkpoint = load_checkpoint(official_albef())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in (p for p in checkpoint.model.parameters() if p.ndim > 1):

@@ -14,9 +14,8 @@ import torch
 from test_runs import TINY
 
 from amc_lib import checkpoints, presets
-from amc_lib.checkpoints import load_checkpoint, save_checkpoint
+from amc_lib.checkpoints import load_checkpoint, paper_tokenizer, save_checkpoint
 from amc_lib.model import ALBEF
-from amc_lib.sources import paper_tokenizer
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study import tiers
 from amc_study.comparison import answer

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +15,12 @@ from reference_cases import TINY_LAYER, Case, case_params, load_case, reference_
 from safetensors.torch import save_file
 from torch import Tensor
 
-from amc_lib import files, gradcam
-from amc_lib.checkpoints import TIED, CheckpointError
+from amc_lib import gradcam
+from amc_lib.checkpoints import CheckpointError, load_checkpoint
 from amc_lib.evaluate import ground_phrases
 from amc_lib.files import plain
 from amc_lib.model import ALBEF
-from amc_lib.official import bert_vocabulary, export_official, load_official, read_official
+from amc_lib.official import POSITION_IDS, TWINS, bert_vocabulary, export_official, load_official, read_official
 from amc_lib.parameters import replace
 from amc_lib.presets import preset
 from amc_lib.tokens import SPECIAL, Tokenizer
@@ -75,21 +75,21 @@ def without(state: State, *beginnings: str) -> State:
 # --------------------------------------------------------------------------------------------------------- round trip
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_exported_model_comes_back_whole(tmp_path, state, suffix):
-    path = tmp_path / f"official{suffix}"
-    if suffix == ".pth":
-        write(path, state)
-    else:
+@pytest.mark.parametrize("kind", ["zip", "legacy", "bare", "safetensors"])
+def test_exported_model_comes_back_whole_whatever_its_ending(tmp_path, state, kind):
+    path = tmp_path / "official.bin"
+    if kind == "safetensors":
         save_file({name: tensor.clone() for name, tensor in state.items()}, path)
+    else:
+        content = {"model": state, "config": argparse.Namespace(epochs=30), "lr": {"base": [1e-5]}}
+        torch.save(state if kind == "bare" else content, path, _use_new_zipfile_serialization=kind != "legacy")
     model = tiny_model(torch.float32)
     report = load_official(path, model)
     assert_holds(model, state)
     assert model.queue_ptr_img.item() == model.queue_ptr_txt.item() == 3
     assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert report.loaded == len(model.state_dict()) == len(state) - 2
-    assert report.left_out == tuple(f"text_encoder{m}.bert.embeddings.position_ids (1, 24)" for m in ("", "_m"))
-    assert report.renamed == report.resized == report.started_fresh == ()
+    assert report.notes == tuple(f"left out: text_encoder{m}.{POSITION_IDS} (1, 24)" for m in ("", "_m"))
 
 
 def test_tied_tensors_stay_tied(tmp_path, state):
@@ -99,25 +99,6 @@ def test_tied_tensors_stay_tied(tmp_path, state):
         assert bert.cls.predictions.decoder.weight is bert.bert.embeddings.word_embeddings.weight
         assert bert.cls.predictions.decoder.bias is bert.cls.predictions.bias
     assert_holds(model, state)
-
-
-def test_double_model_takes_the_same_values(tmp_path, state):
-    model = tiny_model(torch.float64)
-    load_official(write(tmp_path / "a.pth", state), model)
-    assert model.itm_head.weight.dtype == torch.float64
-    assert model.itm_head.weight.equal(state["itm_head.weight"].double())
-
-
-def test_report_reads_well_and_fits_json(tmp_path, state):
-    report = load_official(write(tmp_path / "a.pth", without(state, *MOMENTUM)), tiny_model(torch.float32))
-    lines = str(report).splitlines()
-    assert lines[0] == f"{tmp_path / 'a.pth'}: {report.loaded} tensors loaded (sha256 {report.sha256[:12]})"
-    assert lines[1:] == [
-        "  left out: text_encoder.bert.embeddings.position_ids (1, 24)",
-        f"  started fresh: {report.started_fresh[0]}",
-    ]
-    content = json.loads(json.dumps(plain(report)))
-    assert content["source"] == "a.pth" and content["left_out"] == list(report.left_out)
 
 
 # --------------------------------------------------------------------------------------------------- stored reference
@@ -141,7 +122,7 @@ def test_reference_weights_give_the_authors_heatmaps(folder):
     case = load_case(folder)
     model = ALBEF(case.model_settings())
     report = load_official(folder / "weights.safetensors", model)
-    assert report.renamed == report.resized == report.started_fresh == ()
+    assert all(note.startswith("left out: ") and POSITION_IDS in note for note in report.notes)
     usual = evaluation(case, case.model(torch.float32))
     for name, output in evaluation(case, model).items():
         assert output.equal(usual[name]) and output.std() > 0
@@ -161,15 +142,14 @@ def test_names_of_other_files_are_understood(tmp_path, state):
     report = load_official(write(tmp_path / "a.pth", {f"module.{name}": t for name, t in other.items()}), model)
     assert_holds(model, state)
     assert report.loaded == len(model.state_dict())
-    assert f"module.* -> * ({len(other)})" in report.renamed
-    assert "text_encoder.embeddings.* -> text_encoder.bert.embeddings.* (6)" in report.renamed
-    assert "queue_ptr -> queue_ptr_img, queue_ptr_txt (1)" in report.renamed
-    assert "idx_queue (1, 10)" in report.left_out and len(report.left_out) == 3
+    assert f"{len(other)} tensors renamed" in report.notes and "left out: idx_queue (1, 10)" in report.notes
+    assert str(report).splitlines()[1] == f"  {len(other)} tensors renamed"
+    assert json.loads(json.dumps(plain(report)))["notes"] == list(report.notes)
 
 
 def test_name_that_is_there_twice_is_refused(tmp_path, state):
     state["text_encoder.encoder.layer.0.output.dense.weight"] = state[BERT]
-    with pytest.raises(CheckpointError, match=re.escape(f"holds {BERT} twice")):
+    with pytest.raises(CheckpointError, match="holds a tensor under two names"):
         load_official(write(tmp_path / "a.pth", state), tiny_model(torch.float32))
 
 
@@ -183,27 +163,24 @@ def test_momentum_starts_as_a_copy_where_it_is_absent(tmp_path, state):
     for name, tensor in model.state_dict().items():
         if name.startswith(MOMENTUM):
             assert tensor.equal(state[name.replace("_m.", ".", 1)]), name
-    assert len(report.started_fresh) == 1 and "momentum model, now a copy" in report.started_fresh[0]
+    assert "absent: momentum model, now a copy" in report.notes[-1]
 
 
 @pytest.mark.parametrize(
-    ("beginnings", "line"),
+    ("beginnings", "note"),
     [
         (("text_encoder.cls.", "text_encoder_m.cls."), "MLM head"),
         (("vision_proj", "text_proj", "temp"), "contrastive space"),
         (QUEUES, "queues"),
     ],
-    ids=["head", "contrast", "queues"],
 )
-def test_group_that_is_absent_stays_as_it_was(tmp_path, state, beginnings, line):
+def test_group_that_is_absent_stays_as_it_was(tmp_path, state, beginnings, note):
     model = model_with_a_past(seed=0)
     before = snapshot(model)
     report = load_official(write(tmp_path / "a.pth", without(state, *beginnings)), model)
-    kept = [name for name in before if name.startswith(beginnings) and not name.endswith(TIED[0])]
-    assert len(kept) >= 4 and report.started_fresh[0].startswith(line) and len(report.started_fresh) == 1
-    for name in kept:
-        online = name.replace("_m.", ".", 1)
-        assert model.state_dict()[name].equal(before[online]), name
+    assert report.notes[-1].startswith(f"absent: {note}")
+    kept = {n: t for n, t in before.items() if n.startswith(beginnings) and not n.endswith(next(iter(TWINS)))}
+    assert len(kept) >= 4 and all(model.state_dict()[name].equal(tensor) for name, tensor in kept.items())
     assert_holds(model, state, but=beginnings)
 
 
@@ -220,7 +197,7 @@ def test_evaluation_model_is_enough_for_grounding(tmp_path, state):
         outputs.append(ground_phrases(model, tokenizer, images, ["w1 w2", "w3"], [0, 1], TINY_LAYER))
     for whole, least_output in zip(*outputs, strict=True):
         assert whole.equal(least_output) and whole.std() > 0
-    assert len(reports[1].started_fresh) == 4
+    assert len([note for note in reports[1].notes if note.startswith("absent: ")]) == 4
 
 
 def test_queues_of_another_length_stay_out(tmp_path, state):
@@ -230,11 +207,9 @@ def test_queues_of_another_length_stay_out(tmp_path, state):
     before = snapshot(model)
     report = load_official(write(tmp_path / "a.pth", state), model)
     assert_holds(model, state, but=QUEUES)
-    for name in ("image_queue", "text_queue"):
-        assert model.state_dict()[name].equal(before[name])
-        assert f"{name} (8, 16), of which the model's has 10 columns" in report.left_out
-    assert before["queue_ptr_img"] == 3 and model.queue_ptr_img == model.queue_ptr_txt == 0
-    assert report.loaded == len(before) - 4
+    for name in QUEUES:
+        assert all(before[n].equal(tensor) for n, tensor in model.state_dict().items() if n.startswith(name))
+    assert "left out: image_queue (8, 16)" in report.notes and report.loaded == len(before) - 4
 
 
 # ------------------------------------------------------------------------------------------------ position embeddings
@@ -261,7 +236,7 @@ def test_position_embeddings_are_resized_to_the_model(tmp_path, state, old):
     report = load_official(write(tmp_path / "a.pth", state), model)
     for name in names:
         torch.testing.assert_close(model.state_dict()[name], naive_resize(state[name], 4), rtol=1e-5, atol=1e-6)
-    assert report.resized == tuple(f"{name} {old}x{old} -> 4x4" for name in names)
+    assert {f"resized: {name} {old}x{old} -> 4x4" for name in names} <= set(report.notes)
     assert_holds(model, state, but=tuple(names))
 
 
@@ -279,58 +254,88 @@ def lacking(*beginnings: str) -> Callable[[State], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lacking("itm_head."), "missing itm_head.weight (2, 24); missing itm_head.bias (2,)"),
-        (lacking("visual_encoder.norm.bias"), "missing visual_encoder.norm.bias (24,)"),
+        (lacking("itm_head."), "missing itm_head.weight; missing itm_head.bias"),
         (lacking("text_encoder."), "missing text_encoder.bert.embeddings"),
         (lacking("visual_encoder_m."), "missing visual_encoder_m.cls_token"),
-        (lacking("text_encoder_m.cls."), "missing text_encoder_m.cls.predictions.bias"),
-        (lacking("text_encoder.cls.predictions.bias"), "missing text_encoder.cls.predictions.bias"),
         (lacking("vision_proj."), "missing vision_proj.weight"),
-        (lacking("image_queue"), "missing image_queue (8, 10)"),
-        (lacking("queue_ptr_txt"), "missing queue_ptr_txt (1,)"),
-        (reshaped("query.weight", 2, 3), "unexpected query.weight (2, 3)"),
-        (reshaped("queue_ptr", 1), "unexpected queue_ptr (1,)"),
+        (lacking("queue_ptr_txt"), "missing queue_ptr_txt"),
         (reshaped("text_encoder.bert.pooler.dense.bias", 24), "unexpected text_encoder.bert.pooler.dense.bias (24,)"),
-        (reshaped("itm_head.weight", 3, 24), "itm_head.weight is (3, 24), the model has (2, 24)"),
-        (reshaped("visual_encoder.pos_embed", 1, 16, 24), "visual_encoder.pos_embed is (1, 16, 24)"),
-        (reshaped("visual_encoder.pos_embed", 1, 10, 23), "visual_encoder.pos_embed is (1, 10, 23)"),
-        (reshaped("visual_encoder.pos_embed", 1, 1, 24), "visual_encoder.pos_embed is (1, 1, 24)"),
-        (reshaped("visual_encoder.pos_embed"), "visual_encoder.pos_embed is ()"),
-        (reshaped("image_queue", 9, 10), "image_queue is (9, 10), the model has (8, 10)"),
-        (reshaped("image_queue"), "image_queue is (), the model has (8, 10)"),
-        (reshaped("queue_ptr_img", 1), "queue_ptr_img is torch.float32, the model has torch.int64"),
-        (lambda s: s.update({"temp": torch.tensor(1)}), "temp is torch.int64, the model has torch.float32"),
+        (reshaped("itm_head.weight", 3, 24), "size mismatch for itm_head.weight"),
+        (reshaped("visual_encoder.pos_embed", 1, 16, 24), "size mismatch for visual_encoder.pos_embed"),
+        (reshaped("visual_encoder.pos_embed"), "size mismatch for visual_encoder.pos_embed"),
+        (reshaped("image_queue", 9, 10), "size mismatch for image_queue"),
         (
             reshaped("text_encoder.cls.predictions.decoder.weight", 40, 24),
             "text_encoder.cls.predictions.decoder.weight differs from text_encoder.bert.embeddings.word_embeddings",
         ),
-        (
-            reshaped("text_encoder_m.cls.predictions.decoder.bias", 40),
-            "text_encoder_m.cls.predictions.decoder.bias differs from text_encoder_m.cls.predictions.bias",
-        ),
-        (lambda s: s.update({BERT: s[BERT] / 0}), f"has values that are no finite numbers: {BERT}"),
+        (lambda s: s.update({BERT: s[BERT] / 0}), f"{BERT} is not finite"),
+        (lambda s: s.update({BERT: [1, 2]}), "holds something else than named tensors"),
     ],
-    ids=range(24),
+    ids=range(13),
 )
-def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path, state, change, message):
+def test_what_does_not_fit_is_refused_by_name(tmp_path, state, change, message):
     change(state)
-    model = model_with_a_past(seed=0)
-    before = snapshot(model)
     with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
-        load_official(write(tmp_path / "a.pth", state), model)
-    assert str(caught.value).startswith(str(tmp_path / "a.pth"))
-    assert_holds(model, before)
+        load_official(write(tmp_path / "a.pth", state), tiny_model(torch.float32))
+    assert str(caught.value).startswith(str(tmp_path / "a.pth")) and len(str(caught.value)) < 1000
 
 
-def test_long_lists_of_problems_are_cut(tmp_path, state):
-    with pytest.raises(CheckpointError, match=r"; and \d+ more$") as caught:
-        load_official(write(tmp_path / "a.pth", without(state, "text_encoder.bert.")), tiny_model(torch.float32))
-    assert len(str(caught.value)) < 800
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: b"<!DOCTYPE html>\n<html>", "it is a web page"),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
+        (lambda data: data[: len(data) // 2], "it is an incomplete download"),
+        (lambda data: b"", "it is an empty file"),
+        (lambda data: b"some text", ""),
+    ],
+    ids=["page", "lfs", "cut", "empty", "text"],
+)
+def test_file_that_is_something_else_is_named_for_what_it_is(tmp_path, exported, damage, message):
+    path = tmp_path / "ALBEF.pth"
+    path.write_bytes(damage(exported.read_bytes()))
+    with pytest.raises(CheckpointError, match=re.escape(f"{path}: cannot be read as a checkpoint: {message}")):
+        read_official(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_in_a_file_is_executed(tmp_path, state, zipped):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    content = {"model": state, "config": Trap()}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a.pth'}: cannot be read as a checkpoint")):
+        read_official(tmp_path / "a.pth")
+    assert not (tmp_path / "sprung").exists()
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert (tmp_path / "sprung").exists()  # the trap works
+
+
+def test_single_file_is_opened_as_a_model_of_the_paper_tier(tmp_path, exported, monkeypatch):
+    settings = preset("paper")
+    small = replace(
+        settings,
+        model=tiny_model(torch.float32).settings,
+        amc=replace(settings.amc, layer=TINY_LAYER),
+        pretraining=replace(settings.pretraining, batch_size=8),
+        finetuning=replace(settings.finetuning, batch_size=8),
+    )
+    monkeypatch.setattr("amc_lib.checkpoints.preset", lambda tier: {"paper": small}[tier])
+    monkeypatch.setenv("AMC_DATA", str(tmp_path))
+    words = tmp_path / "bert-base-uncased" / "vocab.txt"
+    words.parent.mkdir()
+    words.write_text("\n".join([*SPECIAL, *(f"w{i}" for i in range(35))]))
+    exported.with_suffix(".CKPT").write_bytes(exported.read_bytes())
+    checkpoint = load_checkpoint(exported.with_suffix(".CKPT"))
+    assert_holds(checkpoint.model, read_official(exported))
+    assert checkpoint.sha256 == checkpoint.about["imported"].sha256 and checkpoint.tokenizer.vocabulary[5] == "w0"
 
 
 def test_model_on_a_trunk_is_no_model_of_the_authors(tmp_path, state):
     model = tiny_model(torch.float32, trunk="lite0")
-    with pytest.raises(CheckpointError, match=r"does not fit the model: missing trunk\."):
+    with pytest.raises(CheckpointError, match=r"does not fit the model: size mismatch|missing trunk\."):
         load_official(write(tmp_path / "a.pth", state), model)
     with pytest.raises(CheckpointError, match="no frozen trunk"):
         export_official(tmp_path / "b.pth", model)
@@ -355,19 +360,6 @@ def test_export_is_read_by_plain_pytorch(tmp_path):
     assert_holds(model, state)
 
 
-def test_export_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = export_official(tmp_path / "a.pth", tiny_model(torch.float32))
-    before = path.read_bytes()
-
-    def full(source, target):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(OSError, match="no space left"):
-        export_official(path, tiny_model(torch.float32, seed=1))
-    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.pth"]
-
-
 # --------------------------------------------------------------------------------------------------------- vocabulary
 
 
@@ -375,21 +367,17 @@ def test_vocabulary_keeps_its_order(tmp_path):
     tokens = [*SPECIAL, "the", "##s", "\u2028", "é", "…"]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     assert bert_vocabulary(tmp_path / "vocab.txt", size=10) == tokens
-    (tmp_path / "vocab.txt").write_text("\r\n".join(tokens), encoding="utf-8", newline="")
-    assert bert_vocabulary(tmp_path / "vocab.txt", size=10) == tokens
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("\n".join((*SPECIAL, "a")).encode(), "has 6 tokens, the model's vocabulary 7"),
-        ("\n".join((*SPECIAL, "a", "b", "c")).encode(), "has 8 tokens, the model's vocabulary 7"),
-        ("\n".join((*SPECIAL, "a", "a")).encode(), "has a token twice: 'a'"),
-        ("\n".join((*SPECIAL[1:], "a", "b", "c")).encode(), "lacks [PAD]"),
+        ("\n".join((*SPECIAL, "a")).encode(), "has 6 different tokens, the model's vocabulary 7"),
+        ("\n".join((*SPECIAL, "a", "a")).encode(), "has 6 different tokens, the model's vocabulary 7"),
         (b"\xff\xfe", "cannot be read as a vocabulary"),
         (None, "cannot be read as a vocabulary"),
     ],
-    ids=range(6),
+    ids=range(4),
 )
 def test_wrong_vocabulary_is_named(tmp_path, data, message):
     path = tmp_path / "vocab.txt"
@@ -397,12 +385,6 @@ def test_wrong_vocabulary_is_named(tmp_path, data, message):
         path.write_bytes(data)
     with pytest.raises(CheckpointError, match=re.escape(str(path)) + ".*" + re.escape(message)):
         bert_vocabulary(path, size=7)
-
-
-def test_vocabulary_is_that_of_bert_by_default(tmp_path):
-    tokens = [*SPECIAL, *(f"w{i}" for i in range(30522 - 5))]
-    (tmp_path / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
-    assert len(bert_vocabulary(tmp_path / "vocab.txt")) == preset("paper").model.text.vocab_size
 
 
 # ---------------------------------------------------------------------------------------------------------- full size
@@ -422,7 +404,7 @@ def test_full_size_file_is_loaded_exported_and_resized(tmp_path):
     state = read_official(tmp_path / "official.pth")
     assert_holds(model, state)
     assert report.loaded == len(model.state_dict()) == len(shapes) - 2
-    assert report.renamed == report.resized == report.started_fresh == ()
+    assert len(report.notes) == 2  # position_ids, left out
     exported = read_official(export_official(tmp_path / "exported.pth", model))
     assert {name: tuple(tensor.shape) for name, tensor in exported.items()} == shapes
     assert all(tensor.dtype == state[name].dtype and tensor.equal(state[name]) for name, tensor in exported.items())
@@ -434,7 +416,7 @@ def test_full_size_file_is_loaded_exported_and_resized(tmp_path):
     for name in names:
         assert larger.state_dict()[name].shape == (1, 577, 768)
         torch.testing.assert_close(larger.state_dict()[name], naive_resize(state[name], 24), rtol=1e-5, atol=1e-6)
-    assert report.resized == tuple(f"{name} 16x16 -> 24x24" for name in names)
+    assert {f"resized: {name} 16x16 -> 24x24" for name in names} <= set(report.notes)
     assert_holds(larger, state, but=names)
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from amc_lib.checkpoints import load_checkpoint, official_albef, paper_tokenizer
 from amc_lib.config import Settings
 from amc_lib.data import Collator, EpochBatches
 from amc_lib.datasets import photos
@@ -30,7 +31,6 @@ from amc_lib.datasets.photos import (
 from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluate import ground_phrases
 from amc_lib.presets import preset
-from amc_lib.sources import official_albef, open_checkpoint, paper_tokenizer
 from amc_lib.step import Batch
 from amc_study.runs import finetune
 
@@ -291,7 +291,7 @@ def test_phrases_are_cut_to_words(root, settings):
 
 
 def test_phrases_are_not_cut_to_the_tokens_of_training(settings):
-    checkpoint, bank = open_checkpoint(official_albef()), validation_split(settings)
+    checkpoint, bank = load_checkpoint(official_albef()), validation_split(settings)
     image, _ = bank.load(bank.all_regions()[0])
     phrases = ["a " * 29 + last for last in ("b", "c")]
     ids, _ = checkpoint.tokenizer(phrases)

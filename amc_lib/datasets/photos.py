@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from amc_lib.datasets.photo_table import PhotoTable, open_table
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment, Resize, to_input
 from amc_lib.distributed import process_state
-from amc_lib.files import ROOT
+from amc_lib.files import ROOT, data_root
 from amc_lib.model import ALBEF
 from amc_lib.model.vision import input_side
 from amc_lib.regions import Box, Region
@@ -41,10 +40,6 @@ REFER_SPLITS = {  # of table 1, as (data set, split)
     "refclef": ("refclef", "test"),
 }
 TITLES = {"refcoco+": "RefCOCO+", "refclef": "RefCLEF"}
-
-
-def data_root() -> Path:
-    return Path(os.environ.get("AMC_DATA", ROOT / "data" / "paper")).expanduser()
 
 
 # ---------------------------------------------------------------------------------------------------------- finetuning

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amc_lib.checkpoints import TIED
 from amc_lib.model import ALBEF
+from amc_lib.official import TWINS
 from amc_lib.train.log import Log
 from amc_lib.train.snapshots import Parts, Snapshot
 
@@ -53,7 +53,7 @@ class TrainingState:
 def model_tensors(model: ALBEF) -> dict[str, Tensor]:
     """Of both models, with queues and pointers; neither the frozen trunk nor tensors tied to others."""
     state = model.state_dict()
-    return {name: t for name, t in state.items() if not name.startswith("trunk.") and not name.endswith(TIED)}
+    return {name: t for name, t in state.items() if not name.startswith("trunk.") and not name.endswith(tuple(TWINS))}
 
 
 def shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:

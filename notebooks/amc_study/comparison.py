@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from amc_lib.checkpoints import Checkpoint, exists, find
+from amc_lib.checkpoints import Checkpoint, exists, find, weights_hash
 from amc_lib.evaluate import Pointing, point_hits
 from amc_lib.files import plain
 from amc_lib.presets import preset
 from amc_lib.regions import Box, Region
-from amc_lib.sources import weights_hash
 from amc_study.answers import ask, ask_in_parts
 from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.region_answers import RegionAnswers, choose_regions, way_accuracies

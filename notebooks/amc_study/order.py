@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amc_lib.checkpoints import official_albef
 from amc_lib.files import ROOT, plain, write_json
-from amc_lib.sources import official_albef
 from amc_study.comparison import DETECTOR_BASED, FINETUNED
 from amc_study.runs import RUNS
 

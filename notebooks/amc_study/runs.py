@@ -17,14 +17,22 @@ from typing import Any
 
 import pandas as pd
 
-from amc_lib.checkpoints import Checkpoint, description, find, shipped, stored_settings
+from amc_lib.checkpoints import (
+    Checkpoint,
+    description,
+    find,
+    is_official,
+    official_albef,
+    shipped,
+    stored_settings,
+    weights_hash,
+)
 from amc_lib.config import Settings
 from amc_lib.data import Collator
 from amc_lib.distributed import process_state
 from amc_lib.evaluate import point_at
 from amc_lib.files import ROOT, plain
 from amc_lib.model import ALBEF
-from amc_lib.sources import is_official, official_albef, weights_hash
 from amc_lib.step import training_losses
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_lib.train import Snapshots, set_seed, train

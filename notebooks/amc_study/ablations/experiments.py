@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from amc_lib.checkpoints import weights_hash
 from amc_lib.config import Settings
 from amc_lib.parameters import resolve, unknown_name
 from amc_lib.presets import preset
-from amc_lib.sources import weights_hash
 from amc_study.ablations.grid import Ablation, Read, Variant, ablations
 from amc_study.provenance import settings_hash
 from amc_study.runs import finetuning_settings, pretrained, run_identity

@@ -25,7 +25,6 @@ from amc_lib.config import SceneSettings
 from amc_lib.files import ROOT, plain, write_bytes, write_csv, write_json
 from amc_lib.parameters import from_mapping
 from amc_lib.train import set_seed
-from amc_lib.weights_check import not_finite
 from amc_study.provenance import provenance, settings_hash
 from amc_study.rival.detector import Detector, SceneDetector, Vocabulary
 from amc_study.rival.detector_training import evaluate, named_rightly, scene_vocabulary, train
@@ -90,8 +89,8 @@ def load_detector(source: str | Path = TRAINED) -> SceneDetector:
         vocabulary = Vocabulary(**{name: tuple(words) for name, words in about["vocabulary"].items()})
         detector = Detector(from_mapping(DetectorSettings, about["settings"]), vocabulary)
         weights = load(data)
-        if names := not_finite(weights):
-            raise ValueError(f"has weights that are no finite numbers: {', '.join(names)}")
+        if names := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"has weights that are not finite: {', '.join(names[:5])}")
         detector.load_state_dict(weights)
     except UNREADABLE as error:
         raise CheckpointError(f"{folder}: is damaged or no detector: {textwrap.shorten(str(error), 200)}") from error

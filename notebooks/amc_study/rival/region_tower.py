@@ -12,8 +12,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from amc_lib import sources
-from amc_lib.checkpoints import Checkpoint
+from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.config import ModelSettings, VisionSettings
 from amc_lib.model import ALBEF
 from amc_lib.model.text import initial_std, initialise
@@ -66,5 +65,5 @@ def build_model(settings: ModelSettings) -> ALBEF:
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:
-    """`amc_lib.sources.open_checkpoint` for models of both kinds."""
-    return sources.open_checkpoint(source, build_model)
+    """`amc_lib.checkpoints.load_checkpoint` for models of both kinds."""
+    return load_checkpoint(source, build_model)
