@@ -1,15 +1,17 @@
-"""00_method, executed as committed: what it shows is true, and its own asserts hold."""
+"""The method's pages: 00_method, executed as committed, and data/PROTOCOL.md, which the code cites by heading."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "00_method.ipynb"
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "notebooks" / "00_method.ipynb"
 REPORT = """
 import json
 print(json.dumps({
@@ -58,3 +60,11 @@ def test_it_is_short_and_light():
     code = [cell.source.splitlines() for cell in notebook.cells if cell.cell_type == "code"]
     assert max(map(len, code)) <= 16 and sum(len([line for line in cell if line.strip()]) for cell in code) <= 150
     assert NOTEBOOK.stat().st_size < 1_500_000
+
+
+def test_headings_cited_by_the_code_are_in_the_protocol():
+    code = " ".join(
+        path.read_text() for folder in ("amc_lib", "notebooks/amc_study") for path in (ROOT / folder).rglob("*.py")
+    )
+    cited = set(re.findall(r"PROTOCOL,? \(?([A-Z][a-z]+(?: [a-z]+)*)", code))
+    assert cited and cited <= set(re.findall(r"^## (.+)$", (ROOT / "data" / "PROTOCOL.md").read_text(), re.MULTILINE))
