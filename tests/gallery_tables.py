@@ -6,6 +6,7 @@ import explanation_tables as made
 import pandas as pd
 from test_figures_results import accuracy_table
 
+from amc_study.figures import FOLDER
 from amc_study.report.gallery.ablations import GRID
 
 SYSTEMS = {"chance": 3.7, "ALBEF": 60.7, "ALBEF finetuned": 65.2, "AMC": 69.84, "VMRM": 87.3}
@@ -13,10 +14,10 @@ SYSTEMS = {"chance": 3.7, "ALBEF": 60.7, "ALBEF finetuned": 65.2, "AMC": 69.84, 
 
 def ablation(name: str) -> pd.DataFrame:
     """The settings of the grid, each a point below the one before; the first differs for sure, the others do not."""
-    against, parts = GRID[name].against, []
-    for n, variant in enumerate(GRID[name].variants):
-        part = accuracy_table(half=1.0, systems={"AMC": 69.8 - n}).assign(setting=variant.label)
-        numbers = {} if variant.label == against else {"difference": -n - 1.25, "p": 0.2 if n else 0.001}
+    against, parts = GRID[name]["against"], []
+    for n, label in enumerate(pd.read_csv(FOLDER / f"ablation_{name}.csv")["setting"].unique()):
+        part = accuracy_table(half=1.0, systems={"AMC": 69.8 - n}).assign(setting=label)
+        numbers = {} if label == against else {"difference": -n - 1.25, "p": 0.2 if n else 0.001}
         parts.append(part.assign(difference_low=-9.0, difference_high=1.0, **{"difference": None, "p": None} | numbers))
     columns = [*accuracy_table().columns, "difference", "difference_low", "difference_high", "p"]
     return pd.concat(parts)[["setting", *columns]]

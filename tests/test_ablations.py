@@ -1,8 +1,8 @@
-"""Ablations: a grid that holds together, records of what was hit, tables by hand, and runs that are not repeated."""
+"""Ablations: the notebook's grid and its records, tables by hand, and runs that are not repeated."""
 
 from __future__ import annotations
 
-import dataclasses
+import gzip
 import json
 import os
 import re
@@ -11,45 +11,31 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
-import papermill
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from test_explanations_notebook import install
 from test_runs import TINY
 
 from amc_lib.checkpoints import save_checkpoint
+from amc_lib.files import plain
 from amc_lib.model import ALBEF
 from amc_lib.presets import preset
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study import runs, tiers
-from amc_study.ablations import (
-    Ablation,
-    Experiment,
-    Variant,
-    ablation_table,
-    ablations,
-    chosen,
-    experiments,
-    overview,
-    rank_agreement,
-    read_records,
-    run_grid,
-)
-from amc_study.ablations.experiments import experiment
-from amc_study.ablations.records import Record, _pack, _unpack, phrases_hash
-from amc_study.ablations.worker import finished_run, notebook_parameters
-from amc_study.runs import finetune
+from amc_study.ablations.execute import finished_run, run_experiment, run_grid
+from amc_study.ablations.experiments import Ablation, Experiment, experiment, experiments, run_key, select
+from amc_study.ablations.records import RECORDS, append_record, read_records
+from amc_study.ablations.tables import ablation_table, overview, rank_agreement, system
 from amc_study.scenes import cache
 from amc_study.scenes.language import vocabulary
 from amc_study.statistics import paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT / "notebooks" / "05_ablations.ipynb"
 TIERS = pytest.mark.parametrize("tier", ["scenes", "paper"])
 STARTUP = """
 import pathlib as _pathlib, sys as _sys
@@ -59,11 +45,17 @@ _runs.RUNS = _pathlib.Path({home!r}) / "runs"
 import test_explanations_notebook as _tiny
 _tiny.install(_pathlib.Path({home!r}))
 """
-SHIPPED_RUN = "albef-scenes"
+PAIR = Ablation("?", {"low": {"layer": 1}, "high": {}, "other": {"delta1": 0.3}}, "high")
 
 
-def refused(message: str, kind: type[Exception] = ValueError):
-    return pytest.raises(kind, match=re.escape(message))
+def notebook_grid(tier: str) -> dict[str, Ablation]:
+    """What the cells of 05_ablations define for a tier."""
+    cells = nbformat.read(ROOT / "notebooks" / "05_ablations.ipynb", as_version=4).cells
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    names: dict = {"tier": tier, "only": None}
+    for source in sources[2 : next(n for n, s in enumerate(sources) if "read_records" in s)]:
+        exec(source, names)
+    return names["grid"]
 
 
 def install_here(home: Path, put) -> None:
@@ -81,7 +73,7 @@ def home(tmp_path_factory) -> Path:
         install_here(home, patch.setattr)
         torch.manual_seed(0)
         tokenizer = Tokenizer(word_vocabulary(vocabulary()), TINY.model.text.max_tokens)
-        save_checkpoint(home / "shipped" / SHIPPED_RUN, ALBEF(TINY.model), tokenizer, TINY, {})
+        save_checkpoint(home / "shipped" / "albef-scenes", ALBEF(TINY.model), tokenizer, TINY, {})
         tiers.validation_split(TINY)
         tiers.training_pairs(TINY, "finetuning")
         tiers.evaluation_splits(TINY)
@@ -95,239 +87,215 @@ def home(tmp_path_factory) -> Path:
 def tiny(home, monkeypatch) -> Path:
     """The tiny tier in this process and in those that it starts."""
     install_here(home, monkeypatch.setattr)
-    monkeypatch.setenv("PYTHONPATH", str(home / "site"))
-    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(home / "site"), str(ROOT), str(ROOT / "notebooks"))))
     return home
+
+
+@pytest.fixture
+def splits(tiny):
+    return tiers.evaluation_splits(TINY)
 
 
 # --------------------------------------------------------------------------------------------------------------- grid
 
 
 @TIERS
-def test_grid_compares_with_a_setting_of_its_own_and_names_no_setting_twice(tier):
-    names = [ablation.name for ablation in ablations(tier)]
-    assert len(set(names)) == len(names)
-    for ablation in ablations(tier):
-        labels = [variant.label for variant in ablation.variants]
-        assert len(set(labels)) == len(labels) and ablation.against in labels, ablation.name
-
-
-@TIERS
-def test_setting_that_others_are_compared_with_changes_nothing(tier):
-    for ablation in ablations(tier):
-        (against,) = (variant for variant in ablation.variants if variant.label == ablation.against)
-        settings = preset(tier)
-        for name, value in against.changes.items():
+def test_setting_that_others_are_compared_with_is_the_default(tier):
+    settings = preset(tier)
+    grid = notebook_grid(tier)
+    assert len(grid) == 11 and [ablation.seeds for ablation in grid.values()] == [5] * 3 + [3] * 8
+    for name, ablation in grid.items():
+        for key, value in ablation.settings[ablation.against].items():
             homes = (settings.amc, settings.objective, settings.boxes)
-            kept = next(getattr(part, name) for part in homes if hasattr(part, name))
-            assert kept == value or (tier, name) == ("paper", "alpha"), (ablation.name, name)
+            today = next((getattr(part, key) for part in homes if hasattr(part, key)), None)
+            assert key in ("read", "schedule") or today == value or (tier, key) == ("paper", "alpha"), (name, key)
 
 
-def test_first_three_have_five_seeds_and_the_others_three():
-    seeds = [ablation.seeds for ablation in ablations("scenes")]
-    assert seeds[:3] == [5, 5, 5] and set(seeds[3:]) == {3}
+def test_each_run_is_made_once_and_all_are_on_record():
+    found = experiments(notebook_grid("scenes"), "scenes")
+    seeds = [one.parameters["seed"] for one in found]
+    assert seeds == sorted(seeds) and len({one.key for one in found}) == len(found)
+    today = found[0].settings
+    stored = json.loads(gzip.decompress((ROOT / "figures" / RECORDS).read_bytes()))["runs"]
+    keys = {run_key(r["training"]["settings"], r["training"]["init_sha256"], r["read"], today) for r in stored}
+    assert keys == {one.key for one in found} and len(stored) == len(found)
+    assert all(len(run["training"]["commit"]) == 40 for run in stored)
 
 
-def test_each_run_is_made_once_and_seeds_come_one_after_the_other():
-    found = experiments(ablations("scenes"), "scenes")
-    assert len({one.key for one in found}) == len(found)
-    of_seed = [one.parameters["seed"] for one in found]
-    assert of_seed == sorted(of_seed) and set(of_seed) == {0, 1, 2, 3, 4}
-    by_hand = {(*sorted(v.changes.items()), v.read, v.light) for a in ablations("scenes") for v in a.variants}
-    assert of_seed.count(0) < len(by_hand)  # the default has many names
+def test_default_under_another_name_is_the_same_run():
+    base = {"tier": "scenes", "seed": 0}
+    default, named = Experiment(base), Experiment(base | {"layer": 3, "box_share": 1.0})
+    attention, other = Experiment(base, "attention"), Experiment(base | {"layer": 4})
+    assert default.key == named.key and len({default.key, attention.key, other.key}) == 3
+    assert default.training_key == attention.training_key != other.training_key
 
 
-def test_default_under_another_name_is_the_same_run(monkeypatch):
-    plain, said = ({"tier": "scenes", "seed": 0} | more for more in ({}, {"layer": 3, "box_share": 1.0}))
-    assert Experiment(plain).key == Experiment(said).key
-    assert Experiment(plain).key != Experiment(plain, "attention").key
-    assert Experiment(plain).training_key == Experiment(plain, "attention").training_key
-    assert Experiment(plain).key != Experiment(plain | {"layer": 4}).key
+def test_light_schedule_is_a_third():
+    light, full = (experiment({"schedule": name}, 0, "scenes").settings for name in ("light", "full"))
+    assert light.finetuning.epochs * 3 == full.finetuning.epochs == preset("scenes").finetuning.epochs
 
 
-def test_light_schedule_is_a_third(monkeypatch):
-    light, full = experiments(chosen("schedule", "scenes"), "scenes", 1)[0::4]
-    assert light.settings.finetuning.epochs * 3 == full.settings.finetuning.epochs == 3
-
-
-def test_names_choose_and_unknown_ones_are_refused():
-    assert [a.name for a in chosen("margins terms", "scenes")] == ["terms", "margins"]
-    with refused("unknown ablation 'term'; did you mean 'terms'?"):
-        chosen("term", "scenes")
-
-
-def test_parameters_that_03_does_not_have_go_into_more():
-    given = {"tier": "scenes", "seed": 2, "lambda1": 0.5, "box_share": 0.1, "layer": 4}
-    parameters = notebook_parameters(Experiment(given), Path("out"))
-    more = json.loads(parameters.pop("more"))
-    assert more == {"box_share": 0.1, "layer": 4}
-    assert parameters == {"tier": "scenes", "seed": 2, "lambda1": 0.5, "output": "out"}
+def test_unknown_names_are_refused():
+    grid = {"terms": PAIR, "margins": PAIR}
+    assert list(select(grid, "margins terms")) == ["terms", "margins"]
+    with pytest.raises(ValueError, match="unknown ablation 'term'; did you mean 'terms'"):
+        select(grid, "term")
+    with pytest.raises(ValueError, match="no setting is named 'both'"):
+        Ablation("Which?", {"no boxes": {}}, "both")
 
 
 # ------------------------------------------------------------------------------------------------------------ records
 
 
-@given(st.lists(st.booleans(), max_size=70))
-def test_hits_survive_packing(hits):
-    assert _unpack(_pack(np.array(hits, dtype=bool)), len(hits)).tolist() == hits
+def append(path: Path, splits, changes: dict, seed: int, hits: np.ndarray) -> Experiment:
+    """Put made-up hits on record; those of a split are the first of `hits`."""
+    one = experiment(changes, seed, "scenes")
+    first = {name: SimpleNamespace(hits=hits[: len(split.all_regions())]) for name, split in splits.items()}
+    metrics = {"provenance": {"settings": plain(one.settings), "commit": "c", "seconds": 2.0}, "final": {}}
+    metrics["init_sha256"] = runs.weights_hash(runs.pretrained(TINY))
+    answers = SimpleNamespace(layer=1, layers={1: 50.0, 2: float("nan")}, pointing=first)
+    append_record(path, one.parameters, one.read, answers, splits, SimpleNamespace(metrics=metrics))
+    return one
 
 
-@pytest.mark.parametrize("count", [0, 17, 8])
-def test_bits_must_fit_their_count(count):
-    with refused("16 bits for"):
-        _unpack(_pack(np.ones(9, dtype=bool)), count)
+def test_records_come_back_if_they_answer_the_same_phrases_and_knew_all_settings(splits, tmp_path):
+    path = tmp_path / "new" / RECORDS
+    hits = [np.random.default_rng(seed).random(1000) < 0.5 for seed in range(2)]
+    keys = [append(path, splits, {"layer": 1}, seed, hits[seed]).key for seed in range(2)]
+    found = read_records([tmp_path / "absent", path], splits, TINY)
+    assert list(found) == keys
+    for key, expected in zip(keys, hits, strict=True):
+        for name, split in splits.items():
+            assert (found[key]["hits"][name] == expected[: len(split.all_regions())]).all()
+    assert found[keys[0]]["layers"] == {"1": 50.0}  # JSON has no NaN
+    assert read_records([path], dict(list(splits.items())[:2]), TINY) == {}
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    del content["runs"][0]["training"]["settings"]["amc"]["map_size"]
+    content["runs"][1]["training"]["settings"]["amc"]["retired"] = 1
+    path.write_bytes(gzip.compress(json.dumps(content).encode()))
+    assert list(read_records([path], splits, TINY)) == keys[1:]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"key": "a"}', '{"key": "b", "layer": 1, "splits": {}}'])
-def test_file_that_is_no_record_is_named(tmp_path, content):
-    (tmp_path / "a.json").write_text(content)
-    with refused(str(tmp_path / "a.json")):
-        read_records(tmp_path, {})
+@pytest.mark.parametrize("data", [b"{", gzip.compress(b"{"), gzip.compress(b"[]"), gzip.compress(b'{"runs": [{}]}')])
+def test_file_without_records_is_named(tmp_path, data):
+    path = tmp_path / RECORDS
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: holds no records")):
+        read_records([path], {}, TINY)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def a_record(key: str, hits: np.ndarray, splits) -> Record:
-    return Record(key, 1, {split: hits[: len(bank.all_regions())] for split, bank in splits.items()}, {})
+def test_table_has_paired_differences_over_common_seeds_and_corrected_p(splits, tmp_path):
+    rng, records = np.random.default_rng(0), tmp_path / RECORDS
+    drawn = {(label, seed): rng.random(1000) < share for seed in range(3)
+             for label, share in (("low", 0.45), ("high", 0.6), ("other", 0.55))}  # fmt: skip
+    del drawn["low", 2]  # not run yet
+    for (label, seed), hits in drawn.items():
+        append(records, splits, PAIR.settings[label], seed, hits)
+    found = read_records([records], splits, TINY)
+    table = ablation_table(PAIR, found, splits, "scenes")
+    regions = splits["phrases"].all_regions()
+    n, ids = len(regions), [region.image_id for region in regions]
+    part = table[(table["split"] == "phrases") & (table["concepts"] == "all")].set_index("setting")
+    hits = {
+        label: np.stack([drawn[label, seed][:n] for seed in range(3) if (label, seed) in drawn]) for label in part.index
+    }
+    expected = {"low": paired_difference(hits["low"], hits["high"][:2], ids)}
+    expected["other"] = paired_difference(hits["other"], hits["high"], ids)
+    smaller, larger = sorted(difference.p for difference in expected.values())
+    assert sorted(part.loc[["low", "other"], "p"]) == pytest.approx([2 * smaller, max(2 * smaller, larger)])
+    for label, difference in expected.items():
+        assert part.loc[label, "difference"] == pytest.approx(difference.value)
+        assert part.loc[label, "accuracy"] == pytest.approx(100 * hits[label].mean())
+    assert part["seeds"].to_dict() == {"low": 2, "high": 3, "other": 3} and set(part["phrases"]) == {n}
+    assert np.isnan(part.loc["high", "difference"]) and set(part["system"]) == {"AMC"}
+    assert ablation_table(PAIR, {}, splits, "scenes").empty
+    counts = overview({"pair": PAIR}, "scenes", found).iloc[0]
+    assert (counts["runs"], counts["on record"], counts["by other code"]) == (9, 8, 8)
 
 
-@pytest.fixture
-def banks(tiny):
-    return tiers.evaluation_splits(TINY)
+@pytest.mark.parametrize("changes", [{"lambda1": 0.0, "lambda2": 0.0}, {"box_share": 0.0}])
+def test_without_loss_or_boxes_it_is_the_control(changes):
+    assert system(changes) == "ALBEF finetuned" and system({"lambda1": 0.0, "box_share": 0.5}) == "AMC"
 
 
-PAIR = Ablation("pair", "?", (Variant("low", {"layer": 1}), Variant("high")), "high", seeds=3)
-
-
-def test_table_has_accuracies_and_paired_differences_over_common_seeds(banks):
-    rng = np.random.default_rng(0)
-    most = max(len(bank.all_regions()) for bank in banks.values())
-    drawn = {(label, seed): rng.random(most) < (0.3 if label == "low" else 0.7)
-             for label in ("low", "high") for seed in range(3)}  # fmt: skip
-    records = {}
-    for variant in PAIR.variants:
-        for seed in range(3 if variant.label == "high" else 2):  # the last seed of one setting is missing
-            key = Experiment({"tier": "scenes", "seed": seed, "epochs": 1, **variant.changes}).key
-            records[key] = a_record(key, drawn[variant.label, seed], banks)
-    table = ablation_table(PAIR, records, banks, "scenes")
-    bank = banks["phrases"]
-    row = table[(table["setting"] == "low") & (table["split"] == bank.title) & (table["concepts"] == "all")].iloc[0]
-    n = len(bank.all_regions())
-    low, high = (np.stack([drawn[label, seed][:n] for seed in range(2)]) for label in ("low", "high"))
-    assert row["accuracy"] == pytest.approx(100 * low.mean(), abs=0.01)
-    assert row["difference"] == pytest.approx(100 * (low.mean() - high.mean()), abs=0.01)
-    found = paired_difference(low, high, [region.image_id for region in bank.all_regions()])
-    assert row["p"] == pytest.approx(found.p, abs=1e-4)  # one comparison in the group: nothing to correct
-    assert (row["seeds"], row["phrases"], row["system"]) == (2, n, "AMC")
-    assert table[table["setting"] == "high"]["difference"].isna().all()
-    assert set(table[table["setting"] == "high"]["seeds"]) == {3}
-    assert ablation_table(PAIR, {}, banks, "scenes").empty
-
-
-def test_p_is_corrected_over_the_settings_of_a_panel(banks):
-    ablation = dataclasses.replace(PAIR, variants=(*PAIR.variants, Variant("other", {"delta1": 0.3})), seeds=1)
-    rng = np.random.default_rng(1)
-    most = max(len(bank.all_regions()) for bank in banks.values())
-    records = {}
-    for variant, share in zip(ablation.variants, (0.55, 0.6, 0.5), strict=True):
-        key = Experiment({"tier": "scenes", "seed": 0, "epochs": 1, **variant.changes}).key
-        records[key] = a_record(key, rng.random(most) < share, banks)
-    table = ablation_table(ablation, records, banks, "scenes")
-    bank = banks["phrases"]
-    ids = [region.image_id for region in bank.all_regions()]
-    hits = {v.label: records[Experiment({"tier": "scenes", "seed": 0, "epochs": 1, **v.changes}).key].hits["phrases"]
-            for v in ablation.variants}  # fmt: skip
-    raw = {label: paired_difference(hits[label], hits["high"], ids).p for label in ("low", "other")}
-    smaller, larger = sorted(raw.values())
-    part = table[(table["split"] == bank.title) & (table["concepts"] == "all")].set_index("setting")
-    corrected = sorted(part.loc[["low", "other"], "p"])
-    assert corrected == pytest.approx([min(1, 2 * smaller), min(1, max(2 * smaller, larger))], abs=1e-4)
-
-
-def test_rank_agreement_by_hand():
-    accuracy = {"a, light": 1, "b, light": 2, "c, light": 3, "a, full": 10, "b, full": 30, "c, full": 20}
-    rows = [{"setting": s, "split": "x", "concepts": "all", "accuracy": v} for s, v in accuracy.items()]
-    (found,) = rank_agreement(pd.DataFrame(rows)).to_dict("records")
-    assert found["spearman"] == 0.5 and found["settings"] == 3
+def test_rank_agreement_takes_accuracies_as_they_are():
+    light, full = (1.001, 1.004, 3), (10, 30, 20)  # the first two are equal once rounded
+    rows = [(f"{name}, {schedule}", "x", "all", value)
+            for schedule, values in (("light", light), ("full", full))
+            for name, value in zip("abc", values, strict=True)]  # fmt: skip
+    (found,) = rank_agreement(pd.DataFrame(rows, columns=["setting", "split", "concepts", "accuracy"])).to_dict(
+        "records"
+    )
+    assert found["spearman"] == pytest.approx(0.5)
     assert (found["light"], found["full"]) == ("a < b < c", "a < c < b")
 
 
 # ---------------------------------------------------------------------------------------------------------- execution
 
 
-def test_notebook_runs_what_has_no_record_and_nothing_twice(tiny, capfd):
-    """05 as papermill runs it, on the ablation `explanation`: four trainings (two of them known), six readings."""
-    records = tiny / "figures" / "ablations"
-    trained = finetune(dataclasses.replace(TINY), SHIPPED_RUN, tiny / "runs" / "study" / "seed-0" / "amc")
-    papermill.execute_notebook(
-        NOTEBOOK, tiny / "05.ipynb", {"only": "explanation", "seeds": 1}, cwd=ROOT, progress_bar=False
-    )
-    wanted = experiments(chosen("explanation", "scenes"), "scenes", 1)
-    assert {path.stem for path in records.glob("*.json")} == {one.key for one in wanted} and len(wanted) == 6
-    assert {path.stem for path in (tiny / "runs" / "ablations" / "notebooks").glob("*.ipynb")} == {
-        one.training_key for one in wanted if finished_run(one, tiny / "runs") is None
-    }  # the run that the study had made was not made again
-    default = next(one for one in wanted if finished_run(one, tiny / "runs"))
-    assert finished_run(default, tiny / "runs").folder == trained.folder
-
-    table = pd.read_csv(tiny / "figures" / "ablation_explanation.csv")
-    assert set(table["setting"]) == {v.label for v in chosen("explanation", "scenes")[0].variants}
-    banks = tiers.evaluation_splits(TINY)
-    found = read_records(records, banks)
-    asked = phrases_hash(banks["phrases"].all_regions())
-    record = found[default.key]
-    assert record.content["splits"]["phrases"]["phrases"] == asked
-    row = table[(table["setting"] == "GradCAM trained, GradCAM read") & (table["split"] == banks["phrases"].title)]
-    assert row[row["concepts"] == "all"]["accuracy"].item() == pytest.approx(
-        100 * record.hits["phrases"].mean(), abs=0.01
-    )
-    assert record.content["training"]["settings"]["amc"]["explanation"] == "gradcam"
-    provenance = json.loads((tiny / "figures" / "ablation_explanation.json").read_text(encoding="utf-8"))
-    assert provenance["records"]["GradCAM trained, GradCAM read"] == {"0": default.key}
-
-    before = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
-    run_grid(wanted)
-    assert "6 experiments, 6 of them on record" in capfd.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in records.glob("*.json")} == before
-    assert overview(chosen("explanation", "scenes"), "scenes", set(found))["on record"].tolist() == [6]
+def test_finished_run_is_asked_and_not_trained_again(tiny, splits, tmp_path, monkeypatch):
+    records, folder = tmp_path / RECORDS, tiny / "runs" / "study" / "seed-0" / "amc"
+    trained, attention = (Experiment({"tier": "scenes", "seed": 0}, read) for read in ("gradcam", "attention"))
+    runs.finetune(trained.settings, output=folder)
+    assert finished_run(trained, tiny / "runs").folder == folder
+    assert finished_run(Experiment({"tier": "scenes", "seed": 1}), tiny / "runs") is None
+    monkeypatch.setattr(runs, "train", None)  # whoever trains now fails
+    for one in (trained, attention):
+        run_experiment(one, tmp_path / "runs", records, tiny / "runs")
+    found = read_records([records], splits, TINY)
+    assert list(found) == [trained.key, attention.key]
+    assert found[trained.key]["training"]["settings"]["amc"]["explanation"] == "gradcam"
+    run_grid([trained, attention], found, records)  # starts nothing
 
 
-def test_run_that_ships_is_not_made_again(tmp_path):
-    full, light = Variant("AMC", light=False), Variant("AMC")
-    assert finished_run(experiment(full, 0, "scenes"), tmp_path).folder.name == "amc-scenes"
-    assert finished_run(experiment(full, 1, "scenes"), tmp_path) is None
-    assert finished_run(experiment(light, 0, "scenes"), tmp_path) is None
+def test_failing_run_is_named(tiny, tmp_path):
+    bad = Experiment({"tier": "scenes", "seed": 1, "epochs": 1, "accumulation": 100})
+    with pytest.raises(RuntimeError, match=r"1 of 1 .* the first: seed 1, epochs 1, accumulation 100: failed"):
+        run_grid([bad], (), tmp_path / RECORDS, tmp_path / "runs")
 
 
-def test_failing_run_is_named_and_the_others_are_made(tiny, tmp_path):
-    base = {"tier": "scenes", "seed": 1, "epochs": 1}
-    good = Experiment(base | {"lambda1": 0.0, "lambda2": 0.0}, "attention")
-    bad = Experiment(base | {"accumulation": 100})
-    with refused("1 of 2 experiments failed; the first: seed 1, epochs 1, accumulation 100: failed", RuntimeError):
-        run_grid([bad, good], tmp_path / "runs", tmp_path / "records")
-    content = json.loads((tmp_path / "records" / f"{good.key}.json").read_text(encoding="utf-8"))
-    assert content["final"]["itm"] > 0
-    log = (tmp_path / "runs" / "logs" / f"{bad.key}.log").read_text(encoding="utf-8")
-    assert log.strip().splitlines()[-1].startswith("ValueError: ")
-
-
-@pytest.mark.slow  # two minutes: processes are started, killed and started again
-def test_grid_killed_by_sigkill_repeats_no_finished_run(tiny, tmp_path):
-    wanted = experiments(chosen("terms", "scenes"), "scenes", 1)
+@pytest.mark.slow  # a minute: processes are started, killed and started again
+def test_grid_killed_by_sigkill_repeats_no_finished_run(tiny, splits, tmp_path):
+    records, wanted = tmp_path / RECORDS, [Experiment({"tier": "scenes", "seed": seed}) for seed in range(3)]
     script = (
-        "from pathlib import Path; from amc_study.ablations import *; "
-        f"run_grid(experiments(chosen('terms', 'scenes'), 'scenes', 1), Path({str(tmp_path / 'runs')!r}), "
-        f"Path({str(tmp_path / 'records')!r}), 1)"
+        "from pathlib import Path; from amc_study.ablations.execute import *; "
+        "wanted = [Experiment({'tier': 'scenes', 'seed': seed}) for seed in range(3)]; "
+        f"run_grid(wanted, (), Path({str(records)!r}), Path({str(tmp_path / 'runs')!r}), 1)"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=os.environ, start_new_session=True)
-    while len(list((tmp_path / "records").glob("*.json"))) < 2:
+    while not records.is_file():
         assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    before = {path: path.read_bytes() for path in (tmp_path / "records").glob("*.json")}
-    assert 2 <= len(before) < len(wanted)
-    run_grid(wanted, tmp_path / "runs", tmp_path / "records")
-    assert {path.stem for path in (tmp_path / "records").glob("*.json")} == {one.key for one in wanted}
-    assert {path: path.read_bytes() for path in before} == before
+    before = read_records([records], splits, TINY)
+    assert 1 <= len(before) < 3
+    run_grid(wanted, before, records, tmp_path / "runs")
+    after = read_records([records], splits, TINY)
+    assert set(after) == {one.key for one in wanted}
+    assert all(after[key]["training"] == before[key]["training"] for key in before)
+
+
+def test_notebook_shows_what_is_on_record(tiny, splits, tmp_path):
+    """The cells of 05 below the parameters, with records of the ablation `terms`."""
+    terms, rng = notebook_grid("scenes")["terms"], np.random.default_rng(0)
+    drawn = {label: rng.random(1000) < share for label, share in zip(terms.settings, (0.3, 0.4, 0.5, 0.6), strict=True)}
+    for label, hits in drawn.items():
+        append(tmp_path / RECORDS, splits, terms.settings[label], 0, hits)
+    names: dict = {"display": lambda *_: None}
+    cells = nbformat.read(ROOT / "notebooks" / "05_ablations.ipynb", as_version=4).cells
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    for source in [f"tier, only, seeds, figures = 'scenes', 'terms', 1, {str(tmp_path)!r}", *sources[1:]] * 2:  # twice
+        exec(source, names)
+    table = pd.read_csv(tmp_path / "ablation_terms.csv")
+    n = len(splits["phrases"].all_regions())
+    accuracies = table[(table["split"] == "phrases") & (table["concepts"] == "all")].set_index("setting")["accuracy"]
+    assert accuracies.to_dict() == {
+        label: pytest.approx(100 * hits[:n].mean(), abs=0.01) for label, hits in drawn.items()
+    }
+    account = json.loads((tmp_path / "ablation_terms.json").read_text(encoding="utf-8"))
+    assert (account["question"], account["against"], account["runs"]) == (terms.question, "both", 4)
+    assert account["training_commits"] == ["c"] and (tmp_path / "ablation_terms.png").is_file()

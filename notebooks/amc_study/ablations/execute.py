@@ -1,82 +1,124 @@
-"""Running the grid: what has no record yet, as many processes as there are cores, with progress; a failure is named.
+"""Running a grid: what has no record is trained now, as many processes as there are cores; a failure is named.
 
 Started again after an interruption, even by SIGKILL, it repeats nothing that is on record, and a training that was cut
-off goes on from its newest snapshot.
+off goes on from its newest snapshot. One experiment in a process of its own:
+
+    python -m amc_study.ablations.execute '{"parameters": {...}, "read": "gradcam"}' --home FOLDER --records FILE
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
+from amc_lib.checkpoints import find, shipped, weights_hash
 from amc_lib.files import ROOT, plain
 from amc_study.ablations.experiments import Experiment
-from amc_study.ablations.records import read_records, records_folder
-from amc_study.runs import RUNS
-from amc_study.tiers import evaluation_splits
+from amc_study.ablations.records import append_record
+from amc_study.comparison import answer_checkpoint
+from amc_study.run_folder import Run, is_finished, open_run
+from amc_study.runs import RUNS, finetune, holds, pretrained
+from amc_study.tiers import evaluation_splits, validation_split
 
 ABLATION_RUNS = RUNS / "ablations"
-NAME_LENGTH = 60  # of a log line's experiment
 
 
 def run_grid(
     experiments: Sequence[Experiment],
+    done: Container[str],
+    records: Path,
     home: Path = ABLATION_RUNS,
-    records: Path | None = None,
     abreast: int | None = None,
 ) -> None:
-    """Leave a record of every experiment. Raises RuntimeError naming those that failed; the others are done."""
-    tier = experiments[0].parameters["tier"]
-    records = records or records_folder(tier)
-    done = read_records(records, evaluation_splits(experiments[0].settings))
+    """Add to the file `records` every experiment whose key is not `done`.
+
+    Raises RuntimeError naming those that failed; the others are on record.
+    """
     waiting = [one for one in experiments if one.key not in done]
-    print(f"{len(experiments)} experiments, {len(experiments) - len(waiting)} of them on record in {plain(records)}")
+    print(f"{len(experiments)} experiments, {len(experiments) - len(waiting)} of them on record")
     cores = os.cpu_count() or 1
     abreast = abreast or (1 if torch.cuda.is_available() else cores)
     failed = []
     with ThreadPoolExecutor(abreast) as pool, tqdm(total=len(waiting), desc="ablations", unit="run") as bar:
-        started = {pool.submit(_run, one, home, records, max(1, cores // abreast)): one for one in waiting}
+        started = [pool.submit(_in_a_process, one, home, records, max(1, cores // abreast)) for one in waiting]
         for finished in as_completed(started):
             sentence, succeeded = finished.result()
             bar.write(sentence)
             bar.update()
-            if not succeeded:
-                failed.append(sentence)
+            failed += [] if succeeded else [sentence]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(experiments)} experiments failed; the first: {failed[0]}")
 
 
-def _run(experiment: Experiment, home: Path, records: Path, threads: int) -> tuple[str, bool]:
-    """Run a worker; returns what there is to say, and whether it left a record."""
+def _in_a_process(experiment: Experiment, home: Path, records: Path, threads: int) -> tuple[str, bool]:
+    """Run an experiment in a process; returns a sentence about it, and whether it left a record."""
     log = home / "logs" / f"{experiment.key}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     task = json.dumps({"parameters": dict(experiment.parameters), "read": experiment.read})
-    command = [sys.executable, "-m", "amc_study.ablations.worker", task, "--home", str(home), "--records", str(records)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    command = [sys.executable, "-m", __name__, task, "--home", str(home), "--records", str(records)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     begin = time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, check=False).returncode
-    seconds = time.perf_counter() - begin
-    if code:
-        last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["(nothing was said)"])[-1]
-        return f"{name_of(experiment)}: failed after {seconds:.0f} s (exit {code}; {plain(log)}): {last}", False
-    accuracy = json.loads((records / f"{experiment.key}.json").read_text(encoding="utf-8"))["accuracy"]
-    shown = ", ".join(f"{split} {percent:.1f} %" for split, percent in accuracy.items())
-    return f"{name_of(experiment)}: {shown} ({seconds:.0f} s)", True
+    last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["(no output)"])[-1]
+    outcome = f"failed (exit {code}; {plain(log)})" if code else "done"
+    return f"{_title(experiment)}: {outcome} after {time.perf_counter() - begin:.0f} s: {last}", not code
 
 
-def name_of(experiment: Experiment) -> str:
-    """What a person knows an experiment by: what it changes, its seed, how it is read."""
-    hidden = {"tier", "seed"}
-    changes = ", ".join(f"{k} {v}" for k, v in experiment.parameters.items() if k not in hidden) or "defaults"
+def _title(experiment: Experiment) -> str:
+    """An experiment by its seed, what it changes, and how it is read."""
+    changes = {name: value for name, value in experiment.parameters.items() if name not in ("tier", "seed")}
+    listed = ", ".join(f"{name} {value}" for name, value in changes.items()) or "defaults"
     read = "" if experiment.read == "gradcam" else f", {experiment.read} read"
-    return f"seed {experiment.parameters['seed']}, {changes[:NAME_LENGTH]}{read}"
+    return f"seed {experiment.parameters['seed']}, {listed}{read}"
+
+
+def run_experiment(experiment: Experiment, home: Path, records: Path, studies: Path = RUNS) -> None:
+    """Train (or open the finished run), answer all splits, and add the record."""
+    settings = experiment.settings
+    run = finished_run(experiment, studies) or finetune(settings, output=home / experiment.training_key)
+    checkpoint, splits = run.checkpoint(), evaluation_splits(settings)
+    read = replace(checkpoint.settings, amc=replace(checkpoint.settings.amc, explanation=experiment.read))
+    validation = validation_split(settings) if settings.tier == "scenes" else None
+    answers = answer_checkpoint(replace(checkpoint, settings=read), splits, validation)
+    append_record(records, experiment.parameters, experiment.read, answers, splits, run)
+    print(", ".join(f"{split} {100 * pointing.hits.mean():.1f} %" for split, pointing in answers.pointing.items()))
+
+
+def finished_run(experiment: Experiment, studies: Path) -> Run | None:
+    """A run of `make study` (or `make paper`), or one that the repository ships, that is of the same settings."""
+    init_sha256 = weights_hash(pretrained(experiment.settings))
+    trained = (metrics.parent for metrics in sorted(studies.glob("*/seed-*/*/metrics.json")))
+    for folder in (*trained, *map(find, shipped())):
+        if is_finished(folder):
+            run = open_run(folder)
+            if holds(run, "finetuning", experiment.settings, init_sha256):
+                return run
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m amc_study.ablations.execute", description="Run one experiment.")
+    parser.add_argument("experiment", help="JSON: parameters of notebook 03, and read")
+    parser.add_argument("--home", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--records", type=Path, required=True, help="file of the records")
+    given = parser.parse_args()
+    try:
+        run_experiment(Experiment(**json.loads(given.experiment)), given.home, given.records)
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

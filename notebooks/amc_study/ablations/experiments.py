@@ -1,104 +1,120 @@
-"""What is to be run: every setting of the grid with every seed, each training once."""
+"""The runs of a grid: every setting of every ablation with every seed, each training once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
-
-import pandas as pd
 
 from amc_lib.checkpoints import weights_hash
 from amc_lib.config import Settings
+from amc_lib.files import plain
 from amc_lib.parameters import resolve, unknown_name
 from amc_lib.presets import preset
-from amc_study.ablations.grid import Ablation, Read, Variant, ablations
 from amc_study.provenance import settings_hash
-from amc_study.runs import finetuning_settings, pretrained, run_identity
+from amc_study.runs import NEUTRAL, finetuning_settings, pretrained
 
-LIGHT = 3  # a light schedule has the tier's epochs divided by this
+LIGHT = 3  # the light schedule has the tier's epochs divided by this
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A question and the settings that answer it.
+
+    settings: label -> what it changes of AMC's defaults, by the flat names of notebook 03. Two more names may stand
+    there: `read`, "gradcam" (default) or "attention", is the map whose peak is the answer; `schedule` is "light"
+    (default; a third of the tier's epochs) or "full". against: the label that the others are compared with.
+    """
+
+    question: str
+    settings: Mapping[str, Mapping[str, Any]]
+    against: str
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        if self.against not in self.settings:
+            raise ValueError(f"{self.question}: no setting is named {self.against!r}")
+
+
+Grid = Mapping[str, Ablation]  # by the name of its files, figures/ablation_NAME.*
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One finetuning and how it is read; `parameters` are flat names of 03."""
+    """One finetuning, and the map that is read of it; `parameters` are flat names of notebook 03."""
 
     parameters: Mapping[str, Any]
-    read: Read = "gradcam"
+    read: str = "gradcam"
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         given = dict(self.parameters)
         settings = resolve(given.pop("tier"), "finetuning", given)
         return finetuning_settings(settings, pretrained(settings))
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What tells its training run from others."""
-        return _identity(self.settings)
+    def key(self) -> str:
+        """Twelve hex digits; experiments of the same key give the same answers."""
+        return _key(self.settings, self.read)
 
     @property
     def training_key(self) -> str:
-        return settings_hash(self.identity)
-
-    @property
-    def key(self) -> str:
-        """Experiments of the same key give the same answers."""
-        return settings_hash(self.identity | {"read": self.read})
+        """The same for experiments that differ only in what is read."""
+        return _key(self.settings, "")
 
 
 @cache
-def _identity(settings: Settings) -> dict[str, Any]:
-    return run_identity("finetuning", settings, weights_hash(pretrained(settings)))
+def _key(settings: Settings, read: str) -> str:
+    return run_key(plain(settings), weights_hash(pretrained(settings)), read, settings)
 
 
-def experiment(variant: Variant, seed: int, tier: str) -> Experiment:
-    """The variant's run of one seed. Changes that say what the preset says already make no other run of it."""
-    epochs = preset(tier).finetuning.epochs
-    light = {"epochs": max(1, epochs // LIGHT)} if variant.light else {}
-    return Experiment({"tier": tier, "seed": seed, **light, **variant.changes}, variant.read)
+def run_key(stored: Mapping[str, Any], init_sha256: str, read: str, today: Settings) -> str | None:
+    """The key of a run whose plain settings are `stored`; names that settings no longer have do not count.
+
+    None where `stored` lacks a name that `today`'s settings have: that run did not know it.
+    """
+    unread = {"pretraining", "scenes" if today.tier == "paper" else "photos", *NEUTRAL}
+    try:
+        read_settings = _projected(stored, plain(today), unread)
+    except KeyError:
+        return None
+    return settings_hash({"init_sha256": init_sha256, "read": read, "settings": read_settings})
 
 
-def experiments(grid: Iterable[Ablation], tier: str, seeds: int | None = None) -> list[Experiment]:
-    """All runs of some ablations, each once, all settings of one seed before any of the next; at most `seeds` seeds."""
-    grid = list(grid)
-    most = max(ablation.seeds for ablation in grid)
+def _projected(stored: Mapping[str, Any], names: Mapping[str, Any], unread: set[str]) -> dict[str, Any]:
+    """The entries of `stored`, nested alike, that `names` has too."""
+    return {
+        name: _projected(stored[name], below, unread) if isinstance(below, dict) else stored[name]
+        for name, below in names.items()
+        if name not in unread
+    }
+
+
+def experiment(changes: Mapping[str, Any], seed: int, tier: str) -> Experiment:
+    """The run of one setting and seed."""
+    changes = dict(changes)
+    read, schedule = changes.pop("read", "gradcam"), changes.pop("schedule", "light")
+    light = {"epochs": max(1, preset(tier).finetuning.epochs // LIGHT)} if schedule == "light" else {}
+    return Experiment({"tier": tier, "seed": seed, **light, **changes}, read)
+
+
+def experiments(grid: Grid, tier: str, seeds: int | None = None) -> list[Experiment]:
+    """All runs of a grid, each once, all settings of a seed before any of the next; at most `seeds` seeds."""
     found: dict[str, Experiment] = {}
-    for seed in range(most if seeds is None else min(most, seeds)):
-        for ablation in grid:
-            if seed < ablation.seeds:
-                for variant in ablation.variants:
-                    one = experiment(variant, seed, tier)
-                    found.setdefault(one.key, one)
+    most = max(ablation.seeds for ablation in grid.values())
+    for seed in range(min(most, seeds or most)):
+        for ablation in grid.values():
+            for changes in ablation.settings.values() if seed < ablation.seeds else ():
+                one = experiment(changes, seed, tier)
+                found.setdefault(one.key, one)
     return list(found.values())
 
 
-def chosen(names: str | Sequence[str] | None, tier: str) -> tuple[Ablation, ...]:
+def select(grid: Grid, names: str | Iterable[str] | None) -> dict[str, Ablation]:
     """The ablations of some names (a list, or one text with blanks between), in the grid's order; all for None."""
-    grid = ablations(tier)
-    if names is None:
-        return grid
-    wanted = names.split() if isinstance(names, str) else list(names)
-    known = [ablation.name for ablation in grid]
-    if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(unknown_name(unknown[0], known).replace("parameter", "ablation", 1))
-    return tuple(ablation for ablation in grid if ablation.name in wanted)
-
-
-def overview(grid: Iterable[Ablation], tier: str, done: set[str]) -> pd.DataFrame:
-    """For each ablation its question, settings, runs, and how many of those are on record (keys `done`)."""
-    rows = []
-    for ablation in grid:
-        keys = {one.key for one in experiments([ablation], tier)}
-        rows.append(
-            {
-                "ablation": ablation.name,
-                "question": ablation.question,
-                "settings": len(ablation.variants),
-                "seeds": ablation.seeds,
-                "runs": len(keys),
-                "on record": len(keys & done),
-            }
-        )
-    return pd.DataFrame(rows)
+    wanted: Sequence[str] = list(grid) if names is None else names.split() if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in grid:
+            raise ValueError(unknown_name(name, grid).replace("parameter", "ablation", 1))
+    return {name: ablation for name, ablation in grid.items() if name in wanted}

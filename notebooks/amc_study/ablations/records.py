@@ -1,100 +1,99 @@
-"""What a finished run of the grid answered: a small JSON that the repository keeps, so that no run is repeated.
+"""What finished runs of the grid answered, in one file of the repository, so that no run is repeated.
 
-It holds which phrases were hit on every split (a bit each), the layer and how it was chosen, the last losses, and the
-provenance of the training (settings, commit, versions, seed, device, seconds). Phrases are known by a hash: a record
-of other phrases counts as absent.
+figures/ablations.json.gz is JSON (read it with `gzip -dc`):
+- `phrases`: a hash of each split's phrases -> their ids, in the order of the bits below
+- `runs`: for each run its `parameters`, the map that was `read`, the `layer` and the validation accuracy of all
+  `layers`, the `accuracy` of each split in percent, the `final` losses, `hits`: split -> hash of its phrases and one
+  bit for each phrase (base64), and `training`: settings, start, commit, versions, device, seconds
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
-from amc_lib.files import plain, write_json
+from amc_lib.config import Settings
+from amc_lib.files import plain, write_bytes
+from amc_study.ablations.experiments import run_key
 from amc_study.comparison import Answers
-from amc_study.figures import folder_of
 from amc_study.run_folder import Run
 from amc_study.tiers import Split
 
-
-@dataclass(frozen=True)
-class Record:
-    """`hits` are bool [P] by split."""
-
-    key: str
-    layer: int | str
-    hits: dict[str, np.ndarray]
-    content: dict[str, Any]  # all that the file holds
+RECORDS = "ablations.json.gz"
+Records = dict[str, dict[str, Any]]  # key of a run -> its record; hits[name of a split] is bool [P]
 
 
-def records_folder(tier: str) -> Path:
-    return folder_of(tier) / "ablations"
+def read_records(files: Iterable[Path], splits: Mapping[str, Split], today: Settings) -> Records:
+    """The records in those of the files that exist, of runs that answered exactly the splits' phrases.
+
+    A run that did not know one of `today`'s settings is left out. Raises ValueError naming a file without records.
+    """
+    counts = {name: len(split.all_regions()) for name, split in splits.items()}
+    hashes = {name: phrases_hash(split) for name, split in splits.items()}
+    records: Records = {}
+    for path in filter(Path.is_file, files):
+        try:
+            for run in _content(path)["runs"]:
+                if {name: hits["phrases"] for name, hits in run["hits"].items()} != hashes:
+                    continue
+                hits = {name: _unpacked(run["hits"][name]["bits"], count) for name, count in counts.items()}
+                training = run["training"]
+                if key := run_key(training["settings"], training["init_sha256"], run["read"], today):
+                    records[key] = run | {"hits": hits}
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: holds no records of ablations ({type(error).__name__}: {error})") from error
+    return records
 
 
-def write_record(folder: Path, key: str, parameters: Mapping[str, Any], read: str, answers: Answers, run: Run) -> None:
-    splits = {
-        name: {"phrases": phrases_hash(pointing.regions), "hits": _pack(pointing.hits), "count": len(pointing.hits)}
-        for name, pointing in answers.pointing.items()
-    }
-    content = {
-        "key": key,
+def append_record(
+    path: Path, parameters: Mapping[str, Any], read: str, answers: Answers, splits: Mapping[str, Split], run: Run
+) -> None:
+    """Add a run to the file, which is replaced as a whole; several processes may do so side by side."""
+    hashes = {name: phrases_hash(split) for name, split in splits.items()}
+    hits = {name: pointing.hits for name, pointing in answers.pointing.items()}
+    record = {
         "parameters": dict(parameters),
         "read": read,
         "layer": answers.layer,
-        "layers": {str(layer): round(accuracy, 3) for layer, accuracy in answers.layers.items()},
-        "accuracy": {name: round(100 * float(one.hits.mean()), 3) for name, one in answers.pointing.items()},
-        "splits": splits,
+        "layers": {str(layer): round(value, 3) for layer, value in answers.layers.items() if not np.isnan(value)},
+        "accuracy": {name: round(100 * float(values.mean()), 3) for name, values in hits.items()},
+        "hits": {name: {"phrases": hashes[name], "bits": _packed(values)} for name, values in hits.items()},
         "final": run.metrics["final"],
-        "training": run.metrics["provenance"],
+        "training": run.metrics["provenance"] | {"init_sha256": run.metrics["init_sha256"]},
     }
-    write_json(folder / f"{key}.json", content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        content = _content(path) if path.is_file() else {"phrases": {}, "runs": []}
+        for name, split in splits.items():
+            content["phrases"].setdefault(hashes[name], [region.id for region in split.all_regions()])
+        content["runs"].append(plain(record))
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        write_bytes(path, gzip.compress(text.encode(), mtime=0))
 
 
-def read_records(folder: Path, banks: Mapping[str, Split]) -> dict[str, Record]:
-    """The records of a folder by key, but for those of other phrases than the banks'.
-
-    Raises ValueError naming a file that is no record.
-    """
-    asked = {name: phrases_hash(bank.all_regions()) for name, bank in banks.items()}
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        record = _read(path)
-        if {name: split["phrases"] for name, split in record.content["splits"].items()} == asked:
-            found[record.key] = record
-    return found
-
-
-def _read(path: Path) -> Record:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        hits = {name: _unpack(split["hits"], split["count"]) for name, split in content["splits"].items()}
-        record = Record(content["key"], content["layer"], hits, content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: is no record of an ablation's run ({type(error).__name__}: {error})") from error
-    if record.key != path.stem:
-        raise ValueError(f"{path}: holds the record of {record.key}")
-    return record
-
-
-def phrases_hash(regions: list) -> str:
-    """Twelve hex digits of what was asked: ids, phrases and boxes, in their order."""
-    content = json.dumps(plain([(region.id, region.phrase, region.boxes) for region in regions]))
+def phrases_hash(split: Split) -> str:
+    """Twelve hex digits of what a split asks: ids, phrases and boxes, in their order."""
+    content = json.dumps(plain([(region.id, region.phrase, region.boxes) for region in split.all_regions()]))
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _pack(hits: np.ndarray) -> str:
+def _content(path: Path) -> dict[str, Any]:
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+def _packed(hits: np.ndarray) -> str:
     return base64.b64encode(np.packbits(hits).tobytes()).decode()
 
 
-def _unpack(text: str, count: int) -> np.ndarray:
-    bits = np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8))
-    if not count <= len(bits) < count + 8:
-        raise ValueError(f"{len(bits)} bits for {count} phrases")
-    return bits[:count].astype(bool)
+def _unpacked(text: str, count: int) -> np.ndarray:
+    bits = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
+    return np.unpackbits(bits, count=count).astype(bool)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 
 from amc_lib.files import ROOT, write_bytes
-from amc_study.ablations import ablations
 from amc_study.explain.claims import SIGNIFICANT
 from amc_study.figures import FOLDER
 
@@ -51,14 +50,17 @@ def ablation_block(tables: Mapping[str, pd.DataFrame]) -> str:
 
     A difference whose corrected p lies below 0.05 is bold.
     """
+    from amc_study.report.gallery.ablations import GRID
+
     lines = ["| | compared with | points on `phrases` | seeds |", "|---|---|---|---|"]
-    for ablation in ablations("scenes"):
-        if ablation.name in tables:
-            table = tables[ablation.name]
+    for name, ablation in GRID.items():
+        if name in tables:
+            table = tables[name]
             part = table[(table["split"] == "phrases") & (table["concepts"] == "all")].set_index("setting")
-            said = [_difference(setting, row) for setting, row in part.iterrows() if setting != ablation.against]
-            against = f"{ablation.against} ({part['accuracy'][ablation.against]:.1f} %)"
-            lines.append(f"| {ablation.question} | {against} | {', '.join(said)} | {_seeds(part['seeds'])} |")
+            question, base = ablation["question"], ablation["against"]
+            said = [_difference(setting, row) for setting, row in part.iterrows() if setting != base]
+            against = f"{base} ({part['accuracy'][base]:.1f} %)"
+            lines.append(f"| {question} | {against} | {', '.join(said)} | {_seeds(part['seeds'])} |")
     return "\n".join(lines)
 
 

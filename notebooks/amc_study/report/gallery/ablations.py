@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
-from amc_study import ablations
+from amc_study.ablations.records import RECORDS
 from amc_study.explain.claims import SIGNIFICANT
+from amc_study.figures import FOLDER
 from amc_study.report.gallery.captions import splits_of
 from amc_study.report.gallery.results import Number, Results, listed, markdown, sentences, signed
 
-GRID = {ablation.name: ablation for ablation in ablations.ablations("scenes")}
 CHANGED = {
     "terms": "The terms of the AMC loss, each alone (with all of the weight) and both.",
     "lambdas": "The weights λ1 : λ2 of L_mean and L_max, and the weight of both.",
@@ -23,7 +25,7 @@ CHANGED = {
     "distillation": "The soft targets of ALBEF's masked language modelling: none, or by either reading of the formula.",
     "schedule": "The light schedule of the other ablations, a third of the epochs, beside the full one.",
 }
-RECORDS = "ablations"  # the folder of the runs' records, beside the tables
+GRID = {name: json.loads((FOLDER / f"ablation_{name}.json").read_text(encoding="utf-8")) for name in CHANGED}
 SPLIT, ALL = "phrases", "all"
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 
@@ -34,13 +36,12 @@ def stem(name: str) -> str:
 
 
 def title(name: str) -> str:
-    return GRID[name].question
+    return GRID[name]["question"]
 
 
 def introduction(results: Results) -> str:
     """What all ablations share, and what their numbers are traced to."""
-    records = len(list((results.folder / RECORDS).glob("*.json")))
-    held = f" All {records:,} records: [{RECORDS}/]({RECORDS}/)." if records else ""
+    held = f" All records: [{RECORDS}]({RECORDS})." if (results.folder / RECORDS).is_file() else ""
     return (
         "Each ablation changes one thing of AMC's defaults and keeps the rest, phrases and seeds included. Every run "
         "is a run of [03_train](../notebooks/03_train.ipynb) and leaves a record, which every number here is traced "
@@ -54,7 +55,7 @@ def introduction(results: Results) -> str:
 
 def caption(name: str, results: Results) -> str:
     """What is changed, and which settings are for sure better or worse on `phrases` than the one compared with."""
-    table, against = results.table(stem(name)), GRID[name].against
+    table, against = results.table(stem(name)), GRID[name]["against"]
     part = None if table is None else table[_of_phrases(table)].set_index("setting")
     if part is None or against not in part.index or len(part) < 2:
         return CHANGED[name]
