@@ -10,8 +10,7 @@ from amc_study.figures.explanations import (
     randomisation_figure,
 )
 from amc_study.figures.method import method_figure
-from amc_study.figures.poster import Picture, Poster, Verdict, poster_figure
-from amc_study.figures.qualitative import Example, Shown, example_blocks, qualitative_figure
+from amc_study.figures.qualitative import Example, Shown, qualitative_figure
 from amc_study.figures.results import accuracy_figure, learning_curves, table_markdown
 from amc_study.figures.scene_sheet import scene_sheet
 from amc_study.figures.style import COLOURS, FOLDER, folder_of, save, to_image
@@ -23,16 +22,12 @@ __all__ = [
     "FOLDER",
     "Example",
     "Film",
-    "Picture",
-    "Poster",
     "Shown",
     "TwoWays",
-    "Verdict",
     "ablation_figure",
     "accuracy_figure",
     "claims_figure",
     "difficulty_figure",
-    "example_blocks",
     "faithfulness_figure",
     "folder_of",
     "frame_figure",
@@ -40,7 +35,6 @@ __all__ = [
     "learning_curves",
     "measures_figure",
     "method_figure",
-    "poster_figure",
     "qualitative_figure",
     "randomisation_figure",
     "save",

@@ -1,0 +1,171 @@
+"""README.md and figures/README.md, filled from the tables under figures/ by the templates beside this file (*.j2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from amc_lib.files import ROOT, write_bytes
+from amc_study.figures import FOLDER
+
+PAGES = {"README.md.j2": ROOT / "README.md", "figures.md.j2": FOLDER / "README.md"}
+HEADINGS = {  # a column of table 1 -> split, group of concepts
+    "phrases": ("phrases", "all"),
+    "referring A": ("referring A", "all"),
+    "referring B": ("referring B", "all"),
+    "phrases, never boxed": ("phrases", "unboxed"),
+}
+SIGNIFICANT = 0.05  # corrected p below which a difference counts
+
+
+class Results:
+    """The tables (csv) and provenance (json) of a folder."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self.folder = folder
+        self.table, self.account = cache(self._table), cache(self._account)
+
+    def _table(self, name: str) -> pd.DataFrame | None:
+        """None where the file is missing or empty."""
+        path = self.folder / f"{name}.csv"
+        return pd.read_csv(path) if path.is_file() and path.read_text(encoding="utf-8").strip() else None
+
+    def _account(self, name: str) -> dict[str, Any]:
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def files(self, name: str) -> list[str]:
+        """NAME.png, NAME.csv ...: what there is besides the provenance."""
+        return sorted(path.name for path in self.folder.glob(f"{name}.*") if path.suffix != ".json")
+
+    def missing(self, *names: str) -> list[str]:
+        return [f"{name}.csv" for name in names if self.table(name) is None]
+
+    def accuracy(self, system: str, split: str = "phrases", concepts: str = "all") -> dict[str, Any]:
+        """A row of table1.csv; empty where there is none."""
+        return first(where(self.table("table1"), system=system, split=split, concepts=concepts))
+
+    def lead(self, rival: str, split: str = "phrases", concepts: str = "all") -> dict[str, Any]:
+        """By how many points AMC is ahead of `rival`: difference, ci_low, ci_high of the paired comparison.
+
+        Empty where claims.csv has no such row.
+        """
+        task = split if concepts == "all" else "concepts never boxed"
+        row = first(where(self.table("claims"), claim=f"AMC is better than {rival}: {task}"))
+        return row if pd.notna(row.get("difference")) else {}
+
+    def ablation(self, name: str) -> dict[str, Any]:
+        """An ablation's settings on `phrases`: base (the setting that others are compared with), others, table."""
+        table = self.table(f"ablation_{name}")
+        rows = where(table, split="phrases", concepts="all")
+        base = rows["difference"].isna()
+        wide = headings(table, "setting")
+        wide["difference on phrases"] = rows.set_index("setting").apply(change, axis=1, interval=True)
+        return {"base": first(rows[base]), "others": rows[~base].to_dict("records"), "table": wide.reset_index()}
+
+    def table1(self) -> pd.DataFrame:
+        """Table 1 with intervals, and what each system costs as far as it was measured."""
+        wide, costs = headings(self.table("table1"), "system"), self.table("costs")
+        if costs is not None:
+            costs = costs.set_index("system")
+            wide["weights, M"] = costs["weights_millions"].map("{:.1f}".format)
+            wide["ms a phrase"] = costs["ms_first_phrase"].map("{:.0f}".format)
+        return wide.fillna("").rename_axis("pointing accuracy, %").reset_index()
+
+
+def where(table: pd.DataFrame | None, **values: Any) -> pd.DataFrame:
+    """The rows whose columns have these values."""
+    if table is None:
+        return pd.DataFrame()
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
+
+
+def first(table: pd.DataFrame) -> dict[str, Any]:
+    return table.iloc[0].to_dict() if len(table) else {}
+
+
+def headings(table: pd.DataFrame, rows: str) -> pd.DataFrame:
+    """Accuracies with intervals, a column for each of HEADINGS and a row for each value of `rows`."""
+    parts = {}
+    for heading, (split, concepts) in HEADINGS.items():
+        part = where(table, split=split, concepts=concepts)
+        parts[heading] = pd.Series(cells(part, "accuracy").to_numpy(), index=part[rows])
+    return pd.DataFrame(parts).reindex(table[rows].unique()).dropna(axis=1, how="all")
+
+
+def cells(table: pd.DataFrame, value: str, form: str = ".1f") -> pd.Series:
+    """Values as text, with their interval where the table has one: 69.8 [68.7, 70.8]."""
+    ends = [f"{value}_low", f"{value}_high"] if f"{value}_low" in table else ["ci_low", "ci_high"]
+    columns = [table[name] for name in (value, *(end for end in ends if end in table))]
+    return pd.Series([number(*values, form=form) for values in zip(*columns, strict=True)], table.index, dtype=object)
+
+
+def number(value: float, low: float | None = None, high: float | None = None, form: str = ".1f") -> str:
+    if pd.isna(value):
+        return "–"
+    return f"{value:{form}}" if low is None else f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def signed(value: float, form: str = ".1f") -> str:
+    return f"{value:+{form}}".replace("-", "−")
+
+
+def change(row: Any, interval: bool = False) -> str:
+    """A row's difference, bold where its corrected p is below SIGNIFICANT; a dash where there is none."""
+    if pd.isna(row["difference"]):
+        return "–"
+    ends = f" [{signed(row['difference_low'])}, {signed(row['difference_high'])}]" if interval else ""
+    text = signed(row["difference"]) + ends
+    return f"**{text}**" if row["p"] < SIGNIFICANT else text
+
+
+def wide(table: pd.DataFrame, rows: str | Sequence[str], columns: str, value: str, form: str = ".1f") -> pd.DataFrame:
+    """A column for each entry of `columns`, in the order of the table, with the values as text; gaps are dashes."""
+    rows = [rows] if isinstance(rows, str) else list(rows)
+    table = table.assign(cell=cells(table, value, form))
+    frame = table.pivot(index=rows, columns=columns, values="cell").fillna("–").reset_index()
+    order = table[rows].drop_duplicates().merge(frame, on=rows, how="left")
+    return order[[*rows, *table[columns].unique()]]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table for GitHub."""
+    words = {True: "yes", False: "", "True": "yes", "False": ""}
+    text = table.apply(
+        lambda column: column.map(lambda x: words.get(x, x) if isinstance(x, bool | str) else f"{x:,.5g}")
+    )
+    text.columns = [str(name).replace("_", " ") for name in table.columns]
+    return text.to_markdown(index=False, disable_numparse=True)
+
+
+def listed(words: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def render(template: str, folder: Path = FOLDER) -> str:
+    """The page that a template gives with the tables of `folder`."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    results = Results(folder)
+    names = ("table", "account", "files", "missing", "accuracy", "lead", "ablation", "table1")
+    environment.globals |= {name: getattr(results, name) for name in names}
+    for function in (where, first, cells, number, signed, change, wide, markdown, listed):
+        environment.filters[function.__name__] = function
+    return environment.get_template(template).render()
+
+
+def write_pages() -> None:
+    for template, path in PAGES.items():
+        write_bytes(path, render(template).encode())

@@ -1,0 +1,107 @@
+"""The pages made of figures/: README.md, figures/README.md and the poster say what the tables say."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from amc_lib.files import ROOT
+from amc_study.figures import FOLDER, to_image
+from amc_study.report import pages, poster
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for path in (*FOLDER.glob("*.csv"), *FOLDER.glob("*.json")):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("template", pages.PAGES)
+def test_committed_pages_are_what_the_templates_give(template):
+    text = pages.PAGES[template].read_text(encoding="utf-8")
+    assert text == pages.render(template), "python -m amc_study.report renews it"
+
+
+@pytest.mark.parametrize("page", pages.PAGES.values(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)", text, re.M)}
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        assert target[1:] in anchors if target.startswith("#") else (page.parent / target).exists(), target
+
+
+def test_what_the_readme_names_is_there():
+    text = pages.PAGES["README.md.j2"].read_text(encoding="utf-8")
+    for notebook in re.findall(r"`(\d\d_\w+)`", text):
+        assert (ROOT / "notebooks" / f"{notebook}.ipynb").is_file(), notebook
+    for module in re.findall(r"python -m ((?:amc_lib|amc_study|tests)[\w.]*)", text):
+        assert importlib.util.find_spec(module), module
+    for path in re.findall(r"[(`]((?:figures|tests|data|notebooks)/[\w./-]+\.\w+)", text):
+        assert (ROOT / path).is_file(), path
+
+
+def test_no_figure_or_table_is_forgotten():
+    text = pages.PAGES["figures.md.j2"].read_text(encoding="utf-8")
+    forgotten = [path.name for kind in ("png", "csv") for path in FOLDER.glob(f"*.{kind}") if path.name not in text]
+    assert not forgotten
+
+
+def test_every_number_of_the_summary_follows_its_table(folder):
+    table = pd.read_csv(folder / "table1.csv")
+    table.loc[(table["system"] == "AMC") & (table["split"] == "phrases"), "accuracy"] = 12.3
+    table.to_csv(folder / "table1.csv", index=False)
+    claims = pd.read_csv(folder / "claims.csv")
+    row = claims["claim"] == "AMC is better than VMRM: phrases"
+    claims.loc[row, ["difference", "ci_low", "ci_high"]] = [-0.4, -1.2, 0.3]
+    claims.to_csv(folder / "claims.csv", index=False)
+    text = pages.render("figures.md.j2", folder)
+    assert "AMC points right for 12.3 % of the phrases" in text
+    assert "**Undecided: AMC is 0.4 points behind VMRM [−1.2, +0.3]**" in text
+
+
+def test_missing_table_is_named_and_the_rest_stays(folder):
+    whole = pages.render("figures.md.j2", folder)
+    for name in ("table1", "claims", "ablation_ranks"):
+        (folder / f"{name}.csv").unlink()
+    text = pages.render("figures.md.j2", folder)
+    assert "Missing: table1.csv. `04_evaluate` writes it." in text and "Missing: claims.csv" in text
+    assert len(text) > 0.8 * len(whole)
+    assert "Missing: table1.csv" in pages.render("figures.md.j2", folder / "nothing")
+
+
+def test_table_across_keeps_the_order_of_rows_and_columns():
+    table = pd.DataFrame({"system": list("BBA"), "split": list("yxy"), "accuracy": [1.25, 2.0, 3.0]})
+    table = table.assign(ci_low=1.0, ci_high=4.0)
+    expected = [["B", "1.2 [1.0, 4.0]", "2.0 [1.0, 4.0]"], ["A", "3.0 [1.0, 4.0]", "–"]]
+    wide = pages.wide(table, "system", "split", "accuracy")
+    assert list(wide.columns) == ["system", "y", "x"] and wide.to_numpy().tolist() == expected
+    assert pages.markdown(wide).splitlines()[2].startswith("| B ")
+
+
+def test_differences_are_bold_only_where_they_are_sure():
+    row = {"difference": -2.25, "difference_low": -3.0, "difference_high": 0.5, "p": 0.04}
+    assert pages.change(row, interval=True) == "**−2.2 [−3.0, +0.5]**"
+    assert pages.change(row | {"p": 0.06}) == "−2.2"
+    assert pages.change(row | {"difference": float("nan")}) == "–"
+
+
+def test_lists_in_words():
+    assert [pages.listed(words) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def test_poster_is_drawn_without_pictures_and_names_its_inputs(folder, monkeypatch):
+    monkeypatch.setattr(poster, "DPI", 30)
+    drawn = []
+    monkeypatch.setattr(poster, "to_image", lambda figure, dpi: drawn.append(figure) or to_image(figure, dpi))
+    poster.main(folder)
+    assert (folder / "poster.pdf").stat().st_size and (folder / "poster.png").stat().st_size
+    account = pages.Results(folder).account("poster")
+    assert set(account["settings"]["inputs"]) == {"table1.csv", "claims.csv"}
+    texts = [artist.get_text() for artist in drawn[0].findobj(Text)]
+    assert "69.8 %" in texts and "69.8 [68.7, 70.8]" in texts
