@@ -1,7 +1,7 @@
 """A film of finetuning: the heatmaps of a few validation phrases from the first update to the last, with AMC or not.
 
 `python -m amc_study.report.film` trains both systems once more on a short schedule and writes figures/training.*: the
-recording (safetensors), the accuracies (csv), a still and an animation. `--draw` draws those again from the recording. What is
+recording (safetensors), the accuracies (csv), a still and an animation. `--draw` draws those from the recording. What is
 recorded between updates changes nothing of the training.
 """
 
