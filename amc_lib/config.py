@@ -221,10 +221,6 @@ class BoxSettings:
         check(self, positive="box_scale", share="box_share")
         require(0 <= self.box_shift < 1, f"box_shift must lie in [0, 1), got {self.box_shift}")
 
-    @property
-    def exact(self) -> bool:
-        return self == BoxSettings()
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -6,9 +6,8 @@ processes see the same pairs.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from amc_lib.config import BoxSettings
 from amc_lib.regions import Box
 from amc_lib.step import Batch
 from amc_lib.tokens import Tokenizer
@@ -24,7 +22,7 @@ from amc_lib.tokens import Tokenizer
 
 @dataclass(frozen=True)
 class Phrase:
-    """What one image may be paired with. `boxes` are xyxy as shares of width and height; none for a caption."""
+    """A text that an image may be paired with. `boxes` are xyxy as shares of width and height; none for a caption."""
 
     text: str
     boxes: tuple[Box, ...] = ()
@@ -33,9 +31,9 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Pairs:
-    """An image and the phrases that it is paired with in this epoch."""
+    """An image with its phrases of this epoch."""
 
-    key: tuple[int, int, int]  # seed, epoch, row: seeds whatever is random about these pairs
+    key: tuple[int, int, int]  # seed, epoch, row: seeds all draws for these pairs
     image: Tensor
     phrases: tuple[Phrase, ...]
     unreadable: int = 0  # rows before this one whose image could not be read, and in whose place it stands
@@ -50,55 +48,34 @@ def box_mask(boxes: Sequence[Box], side: int) -> Tensor:
     return mask
 
 
-def seen_phrases(phrases: Sequence[Phrase], seen: BoxSettings, seed: int, picture: str) -> Sequence[Phrase]:
-    """The phrases of a picture with what training gets to see of their boxes.
-
-    Drawn once for a run, by its seed and the picture's name, as if the picture had been annotated that way: a picture
-    that keeps its boxes at one share keeps them at every larger one.
-    """
-    if seen.exact:
-        return phrases
-    rng = np.random.default_rng([seed, *hashlib.sha256(picture.encode()).digest()])
-    if rng.random() >= seen.box_share:
-        return [replace(phrase, boxes=()) for phrase in phrases]
-    return [replace(p, boxes=tuple(_inexact(box, seen, rng.uniform(-1, 1, 2)) for box in p.boxes)) for p in phrases]
-
-
-def _inexact(box: Box, seen: BoxSettings, direction: np.ndarray) -> Box:
-    """A box (xyxy, shares of the image) moved along `direction` ([-1, 1] each), resized, and cut at the edges."""
-    corners = np.array(box).reshape(2, 2)  # [x1, y1, x2, y2] -> two points
-    size = corners[1] - corners[0]
-    centre = corners.mean(0) + seen.box_shift * direction * size
-    half = seen.box_scale * size / 2
-    return tuple(np.concatenate((centre - half, centre + half)).clip(0, 1).tolist())
-
-
 class PairDataset(Dataset):
-    """Once an epoch, the image of every row with at most `per_image` phrases drawn from its `choices`."""
+    """Rows of an image and its phrases; once an epoch, each with at most `per_image` phrases drawn from `choices`."""
 
-    def __init__(self, seed: int, per_image: int = 1) -> None:
+    def __init__(self, seed: int, per_image: int = 1, about: Mapping[str, Any] | None = None) -> None:
         self.seed, self.per_image = seed, per_image
-        self.about: dict[str, Any] = {}  # what was read for it and what was left out
-        self.epoch = 0
-        self.seen_boxes = BoxSettings()
-        self.most_things: int | None = None  # phrases that name more are left for later epochs
+        self.about = dict(about or {})  # what was read for it and what was left out
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int, most_things: int | None = None) -> None:
+        """Draw as in `epoch` from now on; phrases that name more than `most_things` are left for later epochs."""
+        self.epoch, self.most_things = epoch, most_things
 
     def choices(self, row: int) -> Sequence[Phrase]:
         """The phrases of a row."""
         raise NotImplementedError
 
     def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, Sequence[Phrase]]:
-        """The image of a row and its drawn phrases as the model reads them, changed together where they change."""
+        """The image of a row and its drawn phrases as the model reads them, augmented together."""
         raise NotImplementedError
 
     def image_name(self, row: int) -> str:
-        """What a person finds the image of a row by."""
+        """The name by which a person finds the image of a row."""
         return f"image {row}"
 
     def pairs(self, row: int) -> Pairs:
         key = (self.seed, self.epoch, row)
         rng = np.random.default_rng(key)
-        choices = seen_phrases(self.choices(row), self.seen_boxes, self.seed, self.image_name(row))
+        choices = self.choices(row)
         if self.most_things is not None:
             choices = [phrase for phrase in choices if phrase.things <= self.most_things] or choices
         drawn = rng.permutation(len(choices))[: self.per_image]
@@ -107,12 +84,17 @@ class PairDataset(Dataset):
 
 
 class FixedPairs(PairDataset):
-    """Images in memory, shown as they are; those without phrases take no part."""
+    """Images in memory, without augmentation; those without phrases take no part."""
 
     def __init__(
-        self, images: Sequence[Tensor], phrases: Sequence[Sequence[Phrase]], seed: int, per_image: int = 1
+        self,
+        images: Sequence[Tensor],
+        phrases: Sequence[Sequence[Phrase]],
+        seed: int,
+        per_image: int = 1,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(seed, per_image)
+        super().__init__(seed, per_image, about)
         if len(images) != len(phrases):
             raise ValueError(f"{len(images)} images but phrases for {len(phrases)}")
         self.images, self.phrases = images, phrases
@@ -135,13 +117,17 @@ class EpochBatches(Sampler[list[int]]):
     """Batches of a shuffle that depends on (seed, epoch) alone, cut into parts for `world` processes.
 
     Part `rank` of every batch of `world * batch_size` indices; what does not fill `whole` such batches is left for
-    other epochs. The place of a run among its batches is `epoch` and `first`, the batch that iteration begins with.
+    other epochs.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, whole: int = 1) -> None:
         self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
         self.batches = length // (batch_size * world * whole) * whole
-        self.epoch = self.first = 0
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int, first: int = 0) -> None:
+        """Iterate over the batches of `epoch` from now on, beginning with batch `first`."""
+        self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
         return self.batches
@@ -159,7 +145,7 @@ class EpochBatches(Sampler[list[int]]):
 
 @dataclass(frozen=True)
 class Collator:
-    """Pairs -> Batch: tokens, their corruption for MLM, masks of side `map_size`."""
+    """The step from pairs to a Batch: tokens, their corruption for MLM, box masks of side `map_size`."""
 
     tokenizer: Tokenizer
     mlm_probability: float

@@ -1,44 +1,30 @@
-"""Phrases become token ids: cleaning, WordPiece tokens, corruption for masked language modelling."""
+"""Token ids of phrases: cleaning, WordPiece tokens (BERT's), corruption for masked language modelling."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from transformers import BertTokenizer
 
-from amc_lib.model.objectives import IGNORED
-from amc_lib.wording import shown
-
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 MAX_WORDS = 50  # of a cleaned phrase in training (PROTOCOL, Finetuning)
-MAX_CHARACTERS = 10_000  # of a phrase as written; the tokenizer takes minutes for a word of some millions
+IGNORED = -100  # label of a position that takes no MLM loss
 
 
 def clean(phrase: str, max_words: int = MAX_WORDS) -> str:
-    """Lower case without punctuation, as the authors' loaders clean captions (PROTOCOL, Finetuning).
+    """A phrase in lower case without punctuation, as the authors' loaders clean captions (PROTOCOL, Finetuning).
 
-    Raises ValueError where no word is left, for halves of surrogate pairs, and beyond MAX_CHARACTERS.
+    Raises ValueError where no word is left.
     """
-    if len(phrase) > MAX_CHARACTERS:
-        raise ValueError(f"the phrase {shown(phrase)} has more than {MAX_CHARACTERS} characters")
     text = re.sub(r"[,.'!?\"()*#:;~]", "", phrase.lower())
-    text = text.replace("-", " ").replace("/", " ").replace("<person>", "person")
-    words = text.split()[:max_words]
-    if not any(map(_is_read, "".join(words))):
-        raise ValueError(f"the phrase {shown(phrase)} has no words")
-    if not phrase.isascii() and any("\ud800" <= character <= "\udfff" for character in phrase):
-        raise ValueError(f"the phrase {shown(phrase)} is no Unicode text")
-    return " ".join(words)
-
-
-def _is_read(character: str) -> bool:
-    """Whether BERT's tokenizer makes anything of a character: of controls and of accents on their own it does not."""
-    return character.isalnum() or not (unicodedata.category(character)[0] in "CM" or character == "\ufffd")
+    words = text.replace("-", " ").replace("/", " ").replace("<person>", "person").split()
+    if not words:
+        raise ValueError(f"the phrase {phrase!r:.80} has no words")
+    return " ".join(words[:max_words])
 
 
 def word_vocabulary(words: Iterable[str]) -> list[str]:
@@ -48,7 +34,7 @@ def word_vocabulary(words: Iterable[str]) -> list[str]:
 
 
 class Tokenizer:
-    """Cleaned phrases -> right-padded ids, with the special tokens of BERT."""
+    """A WordPiece vocabulary with BERT's special tokens, which turns phrases into right-padded ids."""
 
     def __init__(self, vocabulary: Sequence[str], max_tokens: int) -> None:
         missing = [token for token in SPECIAL if token not in vocabulary]

@@ -103,9 +103,9 @@ def test_rows_are_the_descriptions_and_the_attributes(root, settings):
 
 def test_pair_is_the_augmented_picture_of_its_row(root, settings):
     pairs = training_pairs(settings)
-    pairs.epoch = 3
+    pairs.start_epoch(3)
     pair, again = pairs[7], training_pairs(settings)
-    again.epoch = 3
+    again.start_epoch(3)
     assert pair.key == (0, 3, 7) and pair.unreadable == 0 and pair.image.shape == (3, 32, 32)
     assert (root / "visual_genome" / pairs.image_name(7)).is_file()
     assert again[7].image.equal(pair.image) and again[7].phrases == pair.phrases
@@ -228,7 +228,8 @@ def batches(settings: Settings, workers: int = 0, size: int = 4, **part: int) ->
     loader = DataLoader(pairs, batch_sampler=sampler, collate_fn=collator(settings), num_workers=workers)
     found = []
     for epoch in range(2):
-        sampler.epoch = pairs.epoch = epoch
+        sampler.start_epoch(epoch)
+        pairs.start_epoch(epoch)
         found += list(loader)
     return found
 

@@ -53,9 +53,8 @@ class PhotoPairs(PairDataset):
     """
 
     def __init__(self, table: PhotoTable, root: Path, augment: Augment, seed: int, per_image: int = 1) -> None:
-        super().__init__(seed, per_image)
+        super().__init__(seed, per_image, table.about)
         self.table, self.root, self.augment = table, root, augment
-        self.about = table.about
 
     def __len__(self) -> int:
         return len(self.table)

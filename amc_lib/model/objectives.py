@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-IGNORED = -100  # label of a position that takes no MLM loss
+from amc_lib.tokens import IGNORED
 
 
 def contrastive_loss(

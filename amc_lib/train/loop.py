@@ -149,9 +149,8 @@ class _Loop:
     def train_epoch(self, epoch: int) -> None:
         """The batches of an epoch that are still to come."""
         log, training, batches = self.state.log, self.training, self.batches
-        batches.epoch = self.pairs.epoch = epoch
-        batches.first = log.step % log.updates * training.accumulation
-        self.pairs.most_things = 1 if epoch < training.short_captions_until else None
+        batches.start_epoch(epoch, log.step % log.updates * training.accumulation)
+        self.pairs.start_epoch(epoch, most_things=1 if epoch < training.short_captions_until else None)
         self.state.model.train()
         for number, batch in enumerate(self.loader, batches.first):
             self.train_batch(batch, number)

@@ -72,9 +72,8 @@ class OwnData:
             height, width = bank.size(region)
             shares = [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in region.boxes]
             phrases[region.image_id].append(Phrase(region.phrase, tuple(shares)))
-        pairs = FixedPairs([*bank.features.values()], [*phrases.values()], training.seed, training.phrases_per_image)
-        pairs.about = regions.about
-        return pairs
+        images, per_image = [*bank.features.values()], training.phrases_per_image
+        return FixedPairs(images, [*phrases.values()], training.seed, per_image, regions.about)
 
     def bank(self, split: str, settings: Settings) -> FeatureSplit | PhotoSplit:
         """A split as a model of these settings is asked about it."""

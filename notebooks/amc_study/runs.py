@@ -36,6 +36,7 @@ from amc_lib.model import ALBEF
 from amc_lib.step import training_losses
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_lib.train import Snapshots, set_seed, train
+from amc_study.ablations.seen_boxes import seen_boxes
 from amc_study.own_data import OwnData
 from amc_study.provenance import provenance, settings_hash
 from amc_study.rival.proposals import ProposalSplit
@@ -224,8 +225,7 @@ def _train(
     state, training = process_state(), getattr(settings, stage)
     snapshots = Snapshots(folder / "snapshots", identity)
     state.print(f"{stage}: seed {training.seed}, into {_shown(folder)}")
-    pairs = data.training_pairs(settings) if data else training_pairs(settings, stage)
-    pairs.seen_boxes = settings.boxes
+    pairs = seen_boxes(data.training_pairs(settings) if data else training_pairs(settings, stage), settings.boxes)
     validation = data.validation_split(settings) if data else validation_split(settings)
     set_seed(training.seed)
     model, tokenizer = start()

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amc_lib.config import BoxSettings
-from amc_lib.data import Collator, EpochBatches, FixedPairs, Pairs, Phrase, box_mask, seen_phrases
-from amc_lib.model.objectives import IGNORED
-from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_lib.data import Collator, EpochBatches, FixedPairs, Pairs, Phrase, box_mask
+from amc_lib.tokens import IGNORED, Tokenizer, word_vocabulary
+from amc_study.ablations.seen_boxes import seen_boxes
 
 WORDS = ("red", "cat", "dog", "on", "grass", "tree")
 SIDE = 8
@@ -49,25 +49,9 @@ def test_mask_is_the_naive_one(boxes, side):
     np.testing.assert_array_equal(mask.numpy(), naive_mask(boxes, side))
 
 
-def test_x_runs_along_columns_and_y_along_rows():
-    mask = box_mask([(0.25, 0.0, 0.5, 1.0)], 4)
-    assert mask.tolist() == [[0, 1, 0, 0]] * 4
-
-
 @pytest.mark.parametrize("box", [(0.5, 0.5, 0.51, 0.51), (0.99, 0.0, 1.0, 0.01), (1.0, 1.0, 1.0, 1.0), (0, 0, 0, 0)])
 def test_smallest_box_has_one_pixel(box):
     assert box_mask([box], SIDE).sum() == 1
-
-
-def test_several_boxes_are_united():
-    boxes = [(0, 0, 0.5, 0.5), (0.25, 0.25, 0.75, 0.75), (0.875, 0.875, 1, 1)]
-    together = torch.stack([box_mask([box], SIDE) for box in boxes]).amax(0)
-    assert box_mask(boxes, SIDE).equal(together)
-    assert together.sum() == 16 + 16 - 4 + 1
-
-
-def test_no_boxes_give_an_empty_mask():
-    assert box_mask([], SIDE).count_nonzero() == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ dataset
@@ -81,13 +65,13 @@ def dataset(images: int = 12, phrases: int = 5, seed: int = 0, per_image: int = 
 
 
 def choices(data: FixedPairs, epoch: int = 0) -> list[str]:
-    data.epoch = epoch
+    data.start_epoch(epoch)
     return [data[i].phrases[0].text for i in range(len(data))]
 
 
 def test_pair_belongs_to_its_image():
     data = dataset(seed=4)
-    data.epoch = 2
+    data.start_epoch(2)
     pair = data[3]
     assert pair.key == (4, 2, 3)
     assert pair.image.equal(torch.full((3, 2, 2), 3.0))
@@ -118,15 +102,15 @@ def test_every_phrase_has_its_turn():
 
 def test_phrases_that_name_more_things_wait():
     data = dataset(images=40)
-    data.most_things = 2
+    data.start_epoch(0, most_things=2)
     assert {data[i].phrases[0].things for i in range(40)} == {1, 2}
-    data.most_things = None
+    data.start_epoch(1)
     assert {data[i].phrases[0].things for i in range(40)} == {1, 2, 3, 4, 5}
 
 
 def test_image_with_long_phrases_only_keeps_them():
     data = FixedPairs([torch.zeros(1)], [[Phrase("cat and dog", things=2)]], seed=0)
-    data.most_things = 1
+    data.start_epoch(0, most_things=1)
     assert data[0].phrases[0].text == "cat and dog"
 
 
@@ -149,9 +133,11 @@ def test_images_and_phrases_must_be_as_many():
 
 def batches(length: int, epoch: int = 0, **part: int) -> list[list[int]]:
     sampler = EpochBatches(length, **{"batch_size": 4, "seed": 0} | part)
-    sampler.epoch = epoch
+    sampler.start_epoch(epoch)
     cut = list(sampler)
     assert len(cut) == len(sampler)
+    sampler.start_epoch(epoch, first=2)
+    assert list(sampler) == cut[2:]
     return cut
 
 
@@ -233,58 +219,37 @@ def test_corruption_depends_on_the_pairs_alone(collator):
 
 # -------------------------------------------------------------------------------------------------- seen of the boxes
 
-SEEN_BOX = Phrase("red cat", ((0.4, 0.5, 0.6, 0.9),))
+CAT = Phrase("red cat", ((0.4, 0.5, 0.6, 0.9),))
 
 
-def seen(seed: int = 0, picture: str = "image 0", **settings: float) -> Phrase:
-    (phrase,) = seen_phrases([SEEN_BOX], BoxSettings(**settings), seed, picture)
-    return phrase
-
-
-def test_all_boxes_are_seen_exactly_by_default():
-    assert seen() is SEEN_BOX
+def annotated(images: int = 1, seed: int = 0, **settings: float) -> list[Phrase]:
+    """What training sees of the cat in each image."""
+    pairs = seen_boxes(FixedPairs([torch.zeros(1)] * images, [[CAT]] * images, seed), BoxSettings(**settings))
+    first = [pairs[i].phrases[0] for i in range(images)]
+    pairs.start_epoch(1)
+    assert [pairs[i].phrases[0] for i in range(images)] == first  # the same at every visit
+    return first
 
 
 def test_share_of_pictures_keeps_its_boxes_and_a_larger_share_keeps_them_too():
-    kept = {share: {i for i in range(2000) if seen(0, f"image {i}", box_share=share).boxes} for share in (0.05, 0.3)}
-    assert kept[0.05] < kept[0.3]
+    seen = {share: annotated(2000, box_share=share) for share in (0.05, 0.3, 1.0)}
+    kept = {share: {i for i, phrase in enumerate(phrases) if phrase.boxes} for share, phrases in seen.items()}
+    assert kept[0.05] < kept[0.3] and len(kept[1.0]) == 2000
     assert 70 < len(kept[0.05]) < 130 and 530 < len(kept[0.3]) < 670  # 100 and 600, five deviations around
-    assert not any(seen(0, f"image {i}", box_share=0.0).boxes for i in range(50))
-    assert seen(0, box_share=0.0).text == SEEN_BOX.text
+    assert seen[0.05] != annotated(2000, seed=1, box_share=0.05)
+    assert {phrase.text for phrase in annotated(5, box_share=0.0)} == {CAT.text}
 
 
-def test_another_seed_annotates_other_pictures():
-    kept = [{i for i in range(200) if seen(seed, f"image {i}", box_share=0.5).boxes} for seed in (0, 1)]
-    assert kept[0] != kept[1]
-
-
-@given(st.floats(0, 0.99), st.integers(0, 50))
-def test_shift_is_bounded_by_the_box_and_stays_the_same_at_every_visit(shift, picture):
-    (moved,) = seen(0, f"image {picture}", box_shift=shift, box_scale=0.9999).boxes
-    assert moved == seen(0, f"image {picture}", box_shift=shift, box_scale=0.9999).boxes[0]
-    centre = (moved[0] + moved[2]) / 2, (moved[1] + moved[3]) / 2
-    assert abs(centre[0] - 0.5) <= shift * 0.2 + 1e-9
-    assert abs(centre[1] - 0.7) <= shift * 0.4 + 0.1 + 1e-9  # cut at the lower edge
-    assert 0 <= moved[0] < moved[2] <= 1 and 0 <= moved[1] < moved[3] <= 1
+@given(st.floats(0, 0.99))
+def test_shift_is_bounded_by_the_box(shift):
+    ((x1, y1, x2, y2),) = annotated(1, box_shift=shift, box_scale=0.9999)[0].boxes
+    assert abs((x1 + x2) / 2 - 0.5) <= shift * 0.2 + 1e-9
+    assert abs((y1 + y2) / 2 - 0.7) <= shift * 0.4 + 0.1 + 1e-9  # cut at the lower edge
+    assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
 
 
 @pytest.mark.parametrize(
     ("scale", "box"), [(0.5, (0.45, 0.6, 0.55, 0.8)), (1.5, (0.35, 0.4, 0.65, 1.0)), (2.0, (0.3, 0.3, 0.7, 1.0))]
 )
 def test_scale_is_about_the_centre_and_cut_at_the_edges(scale, box):
-    assert seen(box_scale=scale).boxes[0] == pytest.approx(box)
-
-
-def test_training_meets_what_is_seen():
-    images, phrases = [torch.zeros(1)] * 40, [[SEEN_BOX]] * 40
-    pairs = FixedPairs(images, phrases, seed=0)
-    pairs.seen_boxes = BoxSettings(box_share=0.5)
-    first = [bool(pairs[i].phrases[0].boxes) for i in range(40)]
-    pairs.epoch = 1
-    assert [bool(pairs[i].phrases[0].boxes) for i in range(40)] == first and 8 < sum(first) < 32
-
-
-@pytest.mark.parametrize("settings", [{"box_share": 1.1}, {"box_share": -0.1}, {"box_shift": 1.0}, {"box_scale": 0.0}])
-def test_impossible_annotation_is_refused(settings):
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        BoxSettings(**settings)
+    assert annotated(box_scale=scale)[0].boxes[0] == pytest.approx(box)
