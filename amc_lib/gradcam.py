@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc_lib.config import Explanation
-from amc_lib.model.text import TextEncoder, Watch
+from amc_lib.model.text import Attention, TextEncoder, Watch
 
 NORMALISE_EPS = 1e-7  # of the authors' min-max
 
@@ -36,7 +36,7 @@ def watch_attention(text_encoder: TextEncoder, layer: int, *, twice: bool) -> It
     if twice:
         for above in text_encoder.layers[layer + 1 :]:
             modules += [above.attention.self, above.crossattention.self]
-    if any(hasattr(module, "watch") for module in text_encoder.modules()):
+    if any(isinstance(module, Attention) and module.watch for module in text_encoder.modules()):
         raise RuntimeError("the attention of this text encoder is already being watched")
     for module in modules:
         module.watch = Watch()
@@ -44,7 +44,7 @@ def watch_attention(text_encoder: TextEncoder, layer: int, *, twice: bool) -> It
         yield watched.watch
     finally:
         for module in modules:
-            del module.watch
+            module.watch = None
 
 
 def heatmap(

@@ -18,7 +18,6 @@ from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.distributed import gather_rows, mean_weights
 from amc_lib.losses import amc_loss
 from amc_lib.model import ALBEF
-from amc_lib.model.attention import take_rows
 from amc_lib.model.objectives import (
     IGNORED,
     contrastive_loss,
@@ -26,7 +25,7 @@ from amc_lib.model.objectives import (
     masked_language_loss,
     matching_loss,
 )
-from amc_lib.model.text import ImageMemory
+from amc_lib.model.text import ImageMemory, take_rows
 
 
 @dataclass

@@ -164,7 +164,7 @@ def attention_sublayer(
     own, out = sublayer.self, sublayer.output
     dropout = own.dropout.p if own.training else 0.0
     attended, probabilities = attend(
-        own.query(hidden), own.key(tokens), own.value(tokens), own.num_attention_heads, padding, dropout
+        own.query(hidden), own.key(tokens), own.value(tokens), own.heads, padding, dropout
     )
     return out.LayerNorm(out.dropout(out.dense(attended)) + hidden), probabilities
 
@@ -245,9 +245,9 @@ def masked_words(
     with torch.no_grad():
         teacher = model.text_encoder_m
         fused_m, _ = fusion_layers(teacher, text_layers(teacher, ids, mask), mask, image_embeds_m)
-        soft_labels = teacher.cls(fused_m).softmax(-1)  # [B, L, V]
+        soft_labels = teacher.predict(fused_m).softmax(-1)  # [B, L, V]
     fused, _ = fusion_layers(model.text_encoder, text_layers(model.text_encoder, ids, mask), mask, image_embeds)
-    words = model.text_encoder.cls(fused)  # [B, L, V]
+    words = model.text_encoder.predict(fused)  # [B, L, V]
     hard = F.cross_entropy(words.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
     soft = -(words.log_softmax(1 if distillation == "official" else -1) * soft_labels).sum(-1)
     return (1 - alpha) * hard + alpha * soft[labels != IGNORED].mean()

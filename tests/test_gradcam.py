@@ -129,7 +129,7 @@ def padded(batch: Batch, extra: int) -> Batch:
 
 
 def watching(model: ALBEF) -> list[str]:
-    return [name for name, module in model.named_modules() if hasattr(module, "watch")]
+    return [name for name, module in model.named_modules() if getattr(module, "watch", None)]
 
 
 # --------------------------------------------------------------------------------------------------------- the values

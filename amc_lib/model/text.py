@@ -1,93 +1,155 @@
-"""Text and fusion layers: transformers' BertLayer under ALBEF's names, with an attention function of our own.
+"""Text and fusion layers: BERT's (Devlin et al., NAACL 2019), under the names of ALBEF's checkpoints.
 
-Layers below `fusion_from` read text alone; those above also attend to image tokens. The attention function is the
-single place where attention happens: it is fused unless a `Watch` asks for the probabilities or for a form that can
-be differentiated twice (fused attention has no second derivative on CPU).
+Layers below `fusion_from` read the text alone; from there on each also attends to image tokens. R phrases, I images,
+L text positions, N image tokens, D width, h heads of width d.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, BertConfig
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer, BertOnlyMLMHead
 
 from amc_lib.config import TextSettings
-from amc_lib.model.attention import Shared, attend, gathered
 
-ATTENTION = "amc_lib"
 PADDING_SCORE = -10000.0  # added to the scores of padded text positions before the softmax, as in ALBEF
+NORM_EPS = 1e-12  # of BERT
 
 
 class Watch:
-    """Attached to an attention module as `module.watch`: use plain attention there and keep its probabilities."""
+    """The probabilities of an attention while it is watched (`amc_lib.gradcam.watch_attention`)."""
 
-    probabilities: Tensor | None = None  # [B, heads, L, N], after the softmax and before dropout
-
-
-def attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor | Shared,
-    value: Tensor | Shared,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """query [B, h, L, d], key and value [B, h, N, d], additive mask [B, 1, 1, N] or None -> ([B, L, h, d], None)."""
-    watch: Watch | None = getattr(module, "watch", None)
-    if watch is None:
-        output = attend(query, key, value, attention_mask, dropout, scaling)
-    else:
-        key, value = gathered(key), gathered(value)
-        scores = query @ key.transpose(-1, -2) * scaling  # [B, h, L, N]
-        probabilities = (scores if attention_mask is None else scores + attention_mask).softmax(-1)
-        watch.probabilities = probabilities
-        output = F.dropout(probabilities, dropout) @ value
-    return output.transpose(1, 2), None  # [B, L, h, d]
+    probabilities: Tensor | None = None  # [R, h, L, N], after the softmax and before dropout
 
 
-AttentionInterface.register(ATTENTION, attention)
+class Attention(nn.Module):
+    """Attention of text positions to tokens, in h heads.
 
-
-class ImageMemory:
-    """Keys and values of images in every fusion layer, projected once for all passes that look at these images.
-
-    It stands in for transformers' encoder-decoder cache: cross-attention finds its keys and values here, and what
-    self-attention hands in goes back unchanged.
+    Fused, unless a `Watch` is attached: then written out, which keeps the probabilities and can be differentiated
+    twice (fused attention has no second derivative).
     """
 
-    def __init__(self, layers: dict[int, tuple[Tensor, Tensor]], rows: Tensor | None = None) -> None:
-        """Keys and values [I, h, N, d] by layer; `rows` (int64 [R]): the image of each phrase, if not its own."""
-        self._layers, self._rows = layers, rows
-        self.is_updated = dict.fromkeys(layers, True)
-        self.cross_attention_cache = SimpleNamespace(layers={i: self._slot(*pair) for i, pair in layers.items()})
+    def __init__(self, settings: TextSettings) -> None:
+        super().__init__()
+        self.heads = settings.heads
+        self.query = nn.Linear(settings.width, settings.width)
+        self.key = nn.Linear(settings.width, settings.width)
+        self.value = nn.Linear(settings.width, settings.width)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.watch: Watch | None = None
 
-    def _slot(self, keys: Tensor, values: Tensor) -> SimpleNamespace:
-        if self._rows is None:
-            return SimpleNamespace(keys=keys, values=values)
-        return SimpleNamespace(keys=Shared(keys, self._rows), values=Shared(values, self._rows))
+    def keys_and_values(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> [B, 2, h, N, d]."""
+        return torch.stack((self._split(self.key(tokens)), self._split(self.value(tokens))), dim=1)
 
-    def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        return key, value
+    def forward(self, hidden: Tensor, keys_and_values: Tensor, padding: Tensor | None = None) -> Tensor:
+        """hidden [R, L, D] attends to keys and values [R, 2, h, N, d], scores plus padding [R, 1, 1, N] -> [R, L, D]."""
+        query, (key, value) = self._split(self.query(hidden)), keys_and_values.unbind(1)  # [R, h, L, d], [R, h, N, d]
+        if self.watch is None:
+            dropout = self.dropout.p if self.training else 0.0
+            attended = F.scaled_dot_product_attention(query, key, value, padding, dropout)
+        else:
+            scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # [R, h, L, N]
+            self.watch.probabilities = (scores if padding is None else scores + padding).softmax(-1)
+            attended = self.dropout(self.watch.probabilities) @ value
+        return attended.transpose(1, 2).flatten(2)  # [R, h, L, d] -> [R, L, D]
 
-    def rows(self, index: Tensor) -> ImageMemory:
-        """The memory of images `index` (int64 [R]), one row for each phrase that looks at one; no copy."""
-        return ImageMemory(self._layers, index if self._rows is None else self._rows[index])
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, N, D] -> [B, h, N, d]
 
-    def tokens(self, image: Tensor, token: Tensor) -> ImageMemory:
-        """The memory of one token each: token `token[r]` of image `image[r]`, int64 [R] both."""
-        image = image if self._rows is None else self._rows[image]
-        of_tokens = {}
-        for i, (keys, values) in self._layers.items():  # [I, h, N, d] -> [R, h, 1, d]
-            of_tokens[i] = keys[image, :, token][:, :, None], values[image, :, token][:, :, None]
-        return ImageMemory(of_tokens)
+
+class Output(nn.Module):
+    """The end of each half of a layer: a linear map, dropout, the residual, layer norm."""
+
+    def __init__(self, settings: TextSettings, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, settings.width)
+        self.LayerNorm = nn.LayerNorm(settings.width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
+
+
+class AttentionBlock(nn.Module):
+    def __init__(self, settings: TextSettings) -> None:
+        super().__init__()
+        self.self = Attention(settings)
+        self.output = Output(settings, settings.width)
+
+    def forward(self, hidden: Tensor, keys_and_values: Tensor, padding: Tensor | None = None) -> Tensor:
+        return self.output(self.self(hidden, keys_and_values, padding), hidden)
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention to an image in a fusion layer, and a feed-forward network."""
+
+    def __init__(self, settings: TextSettings, *, fusion: bool) -> None:
+        super().__init__()
+        self.attention = AttentionBlock(settings)
+        if fusion:
+            self.crossattention = AttentionBlock(settings)
+        dense = nn.Linear(settings.width, settings.ffn_width)
+        self.intermediate = nn.Sequential(OrderedDict(dense=dense, gelu=nn.GELU()))
+        self.output = Output(settings, settings.ffn_width)
+
+    def forward(
+        self, hidden: Tensor, padding: Tensor, image: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """hidden [R, L, D], padding [R, 1, 1, L]; image: `keys_and_values` of the images that phrases look at."""
+        hidden = self.attention(hidden, self.attention.self.keys_and_values(hidden), padding)
+        if image is not None:
+            hidden = self.crossattention(hidden, image if rows is None else take_rows(image, rows))
+        return self.output(self.intermediate(hidden), hidden)
+
+
+@dataclass(frozen=True)
+class ImageMemory:
+    """Keys and values of I images in every fusion layer, projected once for all phrases that look at these images."""
+
+    layers: dict[int, Tensor]  # by layer: [I, 2, h, N, d]
+    image_rows: Tensor | None = None  # int64 [R], the image of each phrase; None: phrase r looks at image r
+
+    def rows(self, image_rows: Tensor) -> ImageMemory:
+        """The same memory for R phrases (int64 [R]); nothing is copied."""
+        return replace(self, image_rows=image_rows if self.image_rows is None else self.image_rows[image_rows])
+
+
+class Embeddings(nn.Module):
+    """Word, position and (constant) token-type embeddings: int64 [B, L] -> [B, L, D]."""
+
+    def __init__(self, settings: TextSettings) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(settings.vocab_size, settings.width, padding_idx=0)
+        self.position_embeddings = nn.Embedding(settings.positions, settings.width)
+        self.token_type_embeddings = nn.Embedding(2, settings.width)
+        self.LayerNorm = nn.LayerNorm(settings.width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        words = self.word_embeddings(input_ids) + self.token_type_embeddings(torch.zeros_like(input_ids))
+        return self.dropout(self.LayerNorm(words + self.position_embeddings(positions)))
+
+
+class WordHead(nn.Module):
+    """Vocabulary logits [..., V] of [..., D], for masked language modelling."""
+
+    def __init__(self, settings: TextSettings) -> None:
+        super().__init__()
+        dense, norm = nn.Linear(settings.width, settings.width), nn.LayerNorm(settings.width, eps=NORM_EPS)
+        self.transform = nn.Sequential(OrderedDict(dense=dense, gelu=nn.GELU(), LayerNorm=norm))
+        self.decoder = nn.Linear(settings.width, settings.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(settings.vocab_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.decoder(self.transform(hidden))
 
 
 class TextEncoder(nn.Module):
@@ -96,13 +158,10 @@ class TextEncoder(nn.Module):
     def __init__(self, settings: TextSettings) -> None:
         super().__init__()
         self.fusion_from = settings.fusion_from
-        plain, fusion = _bert_config(settings, fusion=False), _bert_config(settings, fusion=True)
-        layers = [BertLayer(plain if i < self.fusion_from else fusion, layer_idx=i) for i in range(settings.layers)]
-        self.bert = nn.Module()
-        self.bert.embeddings = BertEmbeddings(plain)
-        self.bert.encoder = nn.Module()
+        layers = [Layer(settings, fusion=i >= settings.fusion_from) for i in range(settings.layers)]
+        self.bert = nn.ModuleDict({"embeddings": Embeddings(settings), "encoder": nn.Module()})
         self.bert.encoder.layer = nn.ModuleList(layers)
-        self.cls = BertOnlyMLMHead(plain)
+        self.cls = nn.ModuleDict({"predictions": WordHead(settings)})
         self.apply(partial(initialise, std=initial_std(settings.width)))
         self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
         self.cls.predictions.decoder.bias = self.cls.predictions.bias
@@ -113,62 +172,66 @@ class TextEncoder(nn.Module):
         return self.bert.encoder.layer
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Text layers: int64 [B, L] and mask [B, L] -> text_embeds [B, L, D]."""
+        """Text layers: int64 [R, L] and mask [R, L] -> text_embeds [R, L, D]."""
         hidden = self.bert.embeddings(input_ids)
         padding = _additive(attention_mask, hidden.dtype)
         for layer in self.layers[: self.fusion_from]:
-            hidden = self._run_layer(layer, hidden, padding)
+            hidden = self._run(layer, hidden, padding)
         return hidden
 
     def remember(self, image_embeds: Tensor) -> ImageMemory:
-        """Keys and values of image_embeds [B, N, D] in each fusion layer, [B, heads, N, D/heads] each."""
-        memory = {}
-        for i in range(self.fusion_from, len(self.layers)):
-            cross = self.layers[i].crossattention.self
-            shape = (*image_embeds.shape[:2], cross.num_attention_heads, cross.attention_head_size)
-            keys = cross.key(image_embeds).view(shape).transpose(1, 2)  # [B, N, D] -> [B, h, N, d]
-            values = cross.value(image_embeds).view(shape).transpose(1, 2)
-            memory[i] = (keys, values)
-        return ImageMemory(memory)
+        """The memory of image_embeds [I, N, D]."""
+        layers = range(self.fusion_from, len(self.layers))
+        return ImageMemory({i: self.layers[i].crossattention.self.keys_and_values(image_embeds) for i in layers})
 
     def fuse(self, text_embeds: Tensor, attention_mask: Tensor, memory: ImageMemory) -> Tensor:
-        """Fusion layers: text_embeds [B, L, D] looking at the images of `memory` (B rows) -> [B, L, D]."""
+        """Fusion layers: text_embeds [R, L, D] looking at the images of `memory` -> fusion_embeds [R, L, D]."""
         hidden, padding = text_embeds, _additive(attention_mask, text_embeds.dtype)
-        for layer in self.layers[self.fusion_from :]:
-            hidden = self._run_layer(layer, hidden, padding, encoder_hidden_states=hidden, past_key_values=memory)
+        for i in range(self.fusion_from, len(self.layers)):
+            hidden = self._run(self.layers[i], hidden, padding, memory.layers[i], memory.image_rows)
         return hidden
-
-    def _run_layer(self, layer: nn.Module, hidden: Tensor, padding: Tensor, **fusion: object) -> Tensor:
-        """A layer; where asked for, its insides are computed again in the backward pass instead of being kept.
-
-        Not while any layer is being watched: a heatmap is differentiated through what was kept.
-        """
-        if self.checkpointing and torch.is_grad_enabled() and not any(hasattr(m, "watch") for m in self.modules()):
-            return checkpoint(layer, hidden, padding, use_reentrant=False, **fusion)
-        return layer(hidden, padding, **fusion)
 
     def predict(self, fusion_embeds: Tensor) -> Tensor:
         """Vocabulary logits [..., V] of fusion_embeds [..., D]."""
-        return self.cls(fusion_embeds)
+        return self.cls.predictions(fusion_embeds)
+
+    def _run(self, layer: Layer, *inputs: Tensor | None) -> Tensor:
+        """A layer whose insides, with `checkpointing`, are computed again in the backward pass instead of being kept.
+
+        Not while any attention is watched: a heatmap is differentiated through what was kept.
+        """
+        watched = any(isinstance(module, Attention) and module.watch for module in self.modules())
+        if self.checkpointing and torch.is_grad_enabled() and not watched:
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
 
 
 def _additive(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return (1 - attention_mask[:, None, None, :].to(dtype)) * PADDING_SCORE  # [B, L] -> [B, 1, 1, L]
+    return (1 - attention_mask[:, None, None, :].to(dtype)) * PADDING_SCORE  # [R, L] -> [R, 1, 1, L]
 
 
-def _bert_config(settings: TextSettings, *, fusion: bool) -> BertConfig:
-    return BertConfig(
-        vocab_size=settings.vocab_size,
-        hidden_size=settings.width,
-        num_attention_heads=settings.heads,
-        intermediate_size=settings.ffn_width,
-        max_position_embeddings=settings.positions,
-        hidden_dropout_prob=settings.dropout,
-        attention_probs_dropout_prob=settings.dropout,
-        is_decoder=fusion,
-        add_cross_attention=fusion,
-        attn_implementation=ATTENTION,
-    )
+def take_rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """`tensor[rows]`, whose backward pass adds whole rows in their order: fast, and the same bits at every run.
+
+    (That of indexing adds in an order that threads decide; that of `index_select` adds number by number.)
+    """
+    return _Rows.apply(tensor, rows)
+
+
+class _Rows(torch.autograd.Function):
+    """The backward pass is made of differentiable operations, so that it has a gradient itself."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.count = len(tensor)
+        return tensor.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        flat = gradient.flatten(1)
+        return flat.new_zeros(ctx.count, flat.shape[1]).index_add(0, rows, flat).unflatten(1, gradient.shape[1:]), None
 
 
 def initial_std(width: int) -> float:

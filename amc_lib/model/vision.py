@@ -10,26 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from timm.layers import Attention, resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from amc_lib.config import VisionSettings
-from amc_lib.model.attention import attend
 from amc_lib.model.text import initial_std, initialise
 from amc_lib.model.trunk import Lite0Trunk
 
 NORM_EPS = 1e-6  # of ALBEF's image tower
-
-
-class TokenAttention(Attention):
-    """timm's self-attention of image tokens, in the form that `attend` finds fast."""
-
-    def forward(self, tokens: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
-        """[B, N, D] -> [B, N, D]; no mask is ever given."""
-        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = attend(query, key, value, None, 0.0, self.scale)  # [B, h, N, d]
-        return self.proj(attended.transpose(1, 2).flatten(2))
 
 
 class ImageTower(VisionTransformer):
@@ -49,7 +38,6 @@ class ImageTower(VisionTransformer):
             norm_layer=partial(nn.LayerNorm, eps=NORM_EPS),
             global_pool="",
             num_classes=0,
-            attn_layer=TokenAttention,
         )
         self.blocks.apply(partial(initialise, std=initial_std(settings.width)))
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.model.objectives import draw_negatives, masked_language_loss, matching_loss
+from amc_lib.model.text import ImageMemory
 from amc_lib.step import Batch
 from amc_lib.tokens import Tokenizer
 from amc_study.rival.region_tower import GEOMETRY, VMRM
@@ -105,7 +106,7 @@ def pair_losses(
     phrases = torch.arange(len(rows), device=rows.device)
     of_own, of_other = matched[phrases, rows], matched[phrases[: len(other)], other]
     memory = model.text_encoder.remember(image_embeds)
-    alone = memory.tokens(torch.cat((rows, other, rows)), 1 + torch.cat((of_own, of_other, of_own)))  # 0: class token
+    alone = single_tokens(memory, torch.cat((rows, other, rows)), 1 + torch.cat((of_own, of_other, of_own)))  # 0: class token
     asked = torch.cat((text_embeds, text_embeds[: len(other)], corrupted[0]))
     fused = model.text_encoder.fuse(asked, torch.cat((mask, mask[: len(other)], mask)), alone)
     fused_pairs, fused_corrupted = fused.split((len(rows) + len(other), len(rows)))
@@ -115,6 +116,12 @@ def pair_losses(
         itc=itc,
         itm=matching_loss(model.match(fused_pairs), positives=len(rows)),
     )
+
+
+def single_tokens(memory: ImageMemory, image: Tensor, token: Tensor) -> ImageMemory:
+    """The memory of one token each: token `token[r]` of image `image[r]`, int64 [R] both."""
+    # [I, 2, h, N, d] -> [R, 2, h, d] -> [R, 2, h, 1, d]
+    return ImageMemory({i: both[image, :, :, token][..., None, :] for i, both in memory.layers.items()})
 
 
 def _contrast(sim: Tensor, own: Tensor) -> Tensor:
@@ -179,7 +186,7 @@ def _log_odds(model: VMRM, image_embeds: Tensor, rows: Tensor, text_embeds: Tens
     """[P, K]: of a match against none, for each phrase with each proposal of its image alone."""
     P, K = len(rows), image_embeds.shape[1] - 1
     memory = model.text_encoder.remember(image_embeds)
-    alone = memory.tokens(rows.repeat_interleave(K), 1 + torch.arange(K).repeat(P))
+    alone = single_tokens(memory, rows.repeat_interleave(K), 1 + torch.arange(K).repeat(P))
     fused = model.text_encoder.fuse(text_embeds.repeat_interleave(K, 0), mask.repeat_interleave(K, 0), alone)
     logits = model.match(fused).unflatten(0, (P, K))  # [P * K, 2] -> [P, K, 2]
     return logits[..., 1] - logits[..., 0]
