@@ -118,7 +118,7 @@ class ObjectiveSettings:
 
 @dataclass(frozen=True)
 class AmcSettings:
-    """Attention Mask Consistency, equations 1-3; all lambdas 0 switch it off (ALBEF's objectives alone)."""
+    """Attention Map Consistency, equations 1-3; all lambdas 0 switch it off (ALBEF's objectives alone)."""
 
     lambda1: float = 0.2  # weight of L_mean in equation 3
     lambda2: float = 0.8  # weight of L_max in equation 3

@@ -1,4 +1,4 @@
-"""Attention Mask Consistency: equations 1-3 of Yang et al., CVPR 2023, as pure functions of heatmap and mask.
+"""Attention Map Consistency: equations 1-3 of Yang et al., CVPR 2023, as pure functions of heatmap and mask.
 
 Everywhere: heatmap float [B, H, W], normalised to [0, 1] and of the mask's size; mask [B, H, W], 1 inside the boxes and
 0 outside. A mask that leaves no inside (or no outside) has mean and maximum 0 there.

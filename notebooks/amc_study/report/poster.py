@@ -23,7 +23,7 @@ PICTURES = ("method", "two_ways", "qualitative", "accuracy", "claims", "faithful
 TABLES = ("table1", "claims")
 TITLE = "Can explanations be trained to point at the right thing?"
 SUBTITLE = (
-    "Attention Mask Consistency (AMC) for ALBEF, rebuilt and tested on drawn scenes, at the scale of two CPU cores"
+    "Attention Map Consistency (AMC) for ALBEF, rebuilt and tested on drawn scenes, at the scale of two CPU cores"
 )
 MOTIVATION = """\
 Whoever wants to know where in a picture a phrase is meant usually asks a detector first: it proposes boxes, and a \
