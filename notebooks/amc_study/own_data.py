@@ -1,4 +1,4 @@
-"""One's own pictures, phrases and boxes as finetuning and evaluation read them, in either tier.
+"""Own pictures, phrases and boxes as finetuning and evaluation read them, in either tier.
 
 In the scenes tier pictures go once through the frozen trunk, in the paper tier they are read and augmented anew in
 every epoch.
@@ -6,23 +6,21 @@ every epoch.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from amc_lib.checkpoints import Checkpoint, open_checkpoint
 from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset, Phrase
-from amc_lib.datasets import own_table as own_csv
-from amc_lib.datasets import photo_table
+from amc_lib.datasets import own_table, photo_table
 from amc_lib.datasets.photos import PhotoPairs, PhotoSplit
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment
@@ -36,25 +34,39 @@ WARMUP_SHARE = 0.1  # of all updates, at most
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How images are divided where the table does not say: by image, drawn with a seed."""
+    """Shares of the images for validation and test, drawn with a seed where the table has no column `split`."""
 
-    val_share: float = 0.1  # of the images; 0: no validation during training
-    test_share: float = 0.25  # of the images
+    val_share: float = 0.1  # 0: no validation during training
+    test_share: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("val_share", "test_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.test_share == 0 or self.val_share + self.test_share >= 1:
-            raise ValueError("test_share must be positive and leave, with val_share, images to train on")
+        if not (0 <= self.val_share < 1 and 0 < self.test_share < 1 and self.val_share + self.test_share < 1):
+            raise ValueError(
+                "val_share must be at least 0, test_share more than 0, and both must leave images to train on; "
+                f"got {self.val_share} and {self.test_share}"
+            )
+
+
+@dataclass(frozen=True)
+class FeatureSplit(PhotoSplit):
+    """A split whose pictures have gone through the frozen trunk."""
+
+    features: dict[str, Tensor] | None = None  # image id -> float16 [C, G, G]
+
+    def load(self, region: Region) -> tuple[Tensor, tuple[int, int]]:
+        """The model's input [C, G, G] and the picture's (height, width)."""
+        return self.features[region.image_id], self.size(region)
+
+    def fit(self, model: ALBEF) -> AbstractContextManager:
+        """The model as these inputs need it, inside the block: unchanged."""
+        return nullcontext()
 
 
 @dataclass(frozen=True)
 class OwnData:
     """A table's regions by split ("train", "test" and perhaps "val"), with the folder of their pictures."""
 
-    title: str
     root: Path
     splits: dict[str, Regions]
     sha256: str  # of regions and pictures: a run on other data is another run
@@ -66,96 +78,49 @@ class OwnData:
             augment = Augment(settings.photos, settings.model.vision.image_size)
             table = photo_table.build(regions, self.root, regions.about)
             return PhotoPairs(table, self.root, augment, training.seed, training.phrases_per_image)
-        bank = self.bank("train", settings)
-        phrases: dict[str, list[Phrase]] = {image_id: [] for image_id in bank.features}
+        split = self.split("train", settings)
+        phrases: dict[str, list[Phrase]] = {image_id: [] for image_id in split.features}
         for region in regions:
-            height, width = bank.size(region)
+            height, width = split.size(region)
             shares = [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in region.boxes]
             phrases[region.image_id].append(Phrase(region.phrase, tuple(shares)))
-        images, per_image = [*bank.features.values()], training.phrases_per_image
+        images, per_image = [*split.features.values()], training.phrases_per_image
         return FixedPairs(images, [*phrases.values()], training.seed, per_image, regions.about)
 
-    def bank(self, split: str, settings: Settings) -> FeatureSplit | PhotoSplit:
-        """A split as a model of these settings is asked about it."""
-        regions, vision = self.splits[split], settings.model.vision
+    def split(self, name: str, settings: Settings) -> PhotoSplit:
+        """A split as a model of these settings reads it."""
+        regions, side = self.splits[name], settings.model.vision.image_size
         if settings.tier == "paper":
-            return PhotoSplit(split, regions, vision.image_size, "bilinear")
-        return _through_trunk(split, regions, vision.image_size)
+            return PhotoSplit(name, regions, side, "bilinear")
+        trunk = Lite0Trunk().to(memory_format=torch.channels_last)
+        pictures = {region.image_id: region.image for region in regions}
+        features = {
+            image_id: trunk(pixels(picture.open(), side)[None])[0].half()  # [1, 3, S, S] -> [C, G, G]
+            for image_id, picture in tqdm(pictures.items(), desc=f"reading {name}", unit="picture")
+        }
+        return FeatureSplit(name, regions, side, "bilinear", features=features)
 
-    def validation_split(self, settings: Settings) -> FeatureSplit | PhotoSplit | None:
-        return self.bank("val", settings) if "val" in self.splits else None
-
-    def summary(self) -> pd.DataFrame:
-        """Images, phrases and boxes of each split."""
-        rows = [
-            {
-                "split": split,
-                "images": len({region.image_id for region in regions}),
-                "phrases": len(regions),
-                "boxes": sum(len(region.boxes) for region in regions),
-            }
-            for split, regions in self.splits.items()
-        ]
-        return pd.DataFrame(rows)
+    def validation_split(self, settings: Settings) -> PhotoSplit | None:
+        return self.split("val", settings) if "val" in self.splits else None
 
 
-@dataclass(frozen=True)
-class FeatureSplit:
-    """A split of pictures whose trunk features are in memory."""
-
-    title: str
-    regions: Regions
-    features: dict[str, Tensor]  # of each image, float16 [C, G, G]
-    sizes: dict[str, tuple[int, int]]  # of each image, (height, width) in pixels
-
-    @property
-    def skipped(self) -> list[str]:
-        return self.regions.skipped
-
-    def all_regions(self) -> list[Region]:
-        return list(self.regions)
-
-    def load(self, region: Region) -> tuple[Tensor, tuple[int, int]]:
-        """The model's input for a region's picture, and the picture's (height, width)."""
-        return self.features[region.image_id], self.size(region)
-
-    def size(self, region: Region) -> tuple[int, int]:
-        return self.sizes[region.image_id]
-
-    def fit(self, model: ALBEF) -> AbstractContextManager:
-        """The model as these inputs need it, inside the block: unchanged."""
-        return nullcontext()
-
-
-def _through_trunk(split: str, regions: Regions, side: int) -> FeatureSplit:
-    trunk = Lite0Trunk().to(memory_format=torch.channels_last)
-    features, sizes = {}, {}
-    of_image = {region.image_id: region.image for region in regions}
-    for image_id, source in tqdm(of_image.items(), desc=f"reading {split}", unit="picture"):
-        picture = source.open()
-        features[image_id] = trunk(pixels(picture, side)[None])[0].half()  # [1, 3, S, S] -> [C, G, G]
-        sizes[image_id] = (picture.height, picture.width)
-    return FeatureSplit(split, regions, features, sizes)
-
-
-def open_data(csv: str | Path, images: str | Path | None = None, shares: SplitSettings | None = None) -> OwnData:
+def open_data(csv: str | Path, images: str | Path | None = None, shares: SplitSettings = SplitSettings()) -> OwnData:
     """A table's regions, in the splits that it names or, where it names none, divided by image as `shares` say.
 
-    Raises ValueError with one sentence where the table is at fault (see `own_csv.read`), or a split has no image.
+    Raises ValueError with one sentence where the table is at fault (see `own_table.read`), or a split has no image.
     """
-    for name, value in (("csv", csv), ("images", images)):
-        if not isinstance(value, str | Path | None):
-            raise ValueError(f"{name} must be a path, got {value!r}")
-    csv = Path(csv)
-    regions = own_csv.read(csv, images)
+    regions = own_table.read(csv, images)
     if not regions[0].split:
-        regions = _divided(regions, shares or SplitSettings())
-    splits = {split: Regions(r for r in regions if r.split == split) for split in own_csv.SPLITS}
+        regions = _divided(regions, shares)
+    splits = {split: Regions(r for r in regions if r.split == split) for split in own_table.SPLITS}
     for split in ("train", "test"):
         if not splits[split]:
             raise ValueError(f"{csv}: no image is in the split {split}")
-    root = csv.parent if images is None else Path(images)
-    return OwnData(csv.name, root, {split: own for split, own in splits.items() if own}, _hash(regions))
+    root = Path(csv).expanduser().parent if images is None else Path(images).expanduser()
+    pictures = dict.fromkeys(region.image.path for region in regions)
+    content = [[(r.image_id, r.split, r.phrase, r.boxes) for r in regions], [sha256_of(path) for path in pictures]]
+    sha256 = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return OwnData(root, {split: part for split, part in splits.items() if part}, sha256)
 
 
 def _divided(regions: Regions, shares: SplitSettings) -> Regions:
@@ -163,18 +128,18 @@ def _divided(regions: Regions, shares: SplitSettings) -> Regions:
     names = sorted({region.image_id for region in regions})
     order = np.random.default_rng(shares.seed).permutation(len(names))
     tests = max(1, round(shares.test_share * len(names)))
-    others = tests + round(shares.val_share * len(names))
-    split_of = {
-        names[i]: "test" if place < tests else "val" if place < others else "train" for place, i in enumerate(order)
-    }
-    return Regions(dataclasses.replace(region, split=split_of[region.image_id]) for region in regions)
+    vals = round(shares.val_share * len(names))
+    split_of = dict.fromkeys(names, "train")
+    split_of |= {names[i]: "test" if place < tests else "val" for place, i in enumerate(order[: tests + vals])}
+    return Regions(replace(region, split=split_of[region.image_id]) for region in regions)
 
 
-def _hash(regions: Regions) -> str:
-    records = [(r.image_id, r.split, r.phrase, r.boxes) for r in regions]
-    pictures = {region.image_id: region.image.path for region in regions}
-    content = [records, [sha256_of(path) for path in pictures.values()]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def starting_checkpoint(source: str | Path, tier: str) -> Checkpoint:
+    """The checkpoint that finetuning starts from. ValueError for one of another tier."""
+    checkpoint = open_checkpoint(source)
+    if checkpoint.settings.tier != tier:
+        raise ValueError(f"{source} is a checkpoint of the tier {checkpoint.settings.tier!r}, not of {tier!r}")
+    return checkpoint
 
 
 def fitted(settings: Settings, data: OwnData) -> Settings:
@@ -184,6 +149,4 @@ def fitted(settings: Settings, data: OwnData) -> Settings:
     batch_size = min(training.batch_size, max(1, images // training.accumulation))
     updates = images // (batch_size * training.accumulation) * training.epochs
     warmup = min(training.warmup_steps, round(WARMUP_SHARE * updates))
-    return dataclasses.replace(
-        settings, finetuning=dataclasses.replace(training, batch_size=batch_size, warmup_steps=warmup)
-    )
+    return replace(settings, finetuning=replace(training, batch_size=batch_size, warmup_steps=warmup))
