@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from amc_lib.checkpoints import Checkpoint, open_checkpoint
+from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset, Phrase
 from amc_lib.datasets import own_table, photo_table
@@ -136,7 +136,7 @@ def _divided(regions: Regions, shares: SplitSettings) -> Regions:
 
 def starting_checkpoint(source: str | Path, tier: str) -> Checkpoint:
     """The checkpoint that finetuning starts from. ValueError for one of another tier."""
-    checkpoint = open_checkpoint(source)
+    checkpoint = load_checkpoint(source)
     if checkpoint.settings.tier != tier:
         raise ValueError(f"{source} is a checkpoint of the tier {checkpoint.settings.tier!r}, not of {tier!r}")
     return checkpoint
