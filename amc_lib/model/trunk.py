@@ -54,13 +54,13 @@ class Lite0Trunk(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """image: float [B, 3, S, S] -> features float [B, channels, S/16, S/16]."""
-        fine, middle, coarse = (_normalise(level) for level in self.pyramid(image))
+        fine, middle, coarse = (normalise(level) for level in self.pyramid(image))
         fine = F.pixel_unshuffle(fine, 2)  # [B, 40, S/8, S/8] -> [B, 160, S/16, S/16]
         coarse = F.interpolate(coarse, size=middle.shape[-2:], mode="nearest")  # [B, 320, S/32, S/32] -> S/16
         return torch.cat((fine, middle, coarse), dim=1)
 
 
-def _normalise(features: Tensor) -> Tensor:
+def normalise(features: Tensor) -> Tensor:
     """Zero mean and unit variance over the channels of each place: [B, C, H, W] -> the same shape."""
     return F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
 

@@ -1,32 +1,33 @@
 """The detector: Faster R-CNN above the frozen Lite0 trunk, which knows the annotated concepts and no others.
 
-It is put together from torchvision's parts. As the detector of bottom-up attention (Anderson et al., CVPR 2018) it has
-a second head for attributes, so that region features carry colour and pattern too. Things of other concepts are not
-labelled in training, as in Visual Genome: whatever is no labelled thing is background.
+It is put together from torchvision's parts. As in bottom-up attention (Anderson et al., CVPR 2018) a second head names
+attributes, so that region features carry colour and pattern too. Things of other concepts are background in training,
+as in Visual Genome.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import fastrcnn_loss
-from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms, roi_align
 
-from amc_lib.model.trunk import CHANNELS, STRIDES, pixels
-from amc_study.rival.detector_parts import box_heads, proposal_network
-from amc_study.rival.pyramid import Levels, Lite0Pyramid
+from amc_lib.model.trunk import CHANNELS, STRIDES
+from amc_study.rival.pyramid import Levels
 from amc_study.rival.settings import DetectorSettings
 
 LEVELS = ("fine", "middle", "coarse")
+GRIDS = (5, 2)  # sides of the grids to which a box is pooled at strides 8 and 16
+PLACING = 128  # width of the part of the box head that moves boxes
 AUXILIARY = 0.2  # weight of the box head's losses beside that of labels, which suffer from larger ones
-ROUNDS = 2  # a box is corrected and looked at again so often, by the same head
+ROUNDS = 2  # of correcting a box and looking at it again, by the same head
 UNKNOWN = -1  # an attribute that a thing does not have
 
 
@@ -37,6 +38,20 @@ class Vocabulary:
     classes: tuple[str, ...]
     colours: tuple[str, ...]
     patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The labelled things of one picture, n of them.
+
+    boxes: float32 [n, 4], xyxy in pixels of the input. labels: int64 [n], 1 for the first class (0 is background).
+    colours, patterns: int64 [n], or UNKNOWN.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    colours: Tensor
+    patterns: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,57 +76,29 @@ class Proposals:
         return replace(self, boxes=self.boxes * scale, size=size)
 
 
-@dataclass(frozen=True)
-class Target:
-    """The labelled things of one picture, n of them.
-
-    boxes: float32 [n, 4], xyxy in pixels of the input. labels: int64 [n], 1 for the first class (0 is background).
-    colours, patterns: int64 [n], or UNKNOWN.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    colours: Tensor
-    patterns: Tensor
-
-
-@dataclass(frozen=True)
-class DetectorLosses:
-    """Scalars; `total` is what is minimised."""
-
-    objectness: Tensor
-    anchor_box: Tensor
-    label: Tensor
-    box: Tensor
-    attribute: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        return self.objectness + self.anchor_box + self.label + self.box + self.attribute
-
-
 class Detector(nn.Module):
     """Levels of the frozen trunk -> boxes with classes, and features that also carry colour and pattern.
 
-    The features are those from which the box head names things. At true boxes a linear probe reads 94 % of all
-    concepts and 91 % of colours from them, for boxed and unboxed concepts alike; with the trunk's own features beside
-    them it reads no more.
+    The features are those from which the box head names things: at true boxes a linear probe reads 94 % of all
+    concepts and 91 % of colours from them, boxed or not, and no more with the trunk's own features beside them.
     """
 
     def __init__(self, settings: DetectorSettings, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.settings, self.vocabulary = settings, vocabulary
         self.fpn = FeaturePyramidNetwork(list(CHANNELS), settings.channels)
-        self.rpn = proposal_network(settings)
-        self.heads = box_heads(settings, len(vocabulary.classes))
+        self.rpn = _proposal_network(settings)
+        self.heads = _box_heads(settings, len(vocabulary.classes))
         self.colour = nn.Linear(settings.width, len(vocabulary.colours))
         self.pattern = nn.Linear(settings.width, len(vocabulary.patterns))
 
-    def losses(self, levels: Levels, targets: Sequence[Target]) -> DetectorLosses:
-        """levels: of B pictures; targets: one each. Anchors and boxes are sampled with torch's global generator."""
+    def losses(self, levels: Levels, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Scalars to be added up, for B pictures with one target each.
+
+        Anchors and boxes are sampled with torch's global generator.
+        """
         boxed = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
-        images = self._images(levels)
-        boxes, of_anchors = self.rpn(images, self._maps(levels), boxed)
+        boxes, of_anchors, size = self._candidates(levels, boxed)
         parts = levels[0].new_zeros(3)
         for _ in range(ROUNDS):
             boxes, matched, labels, goals = self.heads.select_training_samples(boxes, boxed)
@@ -119,27 +106,33 @@ class Detector(nn.Module):
             logits, deltas = self.heads.box_predictor(naming, placing)
             attribute = self._attribute_loss(naming, torch.cat(labels) > 0, matched, targets)
             parts = parts + torch.stack((*fastrcnn_loss(logits, deltas, labels, goals), attribute)) / ROUNDS
-            boxes = self._corrected(boxes, deltas.detach(), images.image_sizes[0])
+            boxes = self._corrected(boxes, deltas.detach(), size)
         label, box, attribute = parts
-        objectness, anchor_box = of_anchors["loss_objectness"], of_anchors["loss_rpn_box_reg"]
-        return DetectorLosses(objectness, anchor_box, label, AUXILIARY * box, AUXILIARY * attribute)
+        return {
+            "objectness": of_anchors["loss_objectness"],
+            "anchor_box": of_anchors["loss_rpn_box_reg"],
+            "label": label,
+            "box": AUXILIARY * box,
+            "attribute": AUXILIARY * attribute,
+        }
 
     @torch.inference_mode()
-    def propose_levels(self, levels: Levels, count: int | None = None) -> list[Proposals]:
-        """The best boxes of each picture, in pixels of the input: at most `count`, by default the settings'."""
-        images = self._images(levels)
-        size, most = images.image_sizes[0], count or self.settings.boxes
-        boxes, _ = self.rpn(images, self._maps(levels))
+    def propose(self, levels: Levels, count: int | None = None) -> list[Proposals]:
+        """The best boxes of each picture, in pixels of the input: at most `count`, by default the settings'.
+
+        No two boxes of a picture overlap by more than `settings.overlap`, whatever their labels.
+        """
+        boxes, _, size = self._candidates(levels)
         for _ in range(ROUNDS):
             logits, deltas = self.heads.box_predictor(*self._look(levels, boxes))
             boxes = self._corrected(boxes, deltas, size)
-        scores, labels = logits.softmax(1)[:, 1:].max(1)
         counts = [len(of_picture) for of_picture in boxes]
-        of_pictures = zip(boxes, scores.split(counts), labels.split(counts), strict=True)
-        best = [best_boxes(*parts, self.settings.overlap, most) for parts in of_pictures]
-        features, _ = self._look(levels, [kept for kept, *_ in best])
-        of_pictures = zip(best, features.split([len(kept) for kept, *_ in best]), strict=True)
-        return [Proposals(*parts, rows, size) for parts, rows in of_pictures]
+        scores, labels = (values.split(counts) for values in logits.softmax(1)[:, 1:].max(1))
+        most, overlap = count or self.settings.boxes, self.settings.overlap
+        best = [nms(*pair, overlap)[:most] for pair in zip(boxes, scores, strict=True)]
+        boxes = [of_picture[rows] for of_picture, rows in zip(boxes, best, strict=True)]
+        features = self._look(levels, boxes)[0].split([len(rows) for rows in best])
+        return [Proposals(boxes[i], scores[i][rows], labels[i][rows], features[i], size) for i, rows in enumerate(best)]
 
     @torch.inference_mode()
     def name(self, levels: Levels, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,14 +144,15 @@ class Detector(nn.Module):
         logits, _ = self.heads.box_predictor(naming, placing)
         return logits[:, 1:].argmax(1), self.colour(naming).argmax(1), self.pattern(naming).argmax(1)
 
-    def _maps(self, levels: Levels) -> dict[str, Tensor]:
-        return self.fpn(dict(zip(LEVELS, levels, strict=True)))
-
-    def _images(self, levels: Levels) -> ImageList:
-        """What torchvision's parts read of the pictures: their sizes, never their pixels."""
+    def _candidates(
+        self, levels: Levels, boxed: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor], tuple[int, int]]:
+        """Boxes of the proposal network for each picture, its losses, and the input's (height, width)."""
         batch, _, height, width = levels[0].shape
-        side = (height * STRIDES[0], width * STRIDES[0])
-        return ImageList(levels[0].new_empty(batch, 0, *side), [side] * batch)
+        size = (height * STRIDES[0], width * STRIDES[0])
+        images = ImageList(levels[0].new_empty(batch, 0, *size), [size] * batch)  # read for their sizes alone
+        maps = self.fpn(dict(zip(LEVELS, levels, strict=True)))
+        return *self.rpn(images, maps, boxed), size
 
     def _look(self, levels: Levels, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """What the box head makes of all pictures' boxes, one after another: for naming and for placing them."""
@@ -175,40 +169,84 @@ class Detector(nn.Module):
         """Mean cross-entropy of colour and of pattern over the labelled boxes that have one."""
         total = naming.new_zeros(())
         for head, name in ((self.colour, "colours"), (self.pattern, "patterns")):
-            known = [_taken(getattr(target, name), index) for target, index in zip(targets, matched, strict=True)]
+            known = [_values(getattr(target, name), index) for target, index in zip(targets, matched, strict=True)]
             values = torch.cat(known).where(labelled, UNKNOWN)
             if (values != UNKNOWN).any():
                 total = total + F.cross_entropy(head(naming), values, ignore_index=UNKNOWN)
         return total
 
 
-class SceneDetector:
-    """A trained detector with its trunk: pictures -> proposals.
-
-    `folder` is where its weights lie, `sha256` their hash.
-    """
-
-    def __init__(self, detector: Detector, folder: Path, sha256: str) -> None:
-        self.detector, self.folder, self.sha256 = detector.eval(), folder, sha256
-        self.settings, self.classes = detector.settings, detector.vocabulary.classes
-        self.propose_levels = detector.propose_levels
-        self.trunk = Lite0Pyramid()
-
-    def propose(self, images: Sequence[Image.Image]) -> list[Proposals]:
-        """At most `settings.boxes` proposals for each picture, in its own pixels."""
-        levels = self.trunk(torch.stack([pixels(image, self.settings.image_size) for image in images]))
-        found = self.propose_levels(levels)
-        return [of_image.resized(image.size[::-1]) for of_image, image in zip(found, images, strict=True)]
-
-
-def best_boxes(
-    boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float, most: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The at most `most` best boxes of one picture, with score and label, of which no two overlap by over `overlap`."""
-    kept = nms(boxes, scores, overlap)[:most]
-    return boxes[kept], scores[kept], labels[kept]
-
-
-def _taken(values: Tensor, index: Tensor) -> Tensor:
+def _values(values: Tensor, index: Tensor) -> Tensor:
     """`values[index]`, or UNKNOWN throughout where a picture has nothing labelled."""
     return values[index] if len(values) else torch.full_like(index, UNKNOWN)
+
+
+def _proposal_network(settings: DetectorSettings) -> RegionProposalNetwork:
+    """torchvision's, over the feature pyramid: one anchor size and all ratios at each of its levels."""
+    sizes = tuple((round(share * settings.image_size),) for share in settings.anchors)
+    kept = dict.fromkeys(("training", "testing"), settings.candidates)
+    return RegionProposalNetwork(
+        AnchorGenerator(sizes, (settings.ratios,) * len(sizes)),
+        RPNHead(settings.channels, len(settings.ratios)),
+        fg_iou_thresh=0.6,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=64,
+        positive_fraction=0.5,
+        pre_nms_top_n={name: 2 * number for name, number in kept.items()},
+        post_nms_top_n=kept,
+        nms_thresh=0.7,
+    )
+
+
+def _box_heads(settings: DetectorSettings, classes: int) -> RoIHeads:
+    """The box head reads the trunk itself, not the pyramid: from there a linear layer names 96 % of true boxes."""
+    pooled = sum(channels * grid**2 for channels, grid in zip(CHANNELS, GRIDS, strict=False))
+    return RoIHeads(
+        _pool_fine_and_middle,
+        BoxHead(pooled, settings.width),
+        Predictor(settings.width, classes),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=32,
+        positive_fraction=0.75,
+        bbox_reg_weights=None,
+        score_thresh=0.0,
+        nms_thresh=settings.overlap,
+        detections_per_img=settings.boxes,
+    )
+
+
+def _pool_fine_and_middle(levels: Levels, boxes: list[Tensor]) -> Tensor:
+    """Boxes in pixels of the input -> [sum of boxes, features]: means over the cells of a grid in each box."""
+    pooled = [
+        roi_align(level, boxes, grid, 1 / stride, sampling_ratio=2, aligned=True).flatten(1)
+        for level, grid, stride in zip(levels, GRIDS, STRIDES, strict=False)
+    ]
+    return torch.cat(pooled, dim=1)
+
+
+class BoxHead(nn.Module):
+    """Pooled boxes -> [n, width], from which things are named, and [n, PLACING], from which boxes are moved."""
+
+    def __init__(self, pooled: int, width: int) -> None:
+        super().__init__()
+        self.naming = nn.Sequential(nn.Linear(pooled, width), nn.LayerNorm(width), nn.ReLU())
+        self.placing = nn.Sequential(nn.Linear(pooled, PLACING), nn.LayerNorm(PLACING), nn.ReLU())
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        return self.naming(pooled), self.placing(pooled)
+
+
+class Predictor(nn.Module):
+    """What `BoxHead` gives -> logits [n, 1 + classes], background first, and corrections [n, 4 * (1 + classes)].
+
+    A box has a single correction. It is repeated for every class, as torchvision's loss reads it.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.label, self.box = nn.Linear(width, 1 + classes), nn.Linear(PLACING, 4)
+
+    def forward(self, naming: Tensor, placing: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.label(naming)
+        return logits, self.box(placing).repeat(1, logits.shape[1])

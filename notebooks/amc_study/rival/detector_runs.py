@@ -1,4 +1,4 @@
-"""Runs of the detector: trained once into a folder of its own, opened afterwards, loaded by name or folder.
+"""Runs of the detector: trained once into a folder of its own, opened afterwards, loaded by folder, name or hash.
 
 A run folder holds weights.safetensors (without the frozen trunk), detector.json (settings, what it can name, hash of
 the weights), history.csv (losses over steps) and metrics.json (numbers on the validation split, provenance).
@@ -10,72 +10,89 @@ import hashlib
 import json
 import textwrap
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import safetensors
+import torch
+from PIL import Image
 from safetensors.torch import load, save
-from torch import Tensor
 
 from amc_lib.checkpoints import SHIPPED, WEIGHTS, CheckpointError
 from amc_lib.config import SceneSettings
 from amc_lib.files import ROOT, plain, write_bytes, write_csv, write_json
+from amc_lib.model.trunk import pixels
 from amc_lib.parameters import from_mapping
 from amc_lib.train import set_seed
-from amc_study.provenance import provenance, settings_hash
-from amc_study.rival.detector import Detector, SceneDetector, Vocabulary
-from amc_study.rival.detector_training import evaluate, named_rightly, scene_vocabulary, train
-from amc_study.rival.objects import open_objects
+from amc_study.provenance import provenance
+from amc_study.rival.detection import measure
+from amc_study.rival.detector import Detector, Proposals, Vocabulary
+from amc_study.rival.detector_training import scene_vocabulary, train
+from amc_study.rival.objects import CODE, open_objects
+from amc_study.rival.pyramid import Lite0Pyramid
 from amc_study.rival.settings import DetectorSettings
+from amc_study.scenes.cache import DRAWING, fingerprint
 
 RUNS = ROOT / "runs"
-DESCRIPTION = "detector.json"
-UNREADABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, safetensors.SafetensorError)
+DESCRIPTION, METRICS = "detector.json", "metrics.json"
 TRAINED = "detector-scenes"  # the run that the repository ships
+TRAINING = (*DRAWING, *CODE, *(f"notebooks/amc_study/rival/{name}.py" for name in ("detector", "detector_training")))
+UNREADABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, safetensors.SafetensorError)
 
 
-@dataclass(frozen=True)
-class DetectorRun:
-    folder: Path
-    history: pd.DataFrame  # columns step, seconds and the losses
-    metrics: dict[str, Any]  # "validation": numbers of `evaluate` and `named_rightly`
+class SceneDetector:
+    """A trained detector with its trunk: pictures -> proposals.
 
-    def detector(self) -> SceneDetector:
-        return load_detector(self.folder)
+    `folder` is where its weights lie, `sha256` their hash.
+    """
+
+    def __init__(self, detector: Detector, folder: Path, sha256: str) -> None:
+        self.detector, self.folder, self.sha256 = detector.eval(), folder, sha256
+        self.settings, self.classes = detector.settings, detector.vocabulary.classes
+        self.trunk = Lite0Pyramid()
+
+    def propose(self, images: Sequence[Image.Image]) -> list[Proposals]:
+        """At most `settings.boxes` proposals for each picture, in its own pixels."""
+        levels = self.trunk(torch.stack([pixels(image, self.settings.image_size) for image in images]))
+        found = self.detector.propose(levels)
+        return [of_image.resized(image.size[::-1]) for of_image, image in zip(found, images, strict=True)]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What its training left: "validation", the numbers of `measure`; "final", the last losses; "provenance"."""
+        return json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
 
 
 def train_detector(
     settings: DetectorSettings | None = None, output: str | Path | None = None, scenes: SceneSettings | None = None
-) -> DetectorRun:
+) -> SceneDetector:
     """Train a detector on the `train` split of the scenes and measure it on `val`, or open the run that did.
 
-    Without an `output`, the run that the repository ships is opened if it is of these settings.
+    Without an `output`, the run that the repository ships is opened if it is of these settings. Raises ValueError for
+    an `output` that holds a run of other settings or code.
     """
     settings, scenes = settings or DetectorSettings(), scenes or SceneSettings()
-    identity = _identity(settings, scenes)
-    folder = Path(output) if output else _usual_folder(settings, identity)
-    if is_finished(folder):
-        run = open_detector_run(folder)
-        if _its_identity(run) != identity:
-            raise ValueError(f"{folder}: holds a detector of other settings; name another output or delete it")
-        print(f"detector: up to date in {plain(folder)}")
-        return run
-    print(f"detector: seed {settings.seed}, into {plain(folder)}")
-    _train_into(folder, settings, scenes)
-    return open_detector_run(folder)
-
-
-def measure(detector: Detector, scenes: SceneSettings) -> dict[str, float]:
-    """All numbers of a detector on the `val` split, which it has not seen, each in [0, 1]."""
-    validation = open_objects(scenes, detector.settings.image_size, "val")
-    return evaluate(detector, validation) | named_rightly(detector, validation)
+    everything = {"detector": plain(settings), "scenes": plain(scenes)}
+    identity = fingerprint(_read(everything), TRAINING)
+    if output is None and _is_shipped(everything):
+        print(f"detector: shipped in {plain(SHIPPED / TRAINED)}")
+        return load_detector(TRAINED)
+    folder = Path(output) if output else RUNS / f"detector-seed{settings.seed}-{identity}"
+    if not (folder / METRICS).is_file():
+        print(f"detector: seed {settings.seed}, into {plain(folder)}")
+        _train_into(folder, settings, scenes, identity)
+        return load_detector(folder)
+    detector = load_detector(folder)
+    if detector.metrics.get("identity") != identity:
+        raise ValueError(f"{folder}: holds a detector of other settings or code; name another output or delete it")
+    print(f"detector: up to date in {plain(folder)}")
+    return detector
 
 
 def load_detector(source: str | Path = TRAINED) -> SceneDetector:
-    """Load the detector of a run's folder, or one that the repository ships by its name.
+    """Load the detector of a run's folder, or a known one by its shipped name or the hash of its weights.
 
     Raises CheckpointError with one sentence if it is missing, damaged, or does not fit its own settings.
     """
@@ -89,8 +106,8 @@ def load_detector(source: str | Path = TRAINED) -> SceneDetector:
         vocabulary = Vocabulary(**{name: tuple(words) for name, words in about["vocabulary"].items()})
         detector = Detector(from_mapping(DetectorSettings, about["settings"]), vocabulary)
         weights = load(data)
-        if names := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-            raise ValueError(f"has weights that are not finite: {', '.join(names[:5])}")
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise ValueError("has weights that are not finite")
         detector.load_state_dict(weights)
     except UNREADABLE as error:
         raise CheckpointError(f"{folder}: is damaged or no detector: {textwrap.shorten(str(error), 200)}") from error
@@ -100,73 +117,53 @@ def load_detector(source: str | Path = TRAINED) -> SceneDetector:
 def save_detector(folder: str | Path, detector: Detector, about: Mapping[str, Any]) -> None:
     """Write a detector to `folder`; both files are atomic, the description last."""
     folder = Path(folder)
-    weights = save({name: _plain_tensor(tensor) for name, tensor in detector.state_dict().items()})
-    write_bytes(folder / WEIGHTS, weights)
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()})
     content = {
         "settings": plain(detector.settings),
         "vocabulary": plain(detector.vocabulary),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "about": plain(about),
     }
+    write_bytes(folder / WEIGHTS, weights)
     write_json(folder / DESCRIPTION, content)
 
 
-def open_detector_run(folder: str | Path) -> DetectorRun:
-    """A finished run. Raises ValueError if the folder holds none."""
-    folder = Path(folder)
-    if not is_finished(folder):
-        raise ValueError(f"{folder}: no finished run of a detector")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return DetectorRun(folder, pd.read_csv(folder / "history.csv"), metrics)
-
-
-def is_finished(folder: Path) -> bool:
-    return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
-
-
-def _identity(settings: DetectorSettings, scenes: SceneSettings) -> str:
-    """What tells a run from others: the detector's settings, and those of the scenes that it reads."""
-    unread = {"pretrain", "phrases", "referring_a", "referring_b"}
-    read = {name: value for name, value in plain(scenes).items() if name not in unread}
-    return settings_hash({"detector": plain(settings), "scenes": read})
-
-
-def _its_identity(run: DetectorRun) -> str:
-    """Of a finished run; settings that it does not name, being younger, count as their defaults."""
-    stored = run.metrics["provenance"]["settings"]
-    return _identity(from_mapping(DetectorSettings, stored["detector"]), from_mapping(SceneSettings, stored["scenes"]))
-
-
-def _usual_folder(settings: DetectorSettings, identity: str) -> Path:
-    """That of the shipped run if it is of these settings; else one of its own."""
-    shipped = SHIPPED / TRAINED
-    if is_finished(shipped) and _its_identity(open_detector_run(shipped)) == identity:
-        return shipped
-    return RUNS / f"detector-seed{settings.seed}-{identity}"
-
-
-def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings) -> None:
+def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings, identity: str) -> None:
     """Train, measure and write; metrics.json, whose presence says that the run is finished, comes last."""
-    bank = open_objects(scenes, settings.image_size, "train")
+    objects = open_objects(scenes, settings.image_size, "train")
     set_seed(settings.seed)
     detector = Detector(settings, scene_vocabulary())
     begin = time.perf_counter()
-    history = train(detector, bank)
+    history = train(detector, objects)
     seconds = time.perf_counter() - begin
-    numbers = measure(detector, scenes)
+    numbers = measure(detector, open_objects(scenes, settings.image_size, "val"))
     record = provenance({"detector": settings, "scenes": scenes}, seed=settings.seed, seconds=seconds)
     write_csv(folder / "history.csv", pd.DataFrame(history))
     save_detector(folder, detector, record)
-    write_json(folder / "metrics.json", {"validation": numbers, "final": history[-1], "provenance": record})
+    metrics = {"identity": identity, "validation": numbers, "final": history[-1], "provenance": record}
+    write_json(folder / METRICS, metrics)
+
+
+def _read(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of the detector's and the scenes' settings, those that training and measuring read."""
+    unread = {"pretrain", "phrases", "referring_a", "referring_b"}
+    return settings | {"scenes": {name: value for name, value in settings["scenes"].items() if name not in unread}}
+
+
+def _is_shipped(settings: dict[str, Any]) -> bool:
+    """Whether the repository ships a detector of these settings."""
+    path = SHIPPED / TRAINED / METRICS
+    if not path.is_file():
+        return False
+    return _read(json.loads(path.read_text(encoding="utf-8"))["provenance"]["settings"]) == _read(settings)
 
 
 def _find(source: str | Path) -> Path:
     for folder in (Path(source), SHIPPED / str(source)):
         if (folder / DESCRIPTION).is_file():
             return folder
-    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))
-    raise CheckpointError(f"no detector at {str(source)!r}; shipped ones: {', '.join(shipped) or 'none'}")
-
-
-def _plain_tensor(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous()
+    known = [*SHIPPED.glob(f"*/{DESCRIPTION}"), *RUNS.rglob(DESCRIPTION)]
+    for path in known:
+        if json.loads(path.read_text(encoding="utf-8")).get("sha256") == source:
+            return path.parent
+    raise CheckpointError(f"no detector at {str(source)!r}; known: {', '.join(str(p.parent) for p in known) or 'none'}")

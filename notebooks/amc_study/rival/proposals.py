@@ -12,8 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from amc_lib.config import SceneSettings
 from amc_lib.regions import Box, Region
-from amc_study.rival.detector import SceneDetector
-from amc_study.rival.detector_runs import load_detector
+from amc_study.rival.detector_runs import SceneDetector, load_detector
 from amc_study.rival.objects import CODE, draw_levels
 from amc_study.scenes.cache import Part, open_entry
 from amc_study.scenes.splits import SceneSplit
@@ -71,7 +70,7 @@ def _propose(folder: Path, sha256: str, settings: SceneSettings, split: str, sta
     """The proposals of each scene, the best first; without area, and with features 0, where there are fewer than K."""
     detector = _detector(folder, sha256)
     _, levels = draw_levels(settings, detector.settings.image_size, split, start, stop)
-    found = [p.resized((settings.size, settings.size)) for p in detector.propose_levels(levels)]
+    found = [p.resized((settings.size, settings.size)) for p in detector.detector.propose(levels)]
     most = detector.settings.boxes
     boxes, features = _padded([p.boxes for p in found], most), _padded([p.features for p in found], most)
     return {"boxes": boxes.numpy(), "features": features.half().numpy()}, []

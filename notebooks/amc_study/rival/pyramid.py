@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from amc_lib.model.trunk import CHANNELS, STRIDES, load_lite0
+from amc_lib.model.trunk import CHANNELS, STRIDES, load_lite0, normalise
 
 AT_ONCE = 4  # pictures in one pass: of more, the first maps no longer fit a core's cache
 Levels = list[Tensor]  # float [B, C, S / stride, S / stride] for each stride, the finest first
@@ -33,7 +32,7 @@ class Lite0Pyramid(nn.Module):
     def forward(self, image: Tensor) -> Levels:
         """image: float [B, 3, S, S], normalised with the trunk's MEAN and STD."""
         parts = image.contiguous(memory_format=torch.channels_last).split(AT_ONCE)
-        return [_normalise(torch.cat(level)) for level in zip(*map(self.network, parts), strict=True)]
+        return [normalise(torch.cat(level)) for level in zip(*map(self.network, parts), strict=True)]
 
 
 def shapes(side: int) -> list[tuple[int, int, int]]:
@@ -65,8 +64,3 @@ def _fold_norms(module: nn.Module) -> None:
         else:
             _fold_norms(child)
         before = child
-
-
-def _normalise(features: Tensor) -> Tensor:
-    """Zero mean and unit variance over the channels of each place: [B, C, H, W] -> the same shape."""
-    return F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)

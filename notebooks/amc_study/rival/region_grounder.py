@@ -12,8 +12,8 @@ from PIL import Image
 from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.grounder import Grounder, checked_phrases, read_image
 from amc_lib.regions import Box
-from amc_study.rival.detector import Proposals, SceneDetector
-from amc_study.rival.detector_runs import TRAINED, load_detector
+from amc_study.rival.detector import Proposals
+from amc_study.rival.detector_runs import TRAINED, SceneDetector, load_detector
 from amc_study.rival.proposals import RegionInputs
 from amc_study.rival.region_answers import DEFAULT_WAY
 from amc_study.rival.region_tower import open_checkpoint
