@@ -109,11 +109,12 @@ def _records(root: Path) -> list[Path]:
 
 
 def _read_training(root: Path) -> PhotoTable:
-    held_out = visual_genome.held_out_images(data_root() / "flickr30k", data_root() / "refer")
+    held_out = visual_genome.held_out_ids(root, data_root() / "flickr30k", data_root() / "refer")
     if files := _records(root):
         parts = [visual_genome.read_records(path, root, strict=False) for path in files]
-        held = visual_genome.ids_held_out(root, held_out) & {r.image.path.stem for part in parts for r in part}
-        kept = [region for part in parts for region in part if region.image.path.stem not in held]
+        everything = list(chain.from_iterable(parts))
+        kept = [region for region in everything if region.image.path.stem not in held_out]
+        held = held_out & {region.image.path.stem for region in everything}
         regions = Regions(kept, chain.from_iterable(part.skipped for part in parts), len(held))
     else:
         regions = visual_genome.read(root, held_out=held_out, strict=False)
