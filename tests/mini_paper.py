@@ -59,5 +59,5 @@ def install(root: Path, put=setattr) -> None:
     put(photos, "CACHE", root / "cache")
     put(answers, "ANSWERS", root / "runs" / "answers")
     put(runs, "RUNS", root / "runs")
-    put(study, "PAPER", root / "runs" / "paper")
+    put(study, "HOMES", study.HOMES | {"paper": root / "runs" / "paper"})
     put(style, "FOLDER", root / "figures")

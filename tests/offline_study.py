@@ -70,7 +70,7 @@ def study() -> None:
     settings = replace(TINY, scenes=replace(TINY.scenes, pretrain=16, train=16))
     start = runs.pretrain(settings, FOLDER / "runs" / "start")
     finished = runs.finetune(settings, start.folder, FOLDER / "runs" / "amc").checkpoint()
-    bank = tiers.scene_split(settings, "phrases")
+    bank = tiers.tier_of(settings).split("phrases")
     answers = point_at(finished.model, finished.tokenizer, bank.all_regions(), bank.load, settings.amc.layer)
     assert answers.hits.shape == (len(bank.all_regions()),)
 

@@ -135,8 +135,8 @@ def kill() -> None:
 
 def train(home: Path, output: Path, training: dict[str, Any], harm: Harm) -> None:
     settings = changed(SETTINGS, **training)
-    runs.training_pairs = lambda *_: squares(seed=settings.finetuning.seed)
-    runs.validation_split = lambda _: None
+    runs.Scenes.training_pairs = lambda *_: squares(seed=settings.finetuning.seed)
+    runs.Scenes.validation_split = lambda _: None
     runs._validator = lambda *_: brightness
     harm.arrange()
     finetune(settings, home / "start", output)

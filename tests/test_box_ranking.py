@@ -4,48 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor
 
 from amc_lib.evaluate import Pointing
 from amc_lib.regions import Box, Region
-from amc_study.box_ranking import COLUMNS, box_scores, ranked_box_hits, ranking_table
-from amc_study.statistics import accuracy_interval
+from amc_study.box_ranking import RIGHT_IOU, best_box_iou, box_scores
 
 LEFT, RIGHT = (0.0, 0.0, 40.0, 40.0), (40.0, 0.0, 80.0, 40.0)  # halves of a picture of 80 x 40
 HEIGHT, WIDTH = 12, 17
 
 
-@dataclass(frozen=True)
-class Blank:
-    def open(self) -> Image.Image:
-        return Image.new("RGB", (80, 40))
-
-
-@dataclass
-class Split:
-    """A split whose detections are given."""
-
-    title: str
-    detections: Mapping[str, Sequence[Box]] | None
-
-    def size(self, region: Region) -> tuple[int, int]:
-        return 40, 80
+def split(detections: Mapping[str, Sequence[Box]] | None) -> SimpleNamespace:
+    """A split of pictures of 80 x 40 whose detections are given."""
+    return SimpleNamespace(detections=detections, size=lambda region: (40, 80))
 
 
 def region(*boxes: Box, image_id: str = "a") -> Region:
-    return Region(f"{image_id}-{boxes}", "testA", Blank(), image_id, "cup", boxes)
+    return Region(f"{image_id}-{boxes}", "testA", None, image_id, "cup", boxes)
 
 
-def pointing(regions: Sequence[Region], heatmaps: Tensor) -> Pointing:
-    return Pointing(list(regions), heatmaps, np.zeros((len(regions), 2), dtype=int), np.zeros(len(regions)))
+def iou(regions: Sequence[Region], heatmaps: Tensor, detections: Mapping[str, Sequence[Box]] | None) -> list[float]:
+    points = np.zeros((len(regions), 2), dtype=int)
+    return best_box_iou(Pointing(list(regions), heatmaps, points, np.zeros(len(regions))), split(detections)).tolist()
 
 
 def side(name: str) -> Tensor:
@@ -56,8 +43,8 @@ def side(name: str) -> Tensor:
 
 
 def hit(heatmap: Tensor, detections: Sequence[Box], *boxes: Box) -> bool:
-    (answer,) = ranked_box_hits(pointing([region(*boxes)], heatmap), Split("A", {"a": detections})).tolist()
-    return answer
+    (answer,) = iou([region(*boxes)], heatmap, {"a": detections})
+    return answer >= RIGHT_IOU
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
@@ -92,19 +79,6 @@ def test_scores_are_the_naive_ones(boxes, seed):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
-def test_score_inside_the_picture_is_that_of_the_authors(shares, seed):
-    """The sum of heatmap[int(y1):int(y2), int(x1):int(x2)] over the square root of width times height."""
-    heatmap = np.random.default_rng(seed).random((HEIGHT, WIDTH), dtype=np.float32)
-    boxes = [(a * 10, b * 8, a * 10 + 1 + c * (WIDTH - 11), b * 8 + 1 + d * (HEIGHT - 9)) for a, b, c, d in shares]
-    authors = [
-        heatmap[int(y1) : int(y2), int(x1) : int(x2)].sum(dtype=np.float64) / ((x2 - x1) * (y2 - y1)) ** 0.5
-        for x1, y1, x2, y2 in boxes
-    ]
-    np.testing.assert_allclose(box_scores(heatmap, boxes), authors, rtol=1e-9, atol=1e-12)
-
-
 def test_faint_heat_far_from_strong_heat_keeps_its_digits():
     heatmap = np.full((600, 600), 1e-6, dtype=np.float32)
     heatmap[:300] = 1
@@ -126,16 +100,11 @@ def test_neither_the_largest_box_nor_the_densest_wins_by_that():
         assert hit(side("left"), detections, tight) and not hit(side("left"), detections, around, tiny)
 
 
-def test_map_without_heat_is_a_miss_also_after_one_with_heat():
-    heatmaps = torch.cat((side("left"), side("none"), side("left")))
-    bank = Split("A", {"a": [LEFT]})
-    assert ranked_box_hits(pointing([region(LEFT)] * 3, heatmaps), bank).tolist() == [True, False, True]
-
-
-def test_image_without_detections_is_a_miss():
-    regions = [region(LEFT, image_id=image_id) for image_id in ("a", "b", "c")]
-    bank = Split("A", {"a": [LEFT], "b": []})
-    assert ranked_box_hits(pointing(regions, side("left").expand(3, 4, 4)), bank).tolist() == [True, False, False]
+def test_map_without_heat_and_image_without_detections_are_misses_and_a_split_without_them_has_no_number():
+    heatmaps = torch.cat((side("left"), side("none"), side("left"), side("left"), side("left")))
+    regions = [region(LEFT, image_id=image_id) for image_id in "aaabc"]
+    assert iou(regions, heatmaps, {"a": [LEFT], "b": []}) == [1, 0, 1, 0, 0]
+    assert np.isnan(iou(regions, heatmaps, None)).all()
 
 
 @pytest.mark.parametrize(
@@ -163,36 +132,3 @@ def test_heatmap_is_enlarged_to_the_picture_of_its_region():
     heatmap[0, 3, 0] = 1
     corner, others = (0.0, 30.0, 20.0, 40.0), [(60.0, 30.0, 80.0, 40.0), (0.0, 0.0, 20.0, 10.0)]
     assert hit(heatmap, [*others, corner], corner) and not hit(heatmap, [*others, corner], *others)
-
-
-# --------------------------------------------------------------------------------------------------------------- table
-
-
-def test_table_holds_accuracies_of_splits_with_detections():
-    regions = [region(LEFT, image_id=image_id) for image_id in "abcc"]
-    detections = dict.fromkeys("abc", (LEFT, RIGHT))
-    banks = {"A": Split("RefCOCO+ testA", detections), "B": Split("none", None), "C": Split("RefCLEF", detections)}
-
-    def answers(*sides: str) -> dict[str, Pointing]:
-        return {name: pointing(regions, torch.cat([side(where) for where in sides])) for name in banks}
-
-    systems = {
-        "ALBEF": [answers("left", "right", "none", "right")],
-        "AMC": [answers("left", "left", "left", "right"), answers("left", "left", "right", "right")],
-    }
-    table = ranking_table(systems, banks)
-    assert tuple(table.columns) == COLUMNS
-    assert table[["system", "split"]].values.tolist() == [
-        ["ALBEF", "RefCOCO+ testA"], ["AMC", "RefCOCO+ testA"], ["ALBEF", "RefCLEF"], ["AMC", "RefCLEF"]
-    ]  # fmt: skip
-    assert table["accuracy"].tolist() == [25, 62.5] * 2 and table["seeds"].tolist() == [1, 2] * 2
-    assert (table["phrases"] == 4).all()
-    hits = np.array([[1, 1, 1, 0], [1, 1, 0, 0]])
-    interval = accuracy_interval(hits, list("abcc"))
-    assert table.loc[1, ["ci_low", "ci_high"]].tolist() == [round(interval.low, 2), round(interval.high, 2)]
-    assert interval.low < 62.5 < interval.high
-
-
-def test_table_without_detections_is_empty():
-    table = ranking_table({"AMC": [{"A": pointing([region(LEFT)], side("left"))}]}, {"A": Split("scenes", None)})
-    assert table.empty and tuple(table.columns) == COLUMNS

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from test_runs import LOSSES, TINY
 
 from amc_lib import Grounder
-from amc_lib.checkpoints import CheckpointError
+from amc_lib.checkpoints import SHIPPED, CheckpointError
 from amc_lib.presets import preset
 from amc_study import comparison, runs, tiers
-from amc_study.comparison import Answers, answer, layer_table, proposal_splits, study_folders
-from amc_study.costs import COLUMNS, answer_both_ways, cost_table, weights
+from amc_study.comparison import Answers, answer, proposal_tier, study_folders
 from amc_study.explain.explore import detections_of, example_of
-from amc_study.rival.detector_runs import load_detector
+from amc_study.rival.detector_runs import load_detector, save_detector
 from amc_study.rival.region_answers import choose_regions, oracle
 from amc_study.rival.region_grounder import RegionGrounder, open_grounder
 from amc_study.rival.settings import detector_based
 from amc_study.rival.trials import VMRM, VMRM_START, VMRM_TAKEN, vmrm_settings
 from amc_study.rival.vmrm import WAYS
-from amc_study.runs import Run, finetune, pretrain
+from amc_study.run_folder import Run
+from amc_study.runs import finetune, pretrain
 from amc_study.scenes import cache
 
 SETTINGS = detector_based(replace(TINY, scenes=replace(TINY.scenes, pretrain=32, train=32)))
@@ -84,25 +86,22 @@ def test_answers_are_read_by_the_way_that_is_best_on_validation(answers, tuned):
     assert set(answers.layers) == set(WAYS)
     assert answers.layers[answers.layer] == max(answers.layers.values())
     assert set(answers.pointing) == set(tiers.EVALUATED_SCENES)
-    checkpoint, bank = tuned.checkpoint(), tiers.scene_split(SETTINGS, "referring_a")
+    checkpoint, bank = tuned.checkpoint(), tiers.tier_of(SETTINGS).split("referring_a")
     again = choose_regions(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank)[answers.layer]
     assert np.array_equal(again.boxes, answers.pointing["referring_a"].boxes)
-    table = layer_table({"VMRM": [answers]})
-    assert table.loc[table["chosen"], "layer"].tolist() == [answers.layer]
 
 
 def test_no_choice_among_the_proposals_beats_the_oracle(answers):
     for split, of_split in answers.pointing.items():
-        best = oracle(tiers.scene_split(SETTINGS, split))
+        best = oracle(tiers.tier_of(SETTINGS).split(split))
         assert (best.hits | ~of_split.hits).all()
         assert best.hits.mean() > of_split.hits.mean()
 
 
-def test_banks_of_proposals_hold_the_phrases_that_all_are_asked(tuned):
-    banks = proposal_splits({"VMRM": [tuned.folder]})
-    for split, bank in tiers.evaluation_splits(replace(TINY, scenes=SETTINGS.scenes)).items():
-        assert banks[split].all_regions() == bank.all_regions()
-    assert proposal_splits({"AMC": ["anything"]}) == {}
+def test_proposals_are_asked_the_phrases_that_all_are_asked(tuned):
+    splits = proposal_tier(tuned.checkpoint()).evaluation_splits()
+    for split, scenes in tiers.evaluation_splits(replace(TINY, scenes=SETTINGS.scenes)).items():
+        assert splits[split].all_regions() == scenes.all_regions()
 
 
 def test_system_whose_checkpoint_is_missing_is_left_out_aloud(monkeypatch, tmp_path, capsys):
@@ -121,22 +120,37 @@ def test_study_of_one_seed_falls_back_on_the_shipped_checkpoint(monkeypatch, tmp
     assert ("of seed 0" if shipped else "left out") in capsys.readouterr().out
 
 
+def test_another_detector_makes_another_run(monkeypatch, pretrained, tuned, tmp_path):
+    """What is trained reads the detector that it is given, and a run knows which one that was."""
+    shutil.copytree(SHIPPED / "detector-scenes", tmp_path / "detector")
+    other = load_detector(tmp_path / "detector")
+    with torch.no_grad():
+        other.detector.colour.bias.add_(1)
+    save_detector(tmp_path / "detector", other.detector, {})
+    again = finetune(SETTINGS, pretrained.folder, tmp_path / "tuned", detector=tmp_path / "detector")
+    assert again.metrics["detector_sha256"] == load_detector(tmp_path / "detector").sha256
+    assert again.metrics["detector_sha256"] != tuned.metrics["detector_sha256"] == load_detector().sha256
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        finetune(SETTINGS, pretrained.folder, tmp_path / "tuned")
+
+
 def test_finetuning_without_an_output_opens_the_shipped_run_of_these_settings(monkeypatch, pretrained, tuned, capsys):
     def forbidden(*args, **kwargs):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(runs, "train", forbidden)
     monkeypatch.setattr(runs, "shipped", lambda: ["vmrm-scenes"])
-    monkeypatch.setattr(runs, "find", {"vmrm-scenes": tuned.folder}.get)
-    assert finetune(SETTINGS, pretrained.folder).folder == tuned.folder
-    assert "shipped in" in capsys.readouterr().out
+    monkeypatch.setattr(runs, "SHIPPED", tuned.folder.parent)
+    tuned.folder.with_name("vmrm-scenes").symlink_to(tuned.folder)
+    assert finetune(SETTINGS, pretrained.folder).folder.resolve() == tuned.folder
+    assert "shipped as vmrm-scenes, trained by commit" in capsys.readouterr().out
     other = replace(SETTINGS, finetuning=replace(SETTINGS.finetuning, learning_rate=1e-3))
     with pytest.raises(AssertionError, match="trained again"):
         finetune(other, pretrained.folder)
 
 
 def test_picture_and_cached_proposals_give_the_same_answer(grounder, answers):
-    bank = tiers.scene_split(SETTINGS, "phrases")
+    bank = tiers.tier_of(SETTINGS).split("phrases")
     regions = bank.all_regions()[:4]
     checkpoint = grounder.checkpoint
     cached = choose_regions(checkpoint.model, checkpoint.tokenizer, regions, bank, [grounder.way])[grounder.way]
@@ -149,7 +163,7 @@ def test_picture_and_cached_proposals_give_the_same_answer(grounder, answers):
 
 
 def test_several_phrases_share_one_look_of_the_detector(grounder, monkeypatch):
-    image, looks = tiers.scene_split(SETTINGS, "val").all_regions()[0].image.open(), []
+    image, looks = tiers.tier_of(SETTINGS).split("val").all_regions()[0].image.open(), []
     propose = grounder.detector.propose
     monkeypatch.setattr(grounder.detector, "propose", lambda images: looks.append(1) or propose(images))
     both = grounder.ground(image, ["red cup", "dog"])
@@ -170,30 +184,8 @@ def test_each_kind_of_checkpoint_is_opened_by_its_own_grounder(tuned, with_heatm
         Grounder.load(tuned.folder)
 
 
-def test_costs_count_the_detector_and_measure_all_on_the_same_pictures(grounder, with_heatmap):
-    regions = tiers.scene_split(SETTINGS, "phrases").all_regions()
-    table = cost_table({"VMRM": grounder, "AMC": with_heatmap}, regions[:8])
-    assert tuple(table) == COLUMNS and table["system"].tolist() == ["VMRM", "AMC"]
-    assert (table["ms_first_phrase"] > 0).all() and table["pictures"].nunique() == 1
-    detector = load_detector()
-    of_detector = sum(p.numel() for p in detector.detector.parameters()) + sum(
-        p.numel() for p in detector.trunk.parameters()
-    )
-    of_model = sum(p.numel() for p in grounder.checkpoint.model.parameters() if p.requires_grad)
-    assert weights(grounder) == of_detector + of_model
-
-
-def test_both_ways_answer_one_phrase(grounder, with_heatmap):
-    region = tiers.scene_split(SETTINGS, "referring_b").all_regions()[0]
-    shown = answer_both_ways(region, grounder, with_heatmap)
-    assert shown.phrase == region.phrase and shown.truth == region.boxes
-    assert list(shown.proposals) == grounder.ground(region.image.open(), region.phrase).boxes
-    assert shown.peak == with_heatmap.ground(region.image.open(), region.phrase).point
-    assert set(shown.seconds) == {"detect", "match", "explain"} and min(shown.seconds.values()) > 0
-
-
 def test_examples_show_a_box_of_the_one_and_a_heatmap_of_the_other(grounder, with_heatmap):
-    region = tiers.scene_split(SETTINGS, "referring_b").all_regions()[0]
+    region = tiers.tier_of(SETTINGS).split("referring_b").all_regions()[0]
     shown = example_of(region, {"VMRM": grounder, "AMC": with_heatmap}).systems
     assert shown["VMRM"].heatmap is None and shown["VMRM"].box == tuple(
         grounder.ground(region.image.open(), region.phrase).boxes[0]
@@ -202,7 +194,7 @@ def test_examples_show_a_box_of_the_one_and_a_heatmap_of_the_other(grounder, wit
 
 
 def test_detections_carry_the_detectors_own_names(grounder):
-    region = tiers.scene_split(SETTINGS, "val").all_regions()[0]
+    region = tiers.tier_of(SETTINGS).split("val").all_regions()[0]
     sheet = detections_of(region, grounder)
     assert 0 < len(sheet.regions) <= grounder.detector.settings.boxes
     for seen in sheet.regions:

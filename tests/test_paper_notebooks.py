@@ -20,7 +20,7 @@ import pytest
 
 from amc_lib.checkpoints import load_checkpoint
 from amc_study import order as study
-from amc_study.runs import open_run
+from amc_study.run_folder import open_run
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = """

@@ -14,13 +14,13 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 
-from amc_lib.checkpoints import CheckpointError
+from amc_lib.checkpoints import SHIPPED, CheckpointError
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.presets import preset
 from amc_lib.train import learning_rate
 from amc_study import runs
-from amc_study.run_folder import RunError, alone_in
-from amc_study.runs import Run, finetune, long_history, open_run, pretrain
+from amc_study.run_folder import Run, RunError, alone_in, open_run
+from amc_study.runs import finetune, holds, long_history, pretrain
 from amc_study.scenes import cache
 from amc_study.scenes.splits import SceneSplit
 
@@ -202,6 +202,42 @@ def test_without_lambdas_the_boxes_are_not_used(pretrained, amc, tmp_path):
     assert sha(finetune(moved, pretrained.folder, tmp_path / "moved")) == sha(control)
 
 
+# ----------------------------------------------------------------------------------------------------------- identity
+
+
+def test_run_of_other_code_is_set_aside_and_trained_again(pretrained, tmp_path, monkeypatch, capsys):
+    """Editing what training depends on must not open old weights; nothing is lost."""
+    first = pretrain(TINY, tmp_path / "run")
+    monkeypatch.setattr(runs, "CODE", runs.CODE[1:])
+    again = pretrain(TINY, tmp_path / "run")
+    assert again.metrics["code"] != first.metrics["code"]
+    assert open_run(tmp_path / f"run-{first.metrics['code']}").metrics == first.metrics
+    assert "the code that trains has changed since" in capsys.readouterr().out
+
+
+def test_path_of_code_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr(runs, "CODE", (*runs.CODE, "amc_lib/gone.py"))
+    with refused("no file matches 'amc_lib/gone.py'"):
+        pretrain(TINY)
+
+
+def test_setting_that_an_old_run_does_not_know_is_not_taken_for_todays(pretrained, tmp_path):
+    """Of a shipped run only those that OLDER names have a value."""
+    metrics = json.loads(json.dumps(pretrained.metrics))
+    shipped = replace(pretrained, folder=SHIPPED / "albef-scenes", metrics=metrics)
+    settings = metrics["provenance"]["settings"]
+    assert holds(shipped, "pretraining", TINY, None)
+    del settings["model"]["vision"]["region_width"]
+    assert holds(shipped, "pretraining", TINY, None)
+    del settings["model"]["momentum"]
+    assert not holds(shipped, "pretraining", TINY, None)
+
+
+def test_shipped_runs_are_those_of_the_preset(capsys):
+    assert pretrain(SCENES).folder == SHIPPED / "albef-scenes"
+    assert "trained by commit 9e5282f" in capsys.readouterr().out
+
+
 # -------------------------------------------------------------------------------------------------------------- refused
 
 
@@ -212,7 +248,7 @@ def test_start_that_is_not_there_is_refused(no_training):
 
 def test_paper_tier_names_what_it_lacks(no_training, tmp_path, monkeypatch):
     monkeypatch.setenv("AMC_DATA", str(tmp_path))
-    with refused(f"{tmp_path / 'bert-base-uncased' / 'vocab.txt'}: cannot be read"):
+    with refused(f"no checkpoint at '{tmp_path / 'checkpoints' / 'ALBEF.pth'}'"):
         pretrain(preset("paper"))
 
 

@@ -1,22 +1,22 @@
-"""`make study`: every notebook in order, through papermill, from drawn scenes to table 1 and the figures.
+"""The study's order: every notebook through papermill, from drawn scenes to table 1 and the figures.
 
-`make study-full` goes on to explanations, ablations, own data, benchmarks and the pages made of them all. `make paper`
-is the study on photographs; what needs all devices (training, asking the splits) is launched by accelerate before the
-notebook that shows it. A step is one notebook, launch or module with its parameters. It is done again only if its
-notebook, its parameters, the library or a step before it changed; training runs that exist with the same settings are
-opened, not repeated. Steps that do not need each other run side by side, sharing the cores.
+`make study` trains and evaluates; `make study-full` goes on to explanations, ablations, own data, benchmarks and the
+pages made of them; `make paper` does the same on photographs, training on all devices through accelerate. A step is
+done again only if its parameters, its code cells, a module that it imports or a step before it changed. figures/ is
+written by a study of PUBLISHED_SEEDS seeds alone, any other writes into its own folder under runs/.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import ast
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,199 +25,235 @@ from typing import Any
 from amc_lib.checkpoints import official_albef
 from amc_lib.files import ROOT, plain, write_json
 from amc_study.comparison import DETECTOR_BASED, FINETUNED
-from amc_study.runs import RUNS
+from amc_study.scenes.cache import fingerprint
 
-STUDY, PAPER = RUNS / "study", RUNS / "paper"
-NOTEBOOKS = ROOT / "notebooks"
-FULL_SEEDS = 3
+PUBLISHED_SEEDS = 3
+HOMES = {"scenes": ROOT / "runs" / "study", "paper": ROOT / "runs" / "paper"}  # of runs and executed notebooks
 
 
 @dataclass(frozen=True)
 class Step:
-    """One execution of a notebook, of `launch` (a module and its arguments) on all devices, or of a module here.
-
-    `after` names the steps whose results it reads.
-    """
+    """One execution of a notebook or a module; `after` names the steps whose results it reads."""
 
     name: str
-    notebook: str | None
-    parameters: dict[str, Any] = field(default_factory=dict)
+    what: str  # "03_train.ipynb" or "amc_study.report"
+    parameters: dict[str, Any] = field(default_factory=dict)  # of a notebook
     after: tuple[str, ...] = ()
-    launch: tuple[str, ...] = ()
-    home: Path | None = None  # where the executed notebook is kept; by default STUDY
-    module: str = ""
+    arguments: tuple[str, ...] = ()  # of a module
+    on_all_devices: bool = False
 
     def key(self, keys: dict[str, str]) -> str:
-        """Hash of all that the step's result depends on; `keys` are those of the steps before it."""
+        """Hash of all that the result depends on; `keys` are those of the steps before."""
+        source = f"import {self.what}"
+        if self.what.endswith(".ipynb"):
+            cells = json.loads((ROOT / "notebooks" / self.what).read_text(encoding="utf-8"))["cells"]
+            source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         before = [keys[name] for name in self.after]
-        digest = hashlib.sha256(json.dumps([self.parameters, self.launch, before]).encode())
-        if self.notebook:
-            cells = json.loads((NOTEBOOKS / self.notebook).read_text(encoding="utf-8"))["cells"]
-            digest.update(json.dumps([cell["source"] for cell in cells]).encode())
-        for path in sorted(path for code in ("amc_lib", "notebooks/amc_study") for path in (ROOT / code).rglob("*.py")):
-            digest.update(path.read_bytes())
-        return digest.hexdigest()
+        code = sorted(path.relative_to(ROOT).as_posix() for path in imported_files(source))
+        return fingerprint([self.parameters, self.arguments, before, source], code)
 
-    def command(self) -> list[str]:
-        if self.module:
-            return [sys.executable, "-m", self.module]
-        if self.launch:
-            return [sys.executable, "-m", "accelerate.commands.launch", "-m", *self.launch]
-        command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
-        command += [str(NOTEBOOKS / self.notebook), str(self.executed), "--cwd", str(ROOT)]
-        return command + [part for name, value in self.parameters.items() for part in ("-p", name, str(value))]
-
-    @property
-    def executed(self) -> Path:
-        return (self.home or STUDY) / "notebooks" / f"{self.name}.ipynb"
-
-    @property
-    def stamp(self) -> Path:
-        return (self.home or STUDY) / "steps" / f"{self.name}.json"
+    def command(self, home: Path) -> list[str]:
+        if self.on_all_devices:
+            return [sys.executable, "-m", "accelerate.commands.launch", "-m", self.what, *self.arguments]
+        if not self.what.endswith(".ipynb"):
+            return [sys.executable, "-m", self.what, *self.arguments]
+        quiet = ["--no-progress-bar", "--log-level", "ERROR", "--stdout-file", "-"]  # what cells print, and no more
+        files = [str(ROOT / "notebooks" / self.what), str(executed(self, home)), "--cwd", str(ROOT)]
+        parameters = [part for name, value in self.parameters.items() for part in ("-p", name, str(value))]
+        return [sys.executable, "-m", "papermill", *quiet, *files, *parameters]
 
 
-def plan(seeds: int) -> list[list[Step]]:
-    """The study's steps in rounds; steps of one round run side by side.
+def plan(seeds: int, full: bool = False) -> list[list[Step]]:
+    """The study's steps in rounds, those of a round side by side; with `full` of all that figures/ and README show.
 
-    With one seed the detector-based system is not trained: 09 and 04 open its shipped run.
+    With one seed VMRM is not trained: 09 and 04 open its shipped run. What measures time has the machine to itself.
     """
-    folders = [STUDY / f"seed-{seed}" for seed in range(seeds)]
+    home = HOMES["scenes"]
+    figures = {"figures": _figures(seeds, home)}
     finetuning = []
-    for seed, folder in enumerate(folders):
-        control = {"seed": seed, "lambda1": 0.0, "lambda2": 0.0, "output": str(folder / FINETUNED["ALBEF finetuned"])}
-        amc = {"seed": seed, "output": str(folder / FINETUNED["AMC"])}
-        with_detector = {"seed": seed} | ({"output": str(folder / DETECTOR_BASED["VMRM"])} if seeds > 1 else {})
+    for seed in range(seeds):
+        outputs = {system: str(home / f"seed-{seed}" / name) for system, name in (FINETUNED | DETECTOR_BASED).items()}
+        control = {"seed": seed, "lambda1": 0.0, "lambda2": 0.0, "output": outputs["ALBEF finetuned"]}
+        vmrm = {"seed": seed} | ({"output": outputs["VMRM"]} if seeds > 1 else {}) | figures
         finetuning += [
-            Step(f"amc-{seed}", "03_train.ipynb", amc, ("pretrain",)),
-            Step(f"vmrm-{seed}", "09_detector.ipynb", with_detector, ("pretrain",)),
+            Step(f"amc-{seed}", "03_train.ipynb", {"seed": seed, "output": outputs["AMC"]}, ("pretrain",)),
+            Step(f"vmrm-{seed}", "09_detector.ipynb", vmrm, ("pretrain",)),
             Step(f"finetune-{seed}", "03_train.ipynb", control, ("pretrain",)),
         ]
     trained = tuple(step.name for step in finetuning)
-    evaluation = Step("evaluate", "04_evaluate.ipynb", {"runs": str(STUDY), "seeds": seeds}, trained)
-    shown = {"amc": str(folders[0] / FINETUNED["AMC"])}
-    shown |= {"vmrm": str(folders[0] / DETECTOR_BASED["VMRM"])} if seeds > 1 else {}
-    explore = Step("explore", "06_explore.ipynb", shown, trained)
-    first = [Step("data", "01_data.ipynb")], [Step("pretrain", "02_pretrain.ipynb", after=("data",))]
-    return [*first, finetuning, [evaluation], [explore]]
-
-
-def full_plan(seeds: int) -> list[list[Step]]:
-    """`plan` and everything else that figures/ and the README show; what measures time has the machine to itself."""
-    rounds = plan(seeds)
-    explanations = Step("explanations", "10_explanations.ipynb", {"runs": str(STUDY), "seeds": seeds}, ("evaluate",))
-    film = Step("film", None, after=("pretrain",), module="amc_study.report.film")
-    own = Step("own-data", "07_your_data.ipynb", after=("pretrain",))
-    ablations = Step("ablations", "05_ablations.ipynb", after=("pretrain",))
-    benchmarks = Step("benchmarks", None, after=("pretrain",), module="tests.bench")
-    rounds += [[explanations, film], [own], [ablations], [benchmarks]]
-    results = tuple(step.name for steps in rounds for step in steps)
-    return [*rounds, [Step("pages", None, after=results, module="amc_study.report")]]
+    shown = {"amc": str(home / "seed-0" / FINETUNED["AMC"])}
+    shown |= {"vmrm": str(home / "seed-0" / DETECTOR_BASED["VMRM"])} if seeds > 1 else {}
+    compared = {"runs": str(home), "seeds": seeds} | figures
+    rounds = [
+        [Step("data", "01_data.ipynb", figures)],
+        [Step("pretrain", "02_pretrain.ipynb", after=("data",))],
+        finetuning,
+        [Step("evaluate", "04_evaluate.ipynb", compared, trained)],
+        [Step("explore", "06_explore.ipynb", shown, trained)],
+    ]
+    if not full:
+        return rounds
+    pretrained = ("pretrain",)
+    rounds += [
+        [Step("explanations", "10_explanations.ipynb", compared, ("evaluate",))],
+        [Step("method", "00_method.ipynb", after=pretrained), Step("own-data", "07_your_data.ipynb", after=pretrained)],
+        [Step("ablations", "05_ablations.ipynb", figures, pretrained)],
+    ]
+    if seeds == PUBLISHED_SEEDS:
+        rounds += [[Step("film", "amc_study.report.film", after=pretrained)]]
+        rounds += [[Step("benchmarks", "tests.bench", after=pretrained)]]
+        results = tuple(step.name for steps in rounds for step in steps)
+        rounds += [[Step("pages", "amc_study.report", after=results)]]
+    return rounds
 
 
 def paper_plan(seeds: int) -> list[list[Step]]:
-    """The same on photographs, one step at a time, each launch on all devices."""
-    paper = {"tier": "paper"}
+    """The same on photographs, one step at a time; 03 shows what `accelerate launch` has trained."""
+    home, paper = HOMES["paper"], {"tier": "paper"}
+    figures = {"figures": _figures(seeds, home)}
     steps = [
-        Step("data", "01_data.ipynb", paper, home=PAPER),
-        Step("pretrain", "02_pretrain.ipynb", paper, ("data",), home=PAPER),
+        Step("data", "01_data.ipynb", paper | figures),
+        Step("pretrain", "02_pretrain.ipynb", paper, ("data",)),
     ]
-    outputs = []
+    outputs = [str(official_albef())]
     for seed in range(seeds):
         for system, name in FINETUNED.items():
-            output = str(PAPER / f"seed-{seed}" / name)
             without = {} if system == "AMC" else {"lambda1": 0.0, "lambda2": 0.0}
-            parameters = paper | {"seed": seed} | without | {"output": output}
-            options = [part for option, value in parameters.items() for part in (f"--{option}", str(value))]
-            train = Step(f"train-{name}-{seed}", None, {}, ("pretrain",), ("amc_study.finetune", *options), PAPER)
-            steps += [train, Step(f"show-{name}-{seed}", "03_train.ipynb", parameters, (train.name,), home=PAPER)]
-            outputs.append(output)
-    shown = tuple(step.name for step in steps if step.notebook == "03_train.ipynb")
-    asked = Step("answers", None, {}, shown, ("amc_study.answers", str(official_albef()), *outputs), PAPER)
-    table = Step(
-        "evaluate", "04_evaluate.ipynb", paper | {"runs": str(PAPER), "seeds": seeds}, ("answers",), home=PAPER
-    )
-    return [[step] for step in (*steps, asked, table)]
+            parameters = paper | {"seed": seed} | without | {"output": str(home / f"seed-{seed}" / name)}
+            options = tuple(part for option, value in parameters.items() for part in (f"--{option}", str(value)))
+            train = Step(f"train-{name}-{seed}", "amc_study.finetune", {}, ("pretrain",), options, True)
+            steps += [train, Step(f"show-{name}-{seed}", "03_train.ipynb", parameters, (train.name,))]
+            outputs.append(parameters["output"])
+    shown = tuple(step.name for step in steps if step.name.startswith("show-"))
+    compared = paper | {"runs": str(home), "seeds": seeds} | figures
+    steps += [
+        Step("answers", "amc_study.answers", {}, shown, tuple(outputs), True),
+        Step("evaluate", "04_evaluate.ipynb", compared, ("answers",)),
+    ]
+    return [[step] for step in steps]
 
 
-def run_study(seeds: int, force: bool = False, tier: str = "scenes", full: bool = False) -> None:
-    """Execute what is not up to date, with `full` of all that there is.
+def _figures(seeds: int, home: Path) -> str:
+    return "figures" if seeds == PUBLISHED_SEEDS else str(home / "figures")
 
-    Raises RuntimeError naming the notebook that failed and where it stands.
-    """
-    begin = time.perf_counter()
-    home, steps_of = {"scenes": (STUDY, full_plan if full else plan), "paper": (PAPER, paper_plan)}[tier]
-    if force:
-        shutil.rmtree(home, ignore_errors=True)
-    keys: dict[str, str] = {}
-    for steps in steps_of(seeds):
+
+def run_study(rounds: list[list[Step]], home: Path) -> None:
+    """Execute what is not up to date. Raises RuntimeError naming the step that failed and where to look."""
+    begin, keys = time.perf_counter(), {}
+    for steps in rounds:
         waiting = []
         for step in steps:
             keys[step.name] = step.key(keys)
-            if _stamped(step) == keys[step.name]:
+            if _stamp(step, home) == keys[step.name]:
                 print(f"{step.name}: up to date", flush=True)
             else:
                 waiting.append(step)
-        _execute(waiting, keys)
-    minutes = (time.perf_counter() - begin) / 60
-    print(f"The study is complete ({minutes:.1f} min): see figures/ and {plain(home)}.")
-    print(f"To repeat it from the start: python -m amc_study.order --tier {tier} --force")
+        _execute(waiting, keys, home)
+    print(f"The study is complete ({(time.perf_counter() - begin) / 60:.1f} min): see {plain(home)}.")
 
 
-def _execute(steps: list[Step], keys: dict[str, str]) -> None:
+def _execute(steps: list[Step], keys: dict[str, str], home: Path) -> None:
     """Run steps side by side, at most one a core, each with its share of the cores; stamp those that succeed.
 
     After a failure those that run are waited for, and no other is begun.
     """
     cores = os.cpu_count() or 1
-    abreast = min(cores, len(steps))
+    abreast = max(1, min(cores, len(steps)))
     failed: list[Step] = []
 
     def run(step: Step) -> None:
         if failed:
             return
-        begin = time.perf_counter()
-        if _start(step, threads=str(cores // abreast)).wait() == 0:
-            write_json(step.stamp, {"key": keys[step.name]})
+        if perform(step, home, threads=cores // abreast) == 0:
+            write_json(home / "steps" / f"{step.name}.json", {"key": keys[step.name]})
         else:
             failed.append(step)
-        print(f"{step.name}: {time.perf_counter() - begin:.0f} s", flush=True)
 
-    with ThreadPoolExecutor(max(1, abreast)) as pool:
+    with ThreadPoolExecutor(abreast) as pool:
         list(pool.map(run, steps))
     if failed:
-        where = ", ".join(f"{step.notebook} (see {step.executed})" if step.notebook else step.name for step in failed)
-        raise RuntimeError(f"failed: {where}")
+        raise RuntimeError("failed: " + ", ".join(f"{step.name} (see {_log(step, home)})" for step in failed))
 
 
-def _start(step: Step, threads: str) -> subprocess.Popen:
-    what = step.notebook or step.module or " ".join(step.launch)
-    print(f"{step.name}: running {what} {step.parameters or ''}", flush=True)
-    step.executed.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    return subprocess.Popen(step.command(), cwd=ROOT, env=environment)
+def perform(step: Step, home: Path, threads: int) -> int:
+    """Run a step, show the lines that it prints with its name before them, and return its exit status.
+
+    What it writes to stderr (warnings of kernels, progress bars) goes to a log beside its stamp.
+    """
+    print(f"{step.name}: running {step.what} {step.parameters or ''}", flush=True)
+    begin = time.perf_counter()
+    for path in (executed(step, home), _log(step, home)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    environment = {"OMP_NUM_THREADS": str(threads), "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
+    with _log(step, home).open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            step.command(home), cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        for line in filter(str.strip, process.stdout):
+            print(f"{step.name}: {line.rstrip()}", flush=True)
+    print(f"{step.name}: {time.perf_counter() - begin:.0f} s", flush=True)
+    return process.wait()
 
 
-def _stamped(step: Step) -> str | None:
+def executed(step: Step, home: Path) -> Path:
+    """Where the executed notebook is kept."""
+    return home / "notebooks" / f"{step.name}.ipynb"
+
+
+def _log(step: Step, home: Path) -> Path:
+    return home / "steps" / f"{step.name}.log"
+
+
+def _stamp(step: Step, home: Path) -> str | None:
+    """The key under which the step was last done."""
     try:
-        return json.loads(step.stamp.read_text(encoding="utf-8"))["key"]
+        return json.loads((home / "steps" / f"{step.name}.json").read_text(encoding="utf-8"))["key"]
     except (OSError, ValueError, KeyError):
         return None
 
 
+def imported_files(source: str) -> set[Path]:
+    """This repository's modules that Python source imports, what they import in turn, and tables beside them."""
+    found: set[Path] = set()
+    waiting = [source]
+    while waiting:
+        for path in set(_modules(waiting.pop())) - found:
+            found |= {path, *path.parent.glob("*.csv"), *path.parent.glob("*.j2")}
+            waiting.append(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _modules(source: str) -> Iterator[Path]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    for name in names:
+        place = name.replace(".", "/")
+        for base in (ROOT, ROOT / "notebooks"):
+            yield from filter(Path.is_file, (base / place / "__init__.py", base / place / "__main__.py"))
+            yield from filter(Path.is_file, [base / f"{place}.py"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m amc_study.order", description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, help=f"train and evaluate this many (default 1, with --full {FULL_SEEDS})")
-    parser.add_argument("--tier", choices=("scenes", "paper"), default="scenes", help="drawn scenes or photographs")
+    parser.add_argument("--seeds", type=int, help=f"how many (default 1, with --full {PUBLISHED_SEEDS})")
+    parser.add_argument("--tier", choices=tuple(HOMES), default="scenes", help="drawn scenes or photographs")
     parser.add_argument("--full", action="store_true", help="also explanations, ablations, benchmarks and pages")
     parser.add_argument("--force", action="store_true", help="delete the study's runs and start over")
-    arguments = parser.parse_args()
-    seeds = (FULL_SEEDS if arguments.full else 1) if arguments.seeds is None else arguments.seeds
+    options = parser.parse_args()
+    seeds = (PUBLISHED_SEEDS if options.full else 1) if options.seeds is None else options.seeds
     if seeds < 1:
         parser.error("--seeds must be at least 1")
-    if arguments.full and arguments.tier == "paper":
+    if options.full and options.tier == "paper":
         parser.error("--full is of the scenes tier; in the paper tier run 05 and 10 with -p tier paper")
+    home = HOMES[options.tier]
+    if options.force:
+        shutil.rmtree(home, ignore_errors=True)
     try:
-        run_study(seeds, arguments.force, arguments.tier, arguments.full)
+        run_study(paper_plan(seeds) if options.tier == "paper" else plan(seeds, options.full), home)
     except RuntimeError as error:
         sys.exit(str(error))
 

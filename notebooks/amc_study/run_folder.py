@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from amc_lib.checkpoints import DESCRIPTION, Checkpoint, load_checkpoint, save_checkpoint
+from amc_lib.checkpoints import DESCRIPTION, Checkpoint, save_checkpoint
 from amc_lib.files import check_writable, remove_unfinished, write_csv, write_json
-from amc_study.rival.region_tower import build_model
+from amc_study.rival.region_tower import open_checkpoint
 
 
 class RunError(RuntimeError):
@@ -28,7 +28,7 @@ class Run:
     metrics: dict[str, Any]
 
     def checkpoint(self) -> Checkpoint:
-        return load_checkpoint(self.folder, build_model)
+        return open_checkpoint(self.folder)
 
 
 def open_run(folder: str | Path) -> Run:
@@ -44,8 +44,34 @@ def is_finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file() and (folder / DESCRIPTION).is_file()
 
 
+def write_run(
+    folder: Path,
+    checkpoint: Checkpoint,
+    history: pd.DataFrame,
+    identity: dict[str, Any],
+    data: dict[str, Any],
+    record: dict[str, Any],
+) -> None:
+    """All files of a run; metrics.json, whose presence says that the run is finished, goes first and comes last.
+
+    Raises RunError with one sentence if they cannot be written.
+    """
+    final = history.iloc[-1].to_dict() if len(history) else {}
+    try:
+        remove_unfinished(folder)
+        (folder / "metrics.json").unlink(missing_ok=True)
+        write_csv(folder / "history.csv", history)
+        save_checkpoint(folder, checkpoint.model, checkpoint.tokenizer, checkpoint.settings, {**record, **identity})
+        write_json(folder / "metrics.json", {**identity, "final": final, "data": data, "provenance": record})
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the finished run cannot be written ({error}); what snapshots it has are kept, and the same "
+            "command goes on from the newest"
+        ) from error
+
+
 def require_writable(folder: Path) -> None:
-    """Stop before training, not after it, where the run could not be written. Raises RunError."""
+    """Raises RunError where nothing can be written into the folder."""
     with _explained(folder):
         check_writable(folder)
 
@@ -77,29 +103,3 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write_run(
-    folder: Path,
-    checkpoint: Checkpoint,
-    history: pd.DataFrame,
-    identity: dict[str, Any],
-    data: dict[str, Any],
-    record: dict[str, Any],
-) -> None:
-    """All files of a run; metrics.json, whose presence says that the run is finished, goes first and comes last.
-
-    Raises RunError with one sentence if they cannot be written.
-    """
-    final = history.iloc[-1].to_dict() if len(history) else {}
-    try:
-        remove_unfinished(folder)
-        (folder / "metrics.json").unlink(missing_ok=True)
-        write_csv(folder / "history.csv", history)
-        save_checkpoint(folder, checkpoint.model, checkpoint.tokenizer, checkpoint.settings, {**record, **identity})
-        write_json(folder / "metrics.json", {**identity, "final": final, "data": data, "provenance": record})
-    except OSError as error:
-        raise RunError(
-            f"{folder}: the finished run cannot be written ({error}); what snapshots it has are kept, and the same "
-            "command goes on from the newest"
-        ) from error

@@ -122,7 +122,7 @@ def _resample(values: np.ndarray, image_ids: Sequence[str], draws: int, seed: in
     """Sums of values [S, P] over the phrases of the images drawn, [draws, S], and the number of phrases, [draws]."""
     phrases = values.shape[1]
     if phrases == 0 or phrases != len(image_ids):
-        raise ValueError(f"{phrases} hits of phrases in {len(image_ids)} images' names: need as many, at least one")
+        raise ValueError(f"{phrases} values of phrases with {len(image_ids)} images' names: need as many, at least one")
     image = np.unique(np.asarray(image_ids), return_inverse=True)[1]  # [P]
     rows = [np.bincount(image, weights=row) for row in (*values, np.ones(phrases))]
     per_image = np.stack(rows, axis=1)  # [I, S + 1]

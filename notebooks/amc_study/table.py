@@ -3,7 +3,7 @@
 | column | |
 |---|---|
 | system, seed | who answers: "AMC", 1; what is not trained (chance, centre, oracle) has seed 0 |
-| split, phrase_id, image_id | what was asked; an answer is known by (system, seed, split, phrase_id), never by its place |
+| split, phrase_id, image_id | what was asked; answers are joined by phrase_id, never by their place |
 | kind, annotated | "object", "group" or "part"; False for concepts that are never boxed in finetuning |
 | x, y | the point, in pixels of the picture (NaN for chance) |
 | hit | 1 or 0; for chance the share of the picture that the boxes cover |
@@ -61,11 +61,12 @@ def answer_rows(
 def accuracy(table: pd.DataFrame, by: Sequence[str] = ("system", "split"), column: str = "hit") -> pd.DataFrame:
     """Mean of a column in percent for each group, with its 95 % interval.
 
-    Columns: those of `by`, accuracy, ci_low, ci_high, phrases, seeds; groups in order of appearance. The interval is a
-    bootstrap over images of the mean over seeds (`statistics.mean_interval`).
+    Columns: those of `by`, accuracy, ci_low, ci_high, phrases, seeds; the values of `by` in order of appearance. The
+    interval is a bootstrap over images of the mean over seeds (`statistics.mean_interval`).
     """
     rows = []
-    for group, answers in table.groupby(list(by), sort=False):
+    ordered = {name: pd.Categorical(table[name], table[name].unique()) for name in by}
+    for group, answers in table.assign(**ordered).groupby(list(by), observed=True):
         values = by_phrase(answers, column)
         interval = mean_interval(values.to_numpy().T, values.index.get_level_values("image_id"))
         numbers = 100 * interval.value, 100 * interval.low, 100 * interval.high

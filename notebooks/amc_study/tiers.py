@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 import pandas as pd
 from PIL import Image
@@ -19,8 +20,10 @@ from amc_lib.datasets import photos
 from amc_lib.datasets.check import check
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
-from amc_study.rival.detector_runs import load_detector
+from amc_lib.step import training_losses
+from amc_study.rival.detector_runs import TRAINED, SceneDetector, load_detector
 from amc_study.rival.proposals import ProposalSplit, open_proposals
+from amc_study.rival.vmrm import pair_losses
 from amc_study.scenes import pictograms
 from amc_study.scenes.scene import SPLITS
 from amc_study.scenes.splits import SceneSplit, open_scenes
@@ -57,49 +60,100 @@ class SheetImage:
     regions: list[Region]
 
 
-def training_pairs(settings: Settings, stage: str) -> PairDataset:
-    """Captions alone for pretraining (scenes), region phrases with boxes for finetuning."""
+@dataclass(frozen=True)
+class Scenes:
+    """Drawn scenes, read as pictures."""
+
+    settings: Settings
+    attribution = pictograms.ATTRIBUTION
+    official = False  # whether training starts from the authors' ALBEF.pth
+    layer_is_chosen = True  # on the validation split; else it is the one that the authors publish
+    unread = "photos"  # settings of another tier
+    shipped: ClassVar[dict[str, str]] = {
+        "pretraining": "albef-scenes"
+    }  # runs of the preset that the repository ships, by stage
+    code = ("notebooks/amc_study/scenes/*.py", "notebooks/amc_study/scenes/*.csv")  # training depends on it
+    losses = staticmethod(training_losses)
+    detector = None
+
+    def split(self, name: str) -> SceneSplit:
+        return open_scenes(self.settings.scenes, self.settings.model.vision, name)
+
+    def training_pairs(self, stage: str) -> PairDataset:
+        """Captions alone for pretraining, region phrases with boxes for finetuning."""
+        training = getattr(self.settings, stage)
+        split = self.split("pretrain" if stage == "pretraining" else "train")
+        phrases = split.caption_phrases() if stage == "pretraining" else split.region_phrases()
+        return FixedPairs(split.inputs, phrases, training.seed, training.phrases_per_image)
+
+    def validation_split(self) -> Split:
+        return self.split("val")
+
+    def evaluation_splits(self) -> dict[str, Split]:
+        return {name: self.split(name) for name in EVALUATED_SCENES}
+
+    def shown_splits(self) -> dict[str, Split]:
+        return {name: self.split(name) for name in SPLITS if name != "pretrain"}
+
+    def check_data(self) -> str:
+        return "Scenes are drawn: there is nothing to download."
+
+
+@dataclass(frozen=True)
+class Proposals(Scenes):
+    """The same scenes, read as the boxes that a detector proposes there: what VMRM sees."""
+
+    source: str | Path = TRAINED  # of the detector: its run's folder, a shipped name, or the hash of its weights
+    shipped: ClassVar[dict[str, str]] = {"pretraining": "vmrm-pretrained-scenes", "finetuning": "vmrm-scenes"}
+    code = (*Scenes.code, *(f"notebooks/amc_study/rival/{name}.py" for name in ("proposals", "region_tower", "vmrm")))
+    losses = staticmethod(pair_losses)
+
+    @property
+    def detector(self) -> SceneDetector:
+        return load_detector(self.source)
+
+    def split(self, name: str) -> ProposalSplit:
+        return open_proposals(super().split(name), self.detector)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Visual Genome to train on, Flickr30k Entities and RefCOCO+ to evaluate, as in the paper."""
+
+    settings: Settings
+    attribution = photos.ATTRIBUTION
+    official = True
+    layer_is_chosen = False
+    unread = "scenes"
+    shipped: ClassVar[dict[str, str]] = {}
+    code = tuple(f"amc_lib/datasets/{name}.py" for name in ("photos", "photo_table", "transforms", "visual_genome"))
+    losses = staticmethod(training_losses)
+    detector = None
+
+    def training_pairs(self, stage: str) -> PairDataset:
+        return photos.training_pairs(self.settings)
+
+    def validation_split(self) -> Split:
+        return photos.validation_split(self.settings)
+
+    def evaluation_splits(self) -> dict[str, Split]:
+        return photos.evaluation_splits(self.settings)
+
+    def shown_splits(self) -> dict[str, Split]:
+        """All but those for training, whose millions stay on disk."""
+        return {"validation": self.validation_split()} | self.evaluation_splits()
+
+    def check_data(self) -> pd.DataFrame:
+        return check(photos.data_root())
+
+
+def tier_of(settings: Settings, detector: str | Path | None = None) -> Scenes | Photographs:
+    """Where data of these settings come from. `detector`: the run whose proposals VMRM reads; None: the shipped one."""
     if settings.tier == "paper":
-        return photos.training_pairs(settings)
-    training = getattr(settings, stage)
-    bank = scene_split(settings, "pretrain" if stage == "pretraining" else "train")
-    phrases = bank.caption_phrases() if stage == "pretraining" else bank.region_phrases()
-    return FixedPairs(bank.inputs, phrases, training.seed, training.phrases_per_image)
-
-
-def scene_split(settings: Settings, split: str) -> SceneSplit | ProposalSplit:
-    """A split of scenes as the model of these settings reads it: pictures, or what the shipped detector proposes."""
-    bank = open_scenes(settings.scenes, settings.model.vision, split)
-    if settings.model.vision.trunk != "regions":
-        return bank
-    return open_proposals(bank, load_detector())
-
-
-def validation_split(settings: Settings) -> Split:
-    """The split on which settings are chosen: never one that the table reports."""
-    if settings.tier == "paper":
-        return photos.validation_split(settings)
-    return scene_split(settings, "val")
-
-
-def evaluation_splits(settings: Settings) -> dict[str, Split]:
-    """The splits of table 1 by name."""
-    if settings.tier == "paper":
-        return photos.evaluation_splits(settings)
-    return {split: scene_split(settings, split) for split in EVALUATED_SCENES}
-
-
-def check_data(settings: Settings) -> pd.DataFrame | str:
-    """What is there, missing or broken of the data sets that people download."""
-    return check(photos.data_root()) if settings.tier == "paper" else "Scenes are drawn: there is nothing to download."
-
-
-def shown_splits(settings: Settings) -> dict[str, Split]:
-    """The splits that 01 shows: all but those for training on photographs, whose millions stay on disk."""
-    if settings.tier == "paper":
-        return {"validation": validation_split(settings)} | evaluation_splits(settings)
-    shown = [split for split in SPLITS if split != "pretrain"]
-    return {split: scene_split(settings, split) for split in shown}
+        return Photographs(settings)
+    if settings.model.vision.trunk == "regions":
+        return Proposals(settings, detector or TRAINED)
+    return Scenes(settings)
 
 
 def split_sizes(banks: Mapping[str, Split]) -> pd.DataFrame:
@@ -134,6 +188,27 @@ def sheet_images(banks: Mapping[str, Split], of_each: int = 2) -> list[SheetImag
     return shown
 
 
+def training_pairs(settings: Settings, stage: str) -> PairDataset:
+    return tier_of(settings).training_pairs(stage)
+
+
+def validation_split(settings: Settings) -> Split:
+    """The split on which settings are chosen: never one that the table reports."""
+    return tier_of(settings).validation_split()
+
+
+def evaluation_splits(settings: Settings) -> dict[str, Split]:
+    """The splits of table 1 by name."""
+    return tier_of(settings).evaluation_splits()
+
+
+def shown_splits(settings: Settings) -> dict[str, Split]:
+    return tier_of(settings).shown_splits()
+
+
+def check_data(settings: Settings) -> pd.DataFrame | str:
+    return tier_of(settings).check_data()
+
+
 def attribution(settings: Settings) -> str:
-    """What stands below pictures of a tier."""
-    return photos.ATTRIBUTION if settings.tier == "paper" else pictograms.ATTRIBUTION
+    return tier_of(settings).attribution

@@ -18,7 +18,7 @@ from amc_lib.checkpoints import SHIPPED as CHECKPOINTS
 from amc_lib.files import write_bytes
 from amc_study.comparison import DETECTOR_BASED, FINETUNED, SHIPPED
 from amc_study.order import NOTEBOOKS, STUDY, full_plan
-from amc_study.runs import open_run
+from amc_study.run_folder import open_run
 
 LARGE = 200_000  # characters of base64; larger pictures become JPEG, figures/ has them in full
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -43,14 +43,16 @@ class RegionAnswers:
         return point_hits(self.points, self.regions)
 
     @property
+    def iou(self) -> np.ndarray:
+        """float [P]: the best IoU of the chosen box with a box of the region."""
+        pairs = zip(self.boxes.astype(float).tolist(), self.regions, strict=True)
+        boxes = [(torch.tensor([box]), torch.tensor(region.boxes, dtype=torch.float64)) for box, region in pairs]
+        return np.array([float(box_iou(chosen, truth).max()) for chosen, truth in boxes])
+
+    @property
     def right_boxes(self) -> np.ndarray:
         """bool [P]: does the chosen box share half of the union with a box of the region?"""
-        return np.array(
-            [
-                bool((box_iou(torch.tensor([box]), torch.tensor(region.boxes, dtype=torch.float64)) >= RIGHT_IOU).any())
-                for box, region in zip(self.boxes.astype(float).tolist(), self.regions, strict=True)
-            ]
-        )
+        return self.iou >= RIGHT_IOU
 
 
 def choose_regions(
