@@ -1,20 +1,23 @@
-"""The training loop on made-up pictures: losses fall, schedules reach the optimizer, what diverges is stopped."""
+"""The training loop on made-up pictures: losses fall, progress is printed, what diverges stops and is named."""
 
 from __future__ import annotations
 
-import math
+import json
+import re
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from resumable import SETTINGS, brightness, changed, collator, squares
 from test_runs import LOSSES, TINY, refused, with_training
 
 from amc_lib.config import TrainingSettings
-from amc_lib.data import Collator, FixedPairs, Phrase
+from amc_lib.data import Collator, EpochBatches, FixedPairs, Phrase
 from amc_lib.model import ALBEF
+from amc_lib.step import training_losses
 from amc_lib.tokens import Tokenizer, word_vocabulary
-from amc_lib.train import DivergedError, alpha_at, learning_rate, parameter_groups, train
+from amc_lib.train import DivergedError, Snapshots, alpha_at, learning_rate, log, loop, parameter_groups, train
 
 
 def made_up(images: int = 32, value: float = 0.0) -> tuple[FixedPairs, Collator]:
@@ -47,16 +50,27 @@ def test_schedule_reaches_the_optimizer():
             torch.testing.assert_close(parameter.detach(), before[name], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("hard_from", [1, 0])
-def test_value_that_is_not_finite_stops_the_run(hard_from):
-    settings = with_training(hard_negatives_from=hard_from)
-    with pytest.raises(DivergedError, match=r"no longer a finite number.*nan"):
-        train(ALBEF(TINY.model), *made_up(value=math.nan), settings, "finetuning")
-
-
 def test_too_few_images_are_refused():
     with refused("10 images do not fill one batch of 16"):
         train(ALBEF(TINY.model), *made_up(10), TINY, "finetuning")
+
+
+def test_each_epoch_ends_with_a_line_and_a_long_one_has_more(capsys, monkeypatch):
+    monkeypatch.setattr(log, "FIRST_LINE", 0)
+    monkeypatch.setattr(log, "LINES_EVERY", 0)
+    train(ALBEF(TINY.model), *made_up(), with_training(epochs=2), "finetuning", lambda model: 0.5)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" s left: ")[0].rpartition(",")[0] for line in lines if "left" in line] == [
+        f"finetuning: epoch {1 + step // 3} of 2, step {step} of 4" for step in (1, 2, 3, 4)
+    ]
+    assert re.search(r"left: mlm [\d.]+, itc [\d.]+, itm [\d.]+, amc [\d.]+", lines[0])
+    assert lines[2] == "finetuning: epoch 1 of 2: pointing on the validation split 50.0 %"
+    monkeypatch.setattr(log, "LINES_EVERY", 60)
+    train(ALBEF(TINY.model), *made_up(), with_training(epochs=2), "finetuning")
+    assert "step 1 of 4" in (printed := capsys.readouterr().out) and "step 3 of 4" not in printed
+
+
+# ----------------------------------------------------------------------------------------------------------- schedules
 
 
 @pytest.mark.parametrize(
@@ -90,3 +104,73 @@ def test_decay_is_for_matrices_alone():
     }
     assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim <= 1 for p in spared["params"])
     assert any(p is model.temp for p in spared["params"])
+
+
+# ----------------------------------------------------------------------------------------------------------- not finite
+
+BAD = 13  # the image that spoils its batch
+
+
+def spoil_the_loss(pairs: FixedPairs):
+    pairs.images[BAD].fill_(torch.nan)
+    return training_losses
+
+
+def spoil_the_gradient(pairs: FixedPairs):
+    """Losses as ever; where the image takes part, the root of zero in them has a slope without bounds."""
+
+    def losses(model: ALBEF, batch, *arguments, **options):
+        usual = training_losses(model, batch, *arguments, **options)
+        if any(image.equal(pairs.images[BAD]) for image in batch.image):
+            usual.itc = usual.itc + (model.temp - model.temp.detach()).sqrt()
+        return usual
+
+    return losses
+
+
+def diverge(folder, spoil, accumulation: int = 1) -> tuple[str, list[list[int]], int]:
+    """The sentence, the batches of the update that is to blame, and the number of updates before it."""
+    pairs = squares()
+    settings = changed(SETTINGS, accumulation=accumulation, fuse_from=0, short_captions_until=0)
+    batches = list(EpochBatches(len(pairs), 8, settings.finetuning.seed))
+    number = next(i for i, indices in enumerate(batches) if BAD in indices)
+    first = number - number % accumulation
+    last = first + accumulation - 1 if spoil is spoil_the_gradient else number
+    losses, snapshots = spoil(pairs), Snapshots(folder / "snapshots", {})
+    torch.manual_seed(0)
+    with pytest.raises(DivergedError) as caught:
+        train(
+            ALBEF(settings.model),
+            pairs,
+            collator(),
+            settings,
+            "finetuning",
+            brightness,
+            step_losses=losses,
+            snapshots=snapshots,
+        )
+    return str(caught.value), batches[first : last + 1], first // accumulation
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("what", "spoil"), [("loss", spoil_the_loss), ("gradient", spoil_the_gradient)])
+def test_batch_of_a_value_that_is_not_finite_is_named(tmp_path, what, spoil, accumulation):
+    sentence, batches, done = diverge(tmp_path, spoil, accumulation)
+    path = tmp_path / "diverged-0.json"
+    assert sentence.startswith(f"update {done + 1}: the {what} is no longer a finite number, at losses {{'mlm': ")
+    assert sentence.endswith(f"; {path} names the images and phrases of this update")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert (content["update"], content["epoch"], content["what"]) == (done + 1, 0, what)
+    assert [[image["index"] for image in batch["images"]] for batch in content["batches"]] == batches
+    (bad,) = (image for batch in content["batches"] for image in batch["images"] if image["index"] == BAD)
+    assert (bad["row"], bad["image"]) == (BAD, f"image {BAD}") and len(bad["phrases"]) == 2
+    assert {phrase["text"] for phrase in bad["phrases"]} <= {phrase.text for phrase in squares().phrases[BAD]}
+
+
+def test_note_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "write_json", full)
+    sentence, *_ = diverge(tmp_path, spoil_the_loss)
+    assert re.search(r"no longer a finite number.*diverged-0.json cannot be written \(.*No space left", sentence)

@@ -1,9 +1,9 @@
-"""The history of a run: counts updates, shows progress, and makes a row of mean losses every few updates."""
+"""The history of a run: mean losses every few updates, and a line of progress at least once a minute."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,73 +14,94 @@ from tqdm.auto import tqdm
 from amc_lib.step import Batch, Losses
 
 History = list[dict[str, float]]
+FIRST_LINE, LINES_EVERY = 10, 60  # seconds
 
 
 class Log:
-    """`step` counts updates; a row holds the means over all processes since the row before."""
+    """Updates counted in `step`; rows of `history` hold means over all processes since the row before.
+
+    The first process shows a bar where there is a terminal, and everywhere prints lines, which notebooks and log files
+    keep: one after `FIRST_LINE` seconds, then every `LINES_EVERY` and at each epoch's end.
+    """
 
     def __init__(self, accelerator: Accelerator, stage: str, epochs: int, updates: int, every: int) -> None:
-        self.accelerator, self.updates, self.every = accelerator, updates, every
+        self.accelerator, self.stage, self.epochs = accelerator, stage, epochs
+        self.updates, self.every = updates, every  # updates of an epoch, and between two rows
         self.history: History = []
         self.step = self.unreadable = 0
         self.recent: list[Tensor] = []  # the losses of each batch since the last row
-        self.names: list[str] = []
         self.start = time.perf_counter()
-        shown = {} if accelerator.is_main_process else {"disable": True}
-        self.bar = tqdm(total=epochs * updates, desc=stage, unit="step", **shown)
-
-    @property
-    def seconds(self) -> float:
-        """Since the run began; of a run that was continued, without the time between."""
-        return time.perf_counter() - self.start
+        self.here = (self.start, 0)  # when and at which update this process began
+        self.next_line = self.start + FIRST_LINE
+        silent = not accelerator.is_main_process or not sys.stderr.isatty()
+        self.bar = tqdm(total=epochs * updates, desc=stage, unit="step", disable=silent)
 
     def add(self, losses: Losses, batch: Batch, rate: float) -> None:
-        self.names = names(losses)
-        self.recent.append(values(losses))
+        """Take the losses of a batch; the last batch of an update is counted, and may make a row and a line."""
+        values = named(losses)
+        self.recent.append(torch.stack([*values.values()]).detach().float())
         self.unreadable += int(batch.unreadable)
         if not self.accelerator.sync_gradients:
             return
         self.step += 1
         self.bar.update()
-        if self.step % self.every and self.step % self.updates:
-            return
-        means = named(self.names, self.accelerator.reduce(torch.stack(self.recent).mean(0), "mean"))
-        lost = self.accelerator.reduce(torch.tensor(self.unreadable, device=self.accelerator.device), "sum")
-        row = {"step": self.step, "epoch": self.step / self.updates, "seconds": self.seconds}
-        self.history.append(row | {"learning_rate": rate} | means | {"unreadable": int(lost)})
-        self.bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
-        self.recent = []
+        means = torch.stack(self.recent).mean(0)  # [losses]
+        at_end = self.step % self.updates == 0
+        if at_end or self.step % self.every == 0:
+            means, self.recent = self.accelerator.reduce(means, "mean"), []
+            lost = self.accelerator.reduce(torch.tensor(self.unreadable, device=self.accelerator.device), "sum")
+            row = {"step": self.step, "epoch": self.step / self.updates, "seconds": self._seconds()}
+            row |= {"learning_rate": rate} | dict(zip(values, means.tolist(), strict=True))
+            self.history.append(row | {"unreadable": int(lost)})
+        if at_end or time.perf_counter() >= self.next_line:
+            self._line(dict(zip(values, means.tolist(), strict=True)))
 
     def validated(self, epoch: int, pointing: float) -> None:
         self.history[-1]["pointing"] = pointing
-        if self.accelerator.is_main_process:
-            self.bar.write(f"epoch {epoch + 1}: pointing on the validation split {pointing:.1f} %")
+        self._print(f"epoch {epoch + 1} of {self.epochs}: pointing on the validation split {pointing:.1f} %")
 
     def progress(self) -> dict[str, Any]:
         """What is the same on all processes, ready for JSON."""
-        return {"step": self.step, "seconds": self.seconds, "history": self.history}
+        return {"step": self.step, "seconds": self._seconds(), "history": self.history}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What each process has of its own: losses not yet in a row [N, names], unreadable images so far."""
+        """What differs between processes: losses not yet in a row [N, names], images unreadable so far."""
         recent = {"recent_losses": torch.stack(self.recent)} if self.recent else {}
         return recent | {"unreadable": torch.tensor(self.unreadable)}
 
-    def restore(self, progress: dict[str, Any], own: dict[str, Tensor]) -> None:
+    def restore(self, progress: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Go on where `progress()` and `tensors()` were taken."""
         self.step, self.history = progress["step"], progress["history"]
-        self.start = time.perf_counter() - progress["seconds"]
-        self.unreadable = int(own["unreadable"])
-        self.recent = list(own["recent_losses"].to(self.accelerator.device)) if "recent_losses" in own else []
+        self.start, self.here = time.perf_counter() - progress["seconds"], (time.perf_counter(), self.step)
+        self.unreadable = int(tensors["unreadable"])
+        self.recent = list(tensors["recent_losses"].to(self.accelerator.device)) if "recent_losses" in tensors else []
         self.bar.update(self.step)
 
+    def _seconds(self) -> float:
+        """Since the run began; of a run that was continued, without the time between."""
+        return time.perf_counter() - self.start
 
-def names(losses: Losses) -> list[str]:
-    return [*vars(losses), "total"]
+    def _line(self, means: dict[str, float]) -> None:
+        now, (began, first) = time.perf_counter(), self.here
+        left = (self.epochs * self.updates - self.step) * (now - began) / (self.step - first)
+        losses = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
+        epoch, step = -(-self.step // self.updates), f"step {self.step} of {self.epochs * self.updates}"
+        self._print(f"epoch {epoch} of {self.epochs}, {step}, {duration(left)} left: {losses}")
+        self.next_line = now + LINES_EVERY
+
+    def _print(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            tqdm.write(f"{self.stage}: {text}")
+            sys.stdout.flush()
 
 
-def values(losses: Losses) -> Tensor:
-    return torch.stack([getattr(losses, name).detach().float() for name in names(losses)])
+def named(losses: Losses) -> dict[str, Tensor]:
+    """The losses by name, with their total."""
+    return {**vars(losses), "total": losses.total}
 
 
-def named(names: Sequence[str], values: Tensor) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
+def duration(seconds: float) -> str:
+    """`41 s`, `12 min` or `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,9 +10,8 @@ continued run starts from the same state and then differs as two uninterrupted r
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -23,16 +22,17 @@ from torch.utils.data import DataLoader
 from amc_lib.config import Settings, TrainingSettings
 from amc_lib.data import Collator, EpochBatches, PairDataset
 from amc_lib.distributed import without_accelerator
+from amc_lib.files import plain, write_json
 from amc_lib.model import ALBEF
 from amc_lib.step import Batch, Losses, training_losses
-from amc_lib.train.log import History, Log, named, names, values
+from amc_lib.train.log import History, Log, named
 from amc_lib.train.schedule import alpha_at, learning_rate, parameter_groups
 from amc_lib.train.snapshots import Snapshots
 from amc_lib.train.state import TrainingState
-from amc_lib.train.watch import Watch
 
-AfterUpdate = Callable[[ALBEF, int], None]
-"""Called with the model, which it must leave as it was, and the number of updates so far."""
+
+class DivergedError(RuntimeError):
+    """A loss or gradient that is not a finite number."""
 
 
 class TrainingStep(nn.Module):
@@ -49,12 +49,6 @@ class TrainingStep(nn.Module):
             return self.losses(self.model, batch, self.settings.objective, self.settings.amc, **options)
 
 
-def set_seed(seed: int) -> None:
-    """Seed torch's global generator (initial weights, dropout) and use all cores."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-
-
 def train(
     model: ALBEF,
     pairs: PairDataset,
@@ -65,32 +59,40 @@ def train(
     log_every: int = 25,
     step_losses: Callable[..., Any] = training_losses,
     snapshots: Snapshots | None = None,
-    after_update: AfterUpdate | None = None,
+    after_update: Callable[[ALBEF, int], None] | None = None,
 ) -> History:
     """Train `model` in place for `stage` ("pretraining" or "finetuning") and return its history.
 
     `step_losses` gives a dataclass of scalars with their `total`; another system than ALBEF has others. Where there
     are `snapshots` of this very run, it goes on from the newest, and it leaves new ones as it goes. `after_update`
-    looks at the model between updates; were it to draw from torch's global generator, it would change the run.
+    looks at the model and the number of updates so far; it must not change the model or torch's global generator.
 
     A history row holds step (updates so far), epoch, seconds, learning_rate, the mean losses since the row before and
     how many images could not be read so far; at the end of an epoch also `pointing` (percent, from `validate`).
     Raises DivergedError at the first loss or gradient that is not finite.
     """
-    loop = _Loop(model, pairs, collator, settings, stage, log_every, step_losses, snapshots, after_update)
-    loop.go_on()
-    log = loop.state.log
-    for epoch in range(log.step // log.updates, loop.training.epochs):
-        loop.train_epoch(epoch)
+    run = _Run(model, pairs, collator, settings, stage, log_every, step_losses, snapshots)
+    log, training = run.state.log, run.training
+    for epoch in range(log.step // log.updates, training.epochs):
+        for number, batch in run.batches_of(epoch):
+            rate = learning_rate(training, log.step, log.updates)
+            losses = run.update(batch, number, rate)
+            log.add(losses, batch, rate)
+            if not run.accelerator.sync_gradients:
+                continue
+            if after_update is not None:
+                after_update(model, log.step)
+            if training.snapshot_every and log.step % training.snapshot_every == 0 and log.step % log.updates:
+                run.keep()
         if validate is not None:
             log.validated(epoch, 100 * validate(model))
-        loop.keep()
+        run.keep()
     log.bar.close()
     return log.history
 
 
-class _Loop:
-    """One stage of training on one process."""
+class _Run:
+    """Model, data, optimizer and state of one stage of training on one process."""
 
     def __init__(
         self,
@@ -102,74 +104,57 @@ class _Loop:
         log_every: int,
         step_losses: Callable[..., Any],
         snapshots: Snapshots | None,
-        after_update: AfterUpdate | None,
     ) -> None:
-        training: TrainingSettings = getattr(settings, stage)
-        self.settings, self.training, self.stage, self.pairs = settings, training, stage, pairs
-        self.snapshots, self.after_update = snapshots, after_update
-        self.accelerator = accelerator = _accelerator(training)
-        world, rank = accelerator.num_processes, accelerator.process_index
+        self.settings, self.pairs, self.snapshots = settings, pairs, snapshots
+        self.training: TrainingSettings = getattr(settings, stage)
+        training, self.accelerator = self.training, _accelerator(self.training)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.batches = EpochBatches(len(pairs), training.batch_size, training.seed, rank, world, training.accumulation)
         if not len(self.batches):
             needed = training.batch_size * world * training.accumulation
             raise ValueError(f"{len(pairs)} images do not fill one batch of {needed}")
-        own = torch.Generator()  # of the loader, so that beginning an epoch draws nothing from the global one
-        self.loader = DataLoader(
-            pairs, batch_sampler=self.batches, collate_fn=collator, num_workers=training.workers, generator=own
-        )
+        loading = {"num_workers": training.workers, "generator": torch.Generator()}  # draws nothing from the global one
+        self.loader = DataLoader(pairs, batch_sampler=self.batches, collate_fn=collator, **loading)
         if rank:
-            torch.manual_seed(torch.initial_seed() + rank)  # dropout of its own
+            torch.manual_seed(torch.initial_seed() + rank)  # dropout differs between processes
         model.checkpoint_layers(training.checkpointing)
         groups = parameter_groups(model, training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
-        step_module = TrainingStep(model, settings, training.precision, step_losses).train()
-        self.step_module, optimizer = accelerator.prepare(step_module, optimizer)
-        generator = torch.Generator(accelerator.device).manual_seed(training.seed + rank)
-        log = Log(accelerator, stage, training.epochs, len(self.batches) // training.accumulation, log_every)
+        step = TrainingStep(model, settings, training.precision, step_losses).train()
+        self.step, optimizer = self.accelerator.prepare(step, optimizer)
+        generator = torch.Generator(self.accelerator.device).manual_seed(training.seed + rank)
+        log = Log(self.accelerator, stage, training.epochs, len(self.batches) // training.accumulation, log_every)
         self.state = TrainingState(model, optimizer, generator, log, rank)
-        self.watch = Watch(pairs, self.batches, snapshots.diverged_file(rank) if snapshots else None)
-
-    def go_on(self) -> None:
-        """Become the newest snapshot of this run, if there is one."""
-        if self.snapshots is None:
-            return
-        accelerator, log = self.accelerator, self.state.log
-        what_else_decides = {"processes": accelerator.num_processes, "device": accelerator.device.type}
-        snapshot = self.snapshots.newest(images=len(self.pairs), **what_else_decides)
-        if snapshot is not None:
+        device = self.accelerator.device.type
+        if snapshots and (snapshot := snapshots.newest(images=len(pairs), processes=world, device=device)):
             self.state.restore(snapshot)
-            end = self.training.epochs * log.updates
-            accelerator.print(f"{self.stage}: continues at update {log.step} of {end} from {snapshot.folder}")
+            end = training.epochs * log.updates
+            self.accelerator.print(f"{stage}: continues at update {log.step} of {end} from {snapshot.folder}")
 
     def keep(self) -> None:
         """Leave a snapshot."""
         if self.snapshots is not None and self.training.snapshot_every:
             self.snapshots.write(self.state.log.progress(), self.state.parts())
 
-    def train_epoch(self, epoch: int) -> None:
-        """The batches of an epoch that are still to come."""
-        log, training, batches = self.state.log, self.training, self.batches
-        batches.start_epoch(epoch, log.step % log.updates * training.accumulation)
-        self.pairs.start_epoch(epoch, most_things=1 if epoch < training.short_captions_until else None)
+    def batches_of(self, epoch: int) -> enumerate[Batch]:
+        """The numbers and batches of an epoch that are still to come."""
+        first = self.state.log.step % self.state.log.updates * self.training.accumulation
+        self.batches.start_epoch(epoch, first)
+        self.pairs.start_epoch(epoch, most_things=1 if epoch < self.training.short_captions_until else None)
         self.state.model.train()
-        for number, batch in enumerate(self.loader, batches.first):
-            self.train_batch(batch, number)
-            due = training.snapshot_every and log.step % training.snapshot_every == 0
-            if due and self.accelerator.sync_gradients and log.step % log.updates:  # an epoch's end has its own
-                self.keep()
+        return enumerate(self.loader, first)
 
-    def train_batch(self, batch: Batch, number: int) -> None:
-        """Gradients of an epoch's batch and, with the last batch of an update, the update."""
-        log, training, epoch = self.state.log, self.training, self.batches.epoch
-        rate = learning_rate(training, log.step, log.updates)
-        for group in self.state.optimizer.param_groups:
+    def update(self, batch: Batch, number: int, rate: float) -> Losses:
+        """The losses of an epoch's batch, their gradients and, with the last batch of an update, the update."""
+        training, log, optimizer = self.training, self.state.log, self.state.optimizer
+        for group in optimizer.param_groups:
             group["lr"] = rate
-        with self.accelerator.accumulate(self.step_module):
-            losses = self.step_module(
+        with self.accelerator.accumulate(self.step):
+            losses = self.step(
                 batch.to(self.accelerator.device),
                 alpha=alpha_at(self.settings, log.step, log.updates),
-                fuse=epoch >= training.fuse_from,
-                hard_negatives=epoch >= training.hard_negatives_from,
+                fuse=self.batches.epoch >= training.fuse_from,
+                hard_negatives=self.batches.epoch >= training.hard_negatives_from,
                 move_momentum=number % training.accumulation == 0,
                 generator=self.state.generator,
             )
@@ -177,18 +162,39 @@ class _Loop:
             self.accelerator.backward(losses.total)
             if self.accelerator.sync_gradients:
                 limit = training.max_grad_norm or math.inf
-                norm = self.accelerator.clip_grad_norm_(self.step_module.parameters(), limit)
+                norm = self.accelerator.clip_grad_norm_(self.step.parameters(), limit)
                 self._require_finite("gradient", norm, losses, number)
-            self.state.optimizer.step()
-            self.state.optimizer.zero_grad(set_to_none=True)
-        log.add(losses, batch, rate)
-        if self.after_update is not None and self.accelerator.sync_gradients:
-            self.after_update(self.state.model, log.step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return losses
 
     def _require_finite(self, what: str, value: Tensor, losses: Losses, number: int) -> None:
         if not torch.isfinite(value):
-            first = number - number % self.training.accumulation
-            self.watch.stop(what, named(names(losses), values(losses)), self.state.log.step, first, number)
+            self._stop(what, {name: f"{loss.item():.6g}" for name, loss in named(losses).items()}, number)
+
+    def _stop(self, what: str, losses: dict[str, str], last: int) -> NoReturn:
+        """Raise DivergedError after writing which images and phrases the batches of this update held, up to `last`."""
+        sentence = f"update {self.state.log.step + 1}: the {what} is no longer a finite number, at losses {losses}"
+        if self.snapshots is None:
+            raise DivergedError(sentence)
+        first = last - last % self.training.accumulation
+        batches = [
+            {"batch": number, "images": [self._visited(index) for index in indices]}
+            for number, indices in enumerate(self.batches.between(first, last + 1), first)
+        ]
+        about = {"update": self.state.log.step + 1, "epoch": self.batches.epoch, "what": what, "losses": losses}
+        file = self.snapshots.diverged_file(self.state.process)
+        try:
+            write_json(file, about | {"batches": batches})
+        except OSError as error:
+            raise DivergedError(f"{sentence}; {file} cannot be written ({error})") from error
+        raise DivergedError(f"{sentence}; {file} names the images and phrases of this update")
+
+    def _visited(self, index: int) -> dict[str, Any]:
+        """An image and its phrases of this epoch, drawn once more."""
+        pairs = self.pairs[index]
+        row = pairs.key[-1]
+        return {"index": index, "row": row, "image": self.pairs.image_name(row), "phrases": plain(pairs.phrases)}
 
 
 def _accelerator(training: TrainingSettings) -> Accelerator:

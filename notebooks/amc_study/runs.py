@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from amc_lib.checkpoints import (
     SHIPPED,
@@ -34,7 +35,7 @@ from amc_lib.distributed import process_state
 from amc_lib.files import ROOT, plain
 from amc_lib.model import ALBEF
 from amc_lib.tokens import Tokenizer, word_vocabulary
-from amc_lib.train import Snapshots, set_seed, train
+from amc_lib.train import Snapshots, train
 from amc_study.ablations.seen_boxes import seen_boxes
 from amc_study.answers import ask
 from amc_study.own_data import OwnData
@@ -256,7 +257,7 @@ def _train(
     state.print(f"{stage}: seed {training.seed}, into {plain(folder)}")
     pairs = seen_boxes(data.training_pairs(settings) if data else tier.training_pairs(stage), settings.boxes)
     validation = data.validation_split(settings) if data else tier.validation_split()
-    set_seed(training.seed)
+    torch.manual_seed(training.seed)
     model, tokenizer = start()
     checkpoint = Checkpoint(model, tokenizer, settings, {}, "")
     begin = time.perf_counter()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors.numpy import load, save
 
 from amc_lib.checkpoints import stored_settings
@@ -28,7 +29,7 @@ from amc_lib.model import ALBEF
 from amc_lib.presets import preset
 from amc_lib.regions import Region
 from amc_lib.tokens import Tokenizer
-from amc_lib.train import set_seed, train
+from amc_lib.train import train
 from amc_study import figures
 from amc_study.explain.faithfulness import one_an_image
 from amc_study.explain.randomisation import of_first_pictures
@@ -114,7 +115,7 @@ def record(settings: Settings, film: FilmSettings) -> Film:
         of_system = replace(settings, model=checkpoint.settings.model, amc=replace(settings.amc, **changes))
         recorder = Recorder(tokenizer, bank, regions, shown, settings.amc.layer, steps)
         collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
-        set_seed(training.seed)
+        torch.manual_seed(training.seed)
         recorder(model, 0)
         train(model, pairs, collator, of_system, "finetuning", after_update=recorder)
         recorders.append(recorder)

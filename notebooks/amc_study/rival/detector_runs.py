@@ -25,7 +25,6 @@ from amc_lib.config import SceneSettings
 from amc_lib.files import ROOT, plain, write_bytes, write_csv, write_json
 from amc_lib.model.trunk import pixels
 from amc_lib.parameters import from_mapping
-from amc_lib.train import set_seed
 from amc_study.provenance import provenance
 from amc_study.rival.detection import measure
 from amc_study.rival.detector import Detector, Proposals, Vocabulary
@@ -131,7 +130,7 @@ def save_detector(folder: str | Path, detector: Detector, about: Mapping[str, An
 def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings, identity: str) -> None:
     """Train, measure and write; metrics.json, whose presence says that the run is finished, comes last."""
     objects = open_objects(scenes, settings.image_size, "train")
-    set_seed(settings.seed)
+    torch.manual_seed(settings.seed)
     detector = Detector(settings, scene_vocabulary())
     begin = time.perf_counter()
     history = train(detector, objects)
