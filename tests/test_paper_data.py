@@ -29,20 +29,27 @@ def test_boxes_lie_inside_pictures_that_open_and_the_vocabulary_knows_every_word
 
 
 def test_pictures_of_evaluation_are_held_out_of_visual_genome(root):
-    held_out = visual_genome.held_out_images(root / "flickr30k", root / "refer")
-    assert held_out.flickr == {flickr_id(number) for number in range(12) if number % 3 != 2}
-    assert held_out.coco == {coco_id(number) for number in range(12) if number % 4 != 3}
-    everything = visual_genome.read(root / "visual_genome")
-    regions = visual_genome.read(root / "visual_genome", held_out=held_out)
+    """The first has the COCO id of a testA picture, the second the Flickr id of a test picture."""
+    genome = root / "visual_genome"
+    held_out = visual_genome.held_out_ids(genome, root / "flickr30k", root / "refer")
+    assert held_out == {"2315353", "2315354"}
+    regions = visual_genome.read(genome, held_out=held_out)
     assert regions.held_out == 2
-    assert {r.image_id for r in everything} - {r.image_id for r in regions} == {"2315353", "2315354"}
+    assert {r.image_id for r in visual_genome.read(genome)} - {r.image_id for r in regions} == held_out
+
+
+def test_ids_of_another_data_set_do_not_count(root, tmp_path):
+    (tmp_path / "image_data.json").write_text(
+        f'[{{"image_id": 1, "coco_id": {flickr_id(0)}, "flickr_id": {coco_id(0)}}}]'
+    )
+    assert not visual_genome.held_out_ids(tmp_path, root / "flickr30k", root / "refer")
 
 
 def test_held_out_ids_must_be_numbers(root, tmp_path):
     for split in ("val", "test"):
         (tmp_path / f"{split}.txt").write_text("12\nx7\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"val\.txt: .*'x7'"):
-        visual_genome.held_out_images(tmp_path, root / "refer")
+        visual_genome.held_out_ids(root / "visual_genome", tmp_path, root / "refer")
 
 
 def test_detections_are_of_the_images_and_hold_the_right_boxes(root):

@@ -34,12 +34,13 @@ from amc_lib.tokens import MAX_WORDS, clean
 CACHE = ROOT / "data" / "cache"
 ATTRIBUTION = "Pictures: Flickr30k, MS COCO, SAIAPR TC-12; for research only"
 MOST_UNREADABLE = 20  # pictures in a row that may fail before training stops
-REFER_SPLITS = {  # of table 1, as (data set, split)
+EVALUATED = {  # the splits of table 1, as (data set, split)
+    "flickr30k": ("flickr30k", "test"),
     "refcoco+ A": ("refcoco+", "testA"),
     "refcoco+ B": ("refcoco+", "testB"),
     "refclef": ("refclef", "test"),
 }
-TITLES = {"refcoco+": "RefCOCO+", "refclef": "RefCLEF"}
+TITLES = {"flickr30k": "Flickr30k", "refcoco+": "RefCOCO+", "refclef": "RefCLEF"}
 
 
 # ---------------------------------------------------------------------------------------------------------- finetuning
@@ -109,11 +110,12 @@ def _records(root: Path) -> list[Path]:
 
 
 def _read_training(root: Path) -> PhotoTable:
-    held_out = visual_genome.held_out_images(data_root() / "flickr30k", data_root() / "refer")
+    held_out = visual_genome.held_out_ids(root, data_root() / "flickr30k", data_root() / "refer")
     if files := _records(root):
         parts = [visual_genome.read_records(path, root, strict=False) for path in files]
-        held = visual_genome.ids_held_out(root, held_out) & {r.image.path.stem for part in parts for r in part}
-        kept = [region for part in parts for region in part if region.image.path.stem not in held]
+        everything = list(chain.from_iterable(parts))
+        kept = [region for region in everything if region.image.path.stem not in held_out]
+        held = held_out & {region.image.path.stem for region in everything}
         regions = Regions(kept, chain.from_iterable(part.skipped for part in parts), len(held))
     else:
         regions = visual_genome.read(root, held_out=held_out, strict=False)
@@ -172,37 +174,35 @@ class PhotoSplit:
 
 
 def evaluation_splits(settings: Settings) -> dict[str, PhotoSplit]:
-    """The splits of the poster's table that are there; those that are not are said to be left out."""
+    """The splits of table 1 that are there; those that are not are said to be left out."""
     splits = {}
-    for name in ("flickr30k", *REFER_SPLITS):
-        folder = data_root() / ("refer/" + REFER_SPLITS[name][0] if name in REFER_SPLITS else name)
-        if not folder.is_dir():
-            print(f"{name}: left out, there is no {folder}")
-        elif name in REFER_SPLITS:
-            splits[name] = _refer_split(settings, *REFER_SPLITS[name])
+    for name, (dataset, split) in EVALUATED.items():
+        if (folder := _folder(dataset)).is_dir():
+            splits[name] = open_split(settings, dataset, split)
         else:
-            splits[name] = _flickr_split(settings, "test")
+            print(f"{name}: left out, there is no {folder}")
     if not splits:
         raise ValueError(f"{data_root()}: holds none of the evaluation sets; data/README.md says what goes where")
     return splits
 
 
 def validation_split(settings: Settings) -> PhotoSplit:
-    return _flickr_split(settings, "val")
+    return open_split(settings, "flickr30k", "val")
 
 
-def _flickr_split(settings: Settings, split: str) -> PhotoSplit:
-    regions = flickr30k.read(data_root() / "flickr30k", split, strict=False)
-    return PhotoSplit(f"Flickr30k {split}", _cut(regions, MAX_WORDS), settings.model.vision.image_size, "bilinear")
+def _folder(dataset: str) -> Path:
+    return data_root() / dataset if dataset == "flickr30k" else data_root() / "refer" / dataset
 
 
-def _refer_split(settings: Settings, dataset: str, split: str) -> PhotoSplit:
-    root, photos = data_root() / "refer", settings.photos
-    regions = _cut(refer.read(root, dataset, "unc", split, strict=False), photos.refer_max_words)
-    dets = root / dataset / "dets.json"
-    detections = refer.read_detections(dets) if dets.is_file() else None
-    return PhotoSplit(f"{TITLES[dataset]} {split}", regions, photos.refer_image_size, "bicubic", detections)
-
-
-def _cut(regions: Regions, max_words: int) -> Regions:
-    return Regions((replace(region, phrase=clean(region.phrase, max_words)) for region in regions), regions.skipped)
+def open_split(settings: Settings, dataset: str, split: str) -> PhotoSplit:
+    """A split of flickr30k, refcoco+ or refclef; phrases are cut and pictures resized as the authors do."""
+    folder, photos = _folder(dataset), settings.photos
+    if dataset == "flickr30k":
+        regions, words, side = flickr30k.read(folder, split, strict=False), MAX_WORDS, settings.model.vision.image_size
+    else:
+        regions = refer.read(folder.parent, dataset, "unc", split, strict=False)
+        words, side = photos.refer_max_words, photos.refer_image_size
+    cut = Regions((replace(region, phrase=clean(region.phrase, words)) for region in regions), regions.skipped)
+    detections = refer.read_detections(folder / "dets.json") if (folder / "dets.json").is_file() else None
+    resize = "bilinear" if dataset == "flickr30k" else "bicubic"
+    return PhotoSplit(f"{TITLES[dataset]} {split}", cut, side, resize, detections)

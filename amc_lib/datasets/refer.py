@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from amc_lib.datasets.image_files import ImageFolder
+from amc_lib.datasets.image_files import ImageFile, ImageFolder
 from amc_lib.datasets.records import Reading, Regions, box_from_size, phrase_of, read_json
 from amc_lib.regions import Box, Region
 
@@ -40,14 +40,50 @@ def read(root: str | Path, dataset: str, split_by: str, split: str, strict: bool
     splits = {str(ref.get("split")) for ref in refs}
     if split not in splits:
         raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits)[:9])}")
-    instances = _Instances(root / dataset / "instances.json", reading)
+    annotations, pictures = _instances(root / dataset / "instances.json")
     images = ImageFolder(root, (IMAGE_FOLDERS[dataset],))
     regions: list[Region] = []
     for number, ref in enumerate(refs):
+        where = f"{path}, ref {number}"
         if ref.get("split") == split:
-            with reading.record(f"{path}, ref {number}"):
-                regions += _regions(ref, instances, images, f"{path}, ref {number}", reading)
+            with reading.record(where):
+                picture = pictures.get(ref["image_id"], {})
+                image = images.find(picture.get("file_name") or _image_name(ref["file_name"]))
+                box = _box(ref, annotations, picture)
+                regions += _regions(ref, image, box, where, reading)
     return Regions(regions, reading.skipped)
+
+
+def _instances(path: Path) -> tuple[dict[Any, dict], dict[Any, dict]]:
+    """Annotations and images of a COCO file by id."""
+    coco = read_json(path, dict)
+    with Reading(strict=True).record(f"{path}"):
+        return tuple({record["id"]: record for record in coco.get(name, [])} for name in ("annotations", "images"))
+
+
+def _image_name(file_name: str) -> str:
+    """The picture of a ref: behind COCO's name of it stands a number of the ref (COCO_train2014_000000098304_3.jpg)."""
+    stem, _, suffix = file_name.rpartition(".")
+    return "_".join(stem.split("_")[:3]) + f".{suffix}" if stem.startswith("COCO_") else file_name
+
+
+def _box(ref: Mapping[str, Any], annotations: Mapping[Any, dict], picture: Mapping[str, Any]) -> Box:
+    """xyxy of a ref's annotation, inside its picture where the file says its size."""
+    ann_id, image_id = ref["ann_id"], ref["image_id"]
+    if (annotation := annotations.get(ann_id)) is None:
+        raise ValueError(f"instances.json has no annotation {ann_id!r:.80}")
+    if annotation.get("image_id", image_id) != image_id:
+        raise ValueError(f"its annotation {ann_id} belongs to image {annotation['image_id']!r:.80}")
+    size = (float(picture["width"]), float(picture["height"])) if "width" in picture else None
+    return box_from_size(*annotation["bbox"], size=size)
+
+
+def _regions(ref: Mapping[str, Any], image: ImageFile, box: Box, where: str, reading: Reading) -> Iterator[Region]:
+    """One region for each sentence of a ref."""
+    for number, sentence in enumerate(ref["sentences"]):
+        with reading.record(f"{where}, sentence {number}"):
+            name = f"{ref['ref_id']}-{sentence['sent_id']}"
+            yield Region(name, ref["split"], image, str(ref["image_id"]), phrase_of(sentence["sent"]), (box,))
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -89,47 +125,3 @@ def read_detections(path: str | Path) -> dict[str, tuple[Box, ...]]:
 
 def _detection(image_id: str, box: Any) -> Mapping[str, Any]:
     return {"image_id": image_id} | box if isinstance(box, dict) else {"image_id": image_id, "box": box}
-
-
-class _Instances:
-    """Annotations and images of an `instances.json` by id."""
-
-    def __init__(self, path: Path, reading: Reading) -> None:
-        coco = read_json(path, dict)
-        self.annotations, self.images = {}, {}
-        for records, by_id in (("annotations", self.annotations), ("images", self.images)):
-            for number, record in enumerate(coco.get(records, [])):
-                with reading.record(f"{path}, {records} {number}"):
-                    by_id[record["id"]] = record
-
-    def image(self, ref: Mapping[str, Any]) -> tuple[str, tuple[float, float] | None]:
-        """File name and (width, height) of a ref's picture; the size is None where the file does not say it."""
-        record = self.images.get(ref["image_id"], {})
-        size = (float(record["width"]), float(record["height"])) if "width" in record else None
-        return record.get("file_name") or _image_name(ref["file_name"]), size
-
-    def box(self, ref: Mapping[str, Any], size: tuple[float, float] | None) -> Box:
-        """xyxy of a ref's annotation."""
-        if (annotation := self.annotations.get(ref["ann_id"])) is None:
-            raise ValueError(f"instances.json has no annotation {ref['ann_id']!r:.80}")
-        if annotation.get("image_id", ref["image_id"]) != ref["image_id"]:
-            raise ValueError(f"its annotation {ref['ann_id']} belongs to image {annotation['image_id']!r:.80}")
-        return box_from_size(*annotation["bbox"], size=size)
-
-
-def _regions(
-    ref: Mapping[str, Any], instances: _Instances, images: ImageFolder, where: str, reading: Reading
-) -> Iterator[Region]:
-    """One region for each sentence of a ref."""
-    name, size = instances.image(ref)
-    image, boxes, image_id = images.find(name), (instances.box(ref, size),), str(ref["image_id"])
-    for number, sentence in enumerate(ref["sentences"]):
-        with reading.record(f"{where}, sentence {number}"):
-            name = f"{ref['ref_id']}-{sentence['sent_id']}"
-            yield Region(name, ref["split"], image, image_id, phrase_of(sentence["sent"]), boxes)
-
-
-def _image_name(file_name: str) -> str:
-    """The picture of a ref: behind COCO's name of it stands a number of the ref (COCO_train2014_000000098304_3.jpg)."""
-    stem, _, suffix = file_name.rpartition(".")
-    return "_".join(stem.split("_")[:3]) + f".{suffix}" if stem.startswith("COCO_") else file_name

@@ -14,8 +14,7 @@ captions share a row.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -31,17 +30,12 @@ IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
 FILES = {"regions": "region_descriptions.json", "attributes": "attributes.json"}  # by source
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Images that evaluation needs: ids of COCO and of Flickr, which Visual Genome notes beside its own."""
+def held_out_ids(root: str | Path, flickr30k_root: str | Path, refer_root: str | Path) -> set[str]:
+    """Ids of the images that evaluation needs, found by the ids of Flickr and COCO in image_data.json.
 
-    coco: frozenset[int] = frozenset()
-    flickr: frozenset[int] = frozenset()
-
-
-def held_out_images(flickr30k_root: str | Path, refer_root: str | Path) -> HeldOut:
-    """The images of Flickr30k Entities val and test, and of RefCOCO+ (UNC) val, testA and testB."""
-    reading, coco, flickr = Reading(strict=True), set(), set()
+    These are the images of Flickr30k Entities val and test, and of RefCOCO+ (UNC) val, testA and testB.
+    """
+    reading, coco, flickr, ids = Reading(strict=True), set(), set(), set()
     for split in ("val", "test"):
         with reading.record(f"{Path(flickr30k_root, split)}.txt"):
             flickr |= set(map(int, flickr30k.image_ids(Path(flickr30k_root), split)))
@@ -50,16 +44,10 @@ def held_out_images(flickr30k_root: str | Path, refer_root: str | Path) -> HeldO
         with reading.record(f"{path}, ref {number}"):
             if ref["split"] != "train":
                 coco.add(int(ref["image_id"]))
-    return HeldOut(frozenset(coco), frozenset(flickr))
-
-
-def ids_held_out(root: str | Path, held_out: HeldOut) -> set[str]:
-    """Visual Genome's own ids of the images held out, by image_data.json."""
-    reading, ids = Reading(strict=False), set()  # `read` names what is malformed
-    coco, flickr = set(map(str, held_out.coco)), set(map(str, held_out.flickr))
-    for record in read_json(Path(root, "image_data.json"), list):
-        with reading.record(""):
-            if str(record.get("coco_id")) in coco or str(record.get("flickr_id")) in flickr:
+    path = Path(root, "image_data.json")
+    for number, record in enumerate(read_json(path, list)):
+        with reading.record(f"{path}, image {number}"):
+            if int(record.get("coco_id") or -1) in coco or int(record.get("flickr_id") or -1) in flickr:
                 ids.add(str(_image_id(record)))
     return ids
 
@@ -74,10 +62,10 @@ def read(
     root: str | Path,
     split: str = SPLIT,
     sources: Sequence[str] = ("regions", "attributes"),
-    held_out: HeldOut = HeldOut(),
+    held_out: Collection[str] = (),
     strict: bool = True,
 ) -> Regions:
-    """Regions of the sources, source by source, image by image, without the images held out.
+    """Regions of the sources, source by source, image by image, without the images whose ids are `held_out`.
 
     Boxes are xyxy in pixels of the original picture, clipped to it, since many overrun. Raises ValueError with one
     sentence that names the file and the record; with `strict=False` what is malformed is left out and counted: an
@@ -86,8 +74,7 @@ def read(
     if split != SPLIT:
         raise ValueError(f"unknown Visual Genome split {split!r}; known: {SPLIT}")
     root, reading = Path(root), Reading(strict)
-    pictures, left_out = _pictures(root, held_out, reading)
-    regions: list[Region] = []
+    pictures, regions = _pictures(root, held_out, reading), []
     for source in sources:
         path, phrases = root / FILES[source], _READERS[source]
         for number, record in enumerate(read_json(path, list)):
@@ -97,22 +84,21 @@ def read(
                     raise ValueError(f"image_data.json has no image {image_id}")
                 if picture := pictures[image_id]:
                     regions += phrases(record[source], picture, where, reading)
-    return Regions(regions, reading.skipped, left_out)
+    return Regions(regions, reading.skipped, len(pictures.keys() & set(held_out)))
 
 
-def _pictures(root: Path, held_out: HeldOut, reading: Reading) -> tuple[dict[str, _Picture | None], int]:
-    """Pictures by image id, None for those left out, and how many of these are held out."""
-    path, held = root / "image_data.json", ids_held_out(root, held_out)
-    folder = ImageFolder(root, IMAGE_FOLDERS)
-    pictures: dict[str, _Picture | None] = {}
-    for number, record in enumerate(read_json(path, list)):
+def _pictures(root: Path, held_out: Collection[str], reading: Reading) -> dict[str, _Picture | None]:
+    """Pictures by image id; None for those held out or not there."""
+    path, pictures = root / "image_data.json", {}
+    records, folder = read_json(path, list), ImageFolder(root, IMAGE_FOLDERS)
+    for number, record in enumerate(records):
         with reading.record(f"{path}, image {number}"):
             image_id = str(_image_id(record))
             pictures[image_id] = None
-            if image_id not in held:
+            if image_id not in held_out:
                 size = float(record["width"]), float(record["height"])
                 pictures[image_id] = _Picture(folder.find(f"{image_id}.jpg"), image_id, size)
-    return pictures, len(held)
+    return pictures
 
 
 def _image_id(record: Mapping[str, Any]) -> int | str:

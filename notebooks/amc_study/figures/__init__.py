@@ -1,20 +1,21 @@
 """Figures: each function returns a matplotlib Figure, `save` writes it with its provenance, `to_image` shows it."""
 
 from amc_lib.overlay import heat_overlay
-from amc_study.figures.ablation import ablation_figure
-from amc_study.figures.claims import claims_figure
-from amc_study.figures.explanations import (
+from amc_study.figures.curves import faithfulness_figure, learning_curves, randomisation_figure
+from amc_study.figures.dots import (
+    ablation_figure,
+    accuracy_figure,
+    claims_figure,
     difficulty_figure,
-    faithfulness_figure,
+    dot_and_whisker,
     measures_figure,
-    randomisation_figure,
+    table_markdown,
 )
 from amc_study.figures.method import method_figure
 from amc_study.figures.qualitative import Example, Shown, qualitative_figure
-from amc_study.figures.results import accuracy_figure, learning_curves, table_markdown
 from amc_study.figures.scene_sheet import scene_sheet
 from amc_study.figures.style import COLOURS, FOLDER, folder_of, save, to_image
-from amc_study.figures.training_film import Film, frame_figure, training_figure, training_gif
+from amc_study.figures.training_film import Film, training_figure, training_gif
 from amc_study.figures.two_ways import TwoWays, two_ways_figure
 
 __all__ = [
@@ -28,9 +29,9 @@ __all__ = [
     "accuracy_figure",
     "claims_figure",
     "difficulty_figure",
+    "dot_and_whisker",
     "faithfulness_figure",
     "folder_of",
-    "frame_figure",
     "heat_overlay",
     "learning_curves",
     "measures_figure",

@@ -37,25 +37,8 @@ TOTAL = (
 
 
 @styled
-def method_figure(
-    image: np.ndarray | None = None,
-    heatmap: np.ndarray | None = None,
-    mask: np.ndarray | None = None,
-    phrase: str = "red helicopter",
-) -> Figure:
-    """Draw the method around one example.
-
-    image: uint8 [H, W, 3]; heatmap: float [H, W] in [0, 1]; mask: [H, W], true inside the box. All three or none: then
-    a sketched helicopter stands in.
-    """
-    given = [array is not None for array in (image, heatmap, mask)]
-    if any(given) and not all(given):
-        raise ValueError("give image, heatmap and mask together, or none of them")
-    if image is None or heatmap is None or mask is None:
-        image, heatmap, mask = sketch()
-    if np.shape(mask) != np.shape(heatmap):
-        raise ValueError(f"the mask is {list(np.shape(mask))} but the heatmap is {list(np.shape(heatmap))}")
-
+def method_figure(image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray, phrase: str = "red helicopter") -> Figure:
+    """The method around one example. image: uint8 [H, W, 3]; heatmap: float [H, W] in [0, 1]; mask: bool [H, W]."""
     figure = new_figure(WIDTH / UNITS_PER_INCH, HEIGHT / UNITS_PER_INCH)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
@@ -183,25 +166,3 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], das
             linestyle=(0, (3, 2)) if dashed else "-",
         )
     )
-
-
-def sketch(size: int = 240) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A red helicopter over hills: image uint8 [S, S, 3], heatmap float [S, S] in [0, 1], mask bool [S, S]."""
-    y, x = np.mgrid[0:size, 0:size] / size
-    image = np.stack([0.80 - 0.25 * y, 0.90 - 0.12 * y, np.full_like(y, 0.97)], axis=2)
-    image[y > 0.78 + 0.06 * np.sin(7 * x)] = (0.45, 0.66, 0.42)
-    image[y > 0.86 + 0.05 * np.cos(5 * x)] = (0.33, 0.55, 0.36)
-    body = ((x - 0.60) / 0.15) ** 2 + ((y - 0.42) / 0.10) ** 2 < 1
-    tail = (np.abs(y - 0.40 - 0.05 * (x - 0.3)) < 0.016) & (x > 0.28) & (x < 0.55)
-    fin = (np.abs(x - 0.285) < 0.018) & (np.abs(y - 0.375) < 0.055)
-    image[body | tail | fin] = (0.83, 0.16, 0.14)
-    image[((x - 0.66) / 0.065) ** 2 + ((y - 0.405) / 0.055) ** 2 < 1] = (0.72, 0.86, 0.94)
-    mast = (np.abs(x - 0.59) < 0.010) & (y > 0.28) & (y < 0.33)
-    rotor = (np.abs(y - 0.28) < 0.010) & (np.abs(x - 0.59) < 0.24)
-    skid = (np.abs(y - 0.56) < 0.009) & (np.abs(x - 0.60) < 0.13)
-    struts = (np.abs(np.abs(x - 0.60) - 0.07) < 0.008) & (y > 0.49) & (y < 0.56)
-    image[mast | rotor | skid | struts] = (0.22, 0.22, 0.25)
-    mask = (x > 0.25) & (x < 0.85) & (y > 0.25) & (y < 0.59)
-    heat = np.exp(-(((x - 0.57) / 0.17) ** 2 + ((y - 0.41) / 0.13) ** 2))
-    heat += 0.55 * np.exp(-(((x - 0.16) / 0.10) ** 2 + ((y - 0.80) / 0.09) ** 2))
-    return (255 * image).round().astype(np.uint8), heat / heat.max(), mask

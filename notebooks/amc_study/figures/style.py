@@ -1,49 +1,52 @@
-"""One look for every figure: type, colours, the heat overlay, and how a figure becomes files."""
+"""One look for every figure: type, colours, marks on pictures, and how a figure becomes files."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
+import numpy as np
+import seaborn as sns
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from amc_lib.files import ROOT, write_bytes, write_json
+from amc_lib.regions import Box
 
-FOLDER = ROOT / "figures"  # where the study's figures and tables stand
+FOLDER = ROOT / "figures"  # the study's published figures and tables
 
 
 def folder_of(tier: str) -> Path:
-    """Where a tier's figures and tables stand: those of the paper tier in a folder of their own."""
+    """The folder of a tier's figures and tables."""
     return FOLDER if tier == "scenes" else FOLDER / tier
 
 
-COLOURS = {
-    "ALBEF": "#0072B2",
-    "ALBEF finetuned": "#56B4E9",
-    "AMC": "#D55E00",
-    "VMRM": "#009E73",
-    "oracle": "#CC79A7",
-    "centre": "#595959",
-    "chance": "#999999",
+SYSTEMS = {  # colour (Okabe and Ito's palette, safe for colour-blind readers) and marker of each system
+    "chance": ("#999999", "X"),
+    "centre": ("#595959", "p"),
+    "ALBEF": ("#0072B2", "o"),
+    "ALBEF finetuned": ("#56B4E9", "s"),
+    "AMC": ("#D55E00", "D"),
+    "VMRM": ("#009E73", "^"),
+    "oracle": ("#CC79A7", "P"),
 }
-"""Colour of each system in every figure (Okabe and Ito's palette, safe for colour-blind readers)."""
-
-MARKERS = {"ALBEF": "o", "ALBEF finetuned": "s", "AMC": "D", "VMRM": "^", "oracle": "P", "centre": "X", "chance": "x"}
-"""Shape of each system's points, so that no figure relies on colour alone."""
-
+COLOURS = {system: colour for system, (colour, _) in SYSTEMS.items()}
+MARKERS = {system: marker for system, (_, marker) in SYSTEMS.items()}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, MUTED, RULE = "#222222", "#666666", "#D9D9D9"
-HIT, MISS = "#007A5A", "#B03A00"
-BAND, TINT = "#17324A", "#FBE6D6"  # of the poster's headings, and behind the row of a table that matters
+HIT, MISS, OPEN = "#007A5A", "#B03A00", "#B8860B"  # yes, no, undecided
+BAND, TINT = "#17324A", "#FBE6D6"  # the poster's headings, and behind what matters
+DPI, PICTURE_DPI = 200, 120  # of plots, and of figures that show pictures, whose files are large
 
-STYLE = {
-    "font.family": "sans-serif",
+STYLE = sns.axes_style("ticks") | {
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "mathtext.fontset": "dejavusans",
@@ -62,8 +65,6 @@ STYLE = {
     "ytick.color": INK,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
     "grid.color": RULE,
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.3,
@@ -74,8 +75,6 @@ STYLE = {
     "svg.hashsalt": "amc-grounding",
     "svg.fonttype": "path",
 }
-
-DPI = 200
 
 Parameters = ParamSpec("Parameters")
 
@@ -92,27 +91,63 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches, which no global state holds on to."""
+    """An empty figure of that size in inches, which pyplot does not hold on to."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
 
 
-def to_image(figure: Figure, dpi: int = DPI) -> Image.Image:
-    """The figure as an RGB picture, as `save` writes it: what a notebook shows."""
+def show_picture(axes: Axes, picture: Image.Image | np.ndarray, title: str = "") -> None:
+    """A picture, uint8 [H, W, 3] or PIL, in a thin frame; axes in pixels, the first pixel's corner at (0, 0)."""
+    pixels = np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
+    height, width = pixels.shape[:2]
+    axes.imshow(pixels, extent=(0, width, height, 0), interpolation="lanczos")
+    axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    axes.set_title(title, fontsize=8.5, weight="normal", color=MUTED, pad=4)
+    axes.spines[:].set(visible=True, color=MUTED)
+
+
+def outline(axes: Axes, boxes: Sequence[Box], colour: str = INK, thickness: float = 1.2, dashed: bool = False) -> None:
+    """Boxes (xyxy, pixels) in a colour with a white edge, so that they show on any ground."""
+    for x1, y1, x2, y2 in boxes:
+        for edge, width, style in (
+            ("white", thickness + 1.6, "-"),
+            (colour, thickness, (0, (4, 2)) if dashed else "-"),
+        ):
+            frame = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width, linestyle=style)
+            axes.add_patch(frame)
+
+
+def ring(axes: Axes, point: tuple[float, float], size: float = 9) -> None:
+    """A ring around a point (x, y, pixel indices), open so that it does not cover what it points at."""
+    x, y = point
+    for edge, width in (("white", 3.2), (INK, 1.5)):
+        axes.plot(
+            x + 0.5, y + 0.5, "o", markersize=size, markerfacecolor="none", markeredgecolor=edge, markeredgewidth=width
+        )
+
+
+def verdict(axes: Axes, hit: bool, words: bool = True) -> None:
+    """Hit or miss, above a picture on the right."""
+    sign, word, colour = ("✓", "hit", HIT) if hit else ("✗", "miss", MISS)
+    axes.set_title(f"{sign} {word}" if words else sign, loc="right", fontsize=8.5, color=colour, pad=4)
+
+
+def to_image(figure: Figure, dpi: int = 100) -> Image.Image:
+    """The figure as an RGB picture: what a notebook shows."""
     return Image.open(io.BytesIO(_render(figure, "png", dpi=dpi, metadata={"Software": None}))).convert("RGB")
 
 
 def save(figure: Figure, folder: str | Path, name: str, provenance: dict[str, Any] | None = None) -> Path:
-    """Write NAME.png (200 dpi), NAME.svg and, if provenance is given, NAME.json; return the path of the PNG.
+    """Write NAME.png, NAME.svg if the figure shows no pictures, and NAME.json with the provenance; return the PNG.
 
-    The same figure gives the same bytes. Files are replaced whole or not at all.
+    The same figure drawn anew gives the same bytes. Files are replaced whole or not at all.
     """
-    folder = Path(folder)
-    png = _render(figure, "png", dpi=DPI, metadata={"Software": None})
-    svg = _render(figure, "svg", dpi=DPI, metadata={"Date": None, "Creator": None})
+    folder, pictures = Path(folder), figure.findobj(AxesImage)
+    png = _render(figure, "png", dpi=PICTURE_DPI if pictures else DPI, metadata={"Software": None})
     write_bytes(folder / f"{name}.png", png)
-    write_bytes(folder / f"{name}.svg", svg)
+    if not pictures:
+        write_bytes(folder / f"{name}.svg", _render(figure, "svg", metadata={"Date": None, "Creator": None}))
     if provenance is not None:
         write_json(folder / f"{name}.json", provenance)
     return folder / f"{name}.png"

@@ -12,43 +12,40 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from amc_lib import gradcam
 from amc_lib.evaluate import point_hits
 from amc_lib.overlay import heat_overlay
-from amc_lib.regions import Box, Region
+from amc_lib.regions import Region
 from amc_study.figures.style import (
     COLOURS,
-    HIT,
     INK,
     MARKERS,
-    MISS,
     MUTED,
     RULE,
     new_figure,
+    outline,
+    ring,
+    show_picture,
     styled,
     to_image,
+    verdict,
 )
 
 LABELS = {"ALBEF finetuned": "without boxes", "AMC": "with boxes"}
 SHOWN_SHARES = (0.1, 0.35, 1.0)  # of the steps, in the still; step 0 stands before them
-TILE_INCHES, PHRASE_INCHES, HEAD_INCHES, CURVE_INCHES = 1.12, 1.35, 0.24, 1.45
-FRAME_WIDTH, FRAME_HEIGHT, FRAME_DPI = 8.0, 5.3, 100
-CURVES_WIDE = 3.9  # inches; beside them stand their values and names, and then the step
-FRAME_COLOURS, PALETTE_ROUNDS = 256, 5  # of the animation's one palette, and how often it is fitted to the frames
+TILE_INCHES, PHRASE_INCHES, CURVE_INCHES = 1.3, 1.35, 1.8
+FRAME_INCHES, FRAME_DPI = (8.0, 5.3), 100
 FRAME_MS, FIRST_MS, LAST_MS = 180, 1000, 3000
-ROOM = 1.5  # percentage points above and below the curves
 
 
 @dataclass(frozen=True)
 class Film:
     """What S systems answered to P phrases, and how well they pointed, at F moments of their finetuning.
 
-    steps: int [F], updates so far. accuracy: [S, F], percent of all phrases that were asked. heatmaps: raw or scaled,
-    [S, F, P, G, G] >= 0. points: (x, y) in pixels, [S, F, P, 2]. regions: the P
-    phrases, out of the `asked` ones.
+    steps: int [F], updates so far. accuracy: [S, F], percent of all `asked` phrases. heatmaps: raw or scaled,
+    [S, F, P, G, G] >= 0. points: (x, y) in pixels, [S, F, P, 2]. regions: the P phrases that are shown.
     """
 
     systems: Sequence[str]
@@ -65,8 +62,8 @@ class Film:
 
     def hits(self, system: int, frame: int) -> np.ndarray:
         """bool [P]; a heatmap of zeros is a miss."""
-        seen = self.heatmaps[system, frame].any(axis=(1, 2))
-        return point_hits(self.points[system, frame], self.regions) & seen
+        heated = self.heatmaps[system, frame].any(axis=(1, 2))
+        return point_hits(self.points[system, frame], self.regions) & heated
 
     def overlay(self, system: int, frame: int, phrase: int) -> np.ndarray:
         """The heatmap laid over its picture as it is for evaluation, uint8 [H, W, 3]."""
@@ -79,36 +76,30 @@ class Film:
 @styled
 def training_figure(film: Film) -> Figure:
     """A row for each phrase: step 0, then some steps of each system; below, how the accuracy went."""
-    P, frames = len(film.regions), shown_frames(film.steps)
-    blocks = [(0, frames[:1]), *((system, frames[1:]) for system in range(len(film.systems)))]
-    columns = sum(len(of_block) for _, of_block in blocks)
-    pitch, gap, side = TILE_INCHES + HEAD_INCHES, 0.18, TILE_INCHES
-    width = PHRASE_INCHES + columns * (side + 0.06) + gap * (len(blocks) - 1) + 0.1
-    height = 0.35 + P * pitch + 0.3 + CURVE_INCHES + 0.42
-    figure = new_figure(width, height)
-    left = PHRASE_INCHES
-    for number, (system, of_block) in enumerate(blocks):
-        name = film.systems[system]
-        heading = f"{name}, {LABELS.get(name, '')}".rstrip(", ") if number else "before"
-        colour = COLOURS[name] if number else INK
-        figure.text(left / width, 1 - 0.17 / height, heading, weight="bold", color=colour, va="center", fontsize=9)
-        for frame in of_block:
-            for p in range(P):
-                bottom = height - 0.35 - (p + 1) * pitch
-                axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
-                _tile(axes, film, system, frame, p)
-                if p == 0:
-                    step = f"step {film.steps[frame]}"
-                    axes.set_title(step, loc="left", fontsize=8, weight="normal", color=MUTED, pad=3)
-            left += side + 0.06
-        left += gap
-    for p, region in enumerate(film.regions):
-        middle = height - 0.35 - (p + 1) * pitch + side / 2
-        text = textwrap.fill(f"“{region.phrase}”", 15)
-        figure.text(0.08 / width, middle / height, text, va="center", style="italic", fontsize=9)
-    axes = figure.add_axes(
-        (PHRASE_INCHES / width, 0.42 / height, 1 - (PHRASE_INCHES + 1.6) / width, CURVE_INCHES / height)
-    )
+    frames = shown_frames(film.steps)
+    shots = [(0, frames[0]), *((system, frame) for system in range(len(film.systems)) for frame in frames[1:])]
+    P, columns = len(film.regions), len(shots)
+    figure = new_figure(PHRASE_INCHES + columns * TILE_INCHES, 0.4 + P * TILE_INCHES + CURVE_INCHES)
+    body, below = figure.subfigures(2, 1, height_ratios=[0.4 + P * TILE_INCHES, CURVE_INCHES])
+    left = PHRASE_INCHES / figure.get_figwidth()
+    room = {"left": left, "right": 0.995, "top": 1 - 0.55 / (0.4 + P * TILE_INCHES), "bottom": 0.01}
+    grid = body.subplots(P, columns, squeeze=False, gridspec_kw=room | {"wspace": 0.06, "hspace": 0.22})
+    for row, p in zip(grid, range(P), strict=True):
+        text = textwrap.fill(f"“{film.regions[p].phrase}”", 15)
+        row[0].annotate(
+            text, (-0.1, 0.5), xycoords="axes fraction", ha="right", va="center", style="italic", fontsize=9
+        )
+        for axes, (system, frame) in zip(row, shots, strict=True):
+            _tile(axes, film, system, frame, p)
+    for place, (axes, (system, frame)) in enumerate(zip(grid[0], shots, strict=True)):
+        axes.set_title(f"step {film.steps[frame]}", loc="left", fontsize=8, weight="normal", color=MUTED, pad=3)
+        if place == 0 or frame == frames[1]:
+            name = film.systems[system]
+            heading, colour = (
+                (f"{name}, {LABELS.get(name, '')}".rstrip(", "), COLOURS[name]) if place else ("before", INK)
+            )
+            axes.annotate(heading, (0, 1.25), xycoords="axes fraction", weight="bold", color=colour, fontsize=9)
+    axes = below.add_axes((left, 0.26, 0.99 - left - 0.2, 0.7))
     _curves(axes, film, len(film.steps) - 1)
     for frame in frames:
         axes.axvline(film.steps[frame], color=RULE, linewidth=0.8, zorder=0)
@@ -119,42 +110,32 @@ def training_figure(film: Film) -> Figure:
 def frame_figure(film: Film, frame: int) -> Figure:
     """One moment of the animation: phrases in columns, systems in rows, and the accuracy so far."""
     P, S = len(film.regions), len(film.systems)
-    figure = new_figure(FRAME_WIDTH, FRAME_HEIGHT)
-    left, top, gap = 0.95, 0.62, 0.08
-    side = (FRAME_WIDTH - left - 0.05) / P - gap
+    figure = new_figure(*FRAME_INCHES)
+    room = {"left": 0.12, "right": 0.995, "top": 0.9, "bottom": 0.37, "wspace": 0.06, "hspace": 0.16}
+    grid = figure.subplots(S, P, squeeze=False, gridspec_kw=room)
     for s, name in enumerate(film.systems):
-        bottom = FRAME_HEIGHT - top - s * HEAD_INCHES - (s + 1) * side
-        label = textwrap.fill(LABELS.get(name, name), 8)
-        middle = (bottom + side / 2) / FRAME_HEIGHT
-        figure.text(0.08 / FRAME_WIDTH, middle, label, va="center", weight="bold", color=COLOURS[name], fontsize=10)
-        for p, region in enumerate(film.regions):
-            x = left + p * (side + gap)
-            size = (side / FRAME_WIDTH, side / FRAME_HEIGHT)
-            _tile(figure.add_axes((x / FRAME_WIDTH, bottom / FRAME_HEIGHT, *size)), film, s, frame, p)
-            if s == 0:
-                phrase = textwrap.fill(textwrap.shorten(f"“{region.phrase}”", 36, placeholder=" …"), 20)
-                y = 1 - (top - HEAD_INCHES) / FRAME_HEIGHT
-                figure.text(x / FRAME_WIDTH, y, phrase, va="bottom", style="italic", fontsize=8.5, linespacing=1.1)
-    above = top + S * side + (S - 1) * HEAD_INCHES + 0.2
-    height = FRAME_HEIGHT - above - 0.45
-    axes = figure.add_axes((left / FRAME_WIDTH, 0.45 / FRAME_HEIGHT, CURVES_WIDE / FRAME_WIDTH, height / FRAME_HEIGHT))
-    _curves(axes, film, frame)
-    middle = (0.45 + height / 2) / FRAME_HEIGHT
+        label, place = textwrap.fill(LABELS.get(name, name), 8), (-0.62, 0.5)
+        look = {"va": "center", "weight": "bold", "color": COLOURS[name], "fontsize": 10}
+        grid[s, 0].annotate(label, place, xycoords="axes fraction", **look)
+        for p in range(P):
+            _tile(grid[s, p], film, s, frame, p)
+    for axes, region in zip(grid[0], film.regions, strict=True):
+        phrase = textwrap.fill(textwrap.shorten(f"“{region.phrase}”", 36, placeholder=" …"), 20)
+        axes.annotate(phrase, (0, 1.17), xycoords="axes fraction", va="bottom", style="italic", fontsize=8.5)
+    _curves(figure.add_axes((0.12, 0.09, 0.5, 0.24)), film, frame)
     step = f"step {film.steps[frame]} of {film.steps[-1]}"
-    figure.text(0.995, middle, step, ha="right", va="center", weight="bold", fontsize=12)
+    figure.text(0.99, 0.2, step, ha="right", va="center", weight="bold", fontsize=12)
     return figure
 
 
 def training_gif(film: Film) -> bytes:
     """The animation as a GIF that begins again after its end: one palette for all frames, no dithering."""
     frames = [to_image(frame_figure(film, frame), FRAME_DPI) for frame in range(len(film.steps))]
-    sample = Image.fromarray(np.vstack([np.asarray(frames[0]), np.asarray(frames[-1])]))
-    palette = sample.quantize(FRAME_COLOURS, Image.Quantize.MEDIANCUT, kmeans=PALETTE_ROUNDS)
-    paletted = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    palette = Image.fromarray(np.vstack([frames[0], frames[-1]])).quantize(256, kmeans=5)
+    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [FIRST_MS, *[FRAME_MS] * (len(frames) - 2), LAST_MS]
-    buffer = io.BytesIO()
-    paletted[0].save(
-        buffer, "GIF", save_all=True, append_images=paletted[1:], duration=durations, loop=0, disposal=1, optimize=True
+    first.save(
+        buffer := io.BytesIO(), "GIF", save_all=True, append_images=others, duration=durations, loop=0, disposal=1
     )
     return buffer.getvalue()
 
@@ -167,28 +148,15 @@ def shown_frames(steps: np.ndarray) -> list[int]:
 
 def _tile(axes: Axes, film: Film, system: int, frame: int, phrase: int) -> None:
     """A picture with heat, the phrase's boxes, the point, and hit or miss above."""
-    width, height = film.images[phrase].size
-    axes.imshow(film.overlay(system, frame, phrase), extent=(0, width, height, 0), interpolation="lanczos")
-    axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=MUTED)
-    for box in film.regions[phrase].boxes:
-        _outline(axes, box)
-    x, y = film.points[system, frame, phrase]
-    axes.plot(x + 0.5, y + 0.5, "P", markersize=7, color=INK, markeredgecolor="white", markeredgewidth=1.1)
-    verdict, colour = ("✓", HIT) if film.hits(system, frame)[phrase] else ("✗", MISS)
-    axes.set_title(verdict, loc="right", fontsize=9, color=colour, pad=3)
-
-
-def _outline(axes: Axes, box: Box) -> None:
-    x1, y1, x2, y2 = box
-    for edge, width in (("white", 2.4), (INK, 1.0)):
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width))
+    show_picture(axes, film.overlay(system, frame, phrase))
+    outline(axes, film.regions[phrase].boxes, thickness=1.0)
+    ring(axes, tuple(film.points[system, frame, phrase]), size=7)
+    verdict(axes, film.hits(system, frame)[phrase], words=False)
 
 
 def _curves(axes: Axes, film: Film, last: int) -> None:
     """Accuracy of each system over the steps up to frame `last`, each line with its last value and name at its end."""
-    steps, low, high = film.steps, film.accuracy.min() - ROOM, film.accuracy.max() + ROOM
+    steps, low, high = film.steps, film.accuracy.min() - 1.5, film.accuracy.max() + 1.5
     axes.set(xlim=(-0.01 * steps[-1], steps[-1]), ylim=(low, high), xlabel="updates", ylabel="pointing (%)")
     axes.grid(axis="y")
     ends = film.accuracy[:, last]

@@ -1,0 +1,231 @@
+"""Dot-and-whisker plots: values with their 95 % intervals, a row for each system, claim or setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from amc_study.figures.style import COLOURS, HIT, INK, MARKERS, MISS, MUTED, OPEN, SYSTEMS, new_figure, styled
+
+ROW_INCHES = 0.235
+CONCEPTS = {"all": "all concepts", "boxed": "boxed in finetuning", "unboxed": "never boxed"}
+MEASURES = {  # of a heatmap -> what the label says
+    "energy": "energy: heat inside the boxes",
+    "IoU, fixed": "IoU of the map above half of its peak",
+    "IoU, tuned": "IoU above a threshold tuned on val",
+    "IoU, best": "IoU above each phrase's best threshold",
+}
+VARIABLES = {
+    "size": "share of the picture that the box covers",
+    "things": "things named in the picture",
+    "overlap": "share of the box that others overlap",
+}
+VERDICTS = {"holds": HIT, "does not hold": MISS, "undecided": OPEN, "not testable": MUTED}
+SIGNIFICANT = 0.05  # corrected p below which a difference is sure
+
+
+def dot_and_whisker(
+    table: pd.DataFrame,
+    value: str,
+    row: str,
+    *,
+    block: str | None = None,
+    panel: str | None = None,
+    colour: str = "system",
+    palette: dict[str, str] = COLOURS,
+    hollow: str | None = None,
+    numbers: bool = True,
+    width: float = 7.0,
+    decorate: Callable[[Axes, pd.DataFrame], None] | None = None,
+) -> Figure:
+    """A mark with its interval for each record of `table`.
+
+    Columns: `value`, ci_low and ci_high; `row`, the label on the left; `block`, headings above rows; `panel`, the title
+    of the panel a record stands in; `colour`, the key into `palette` (and into MARKERS); `hollow`, true for a mark
+    that is not filled. Rows, blocks and panels come in the order of the table. numbers: the value stands on the right.
+    decorate(axes, records) draws more into a panel; the records have their height in the column `y`.
+    """
+    keys = [block, row] if block else [row]
+    places = table[keys].drop_duplicates().reset_index(drop=True)
+    starts = places[block].ne(places[block].shift()).cumsum() if block else pd.Series(0, places.index)
+    places["y"] = places.index + 1.2 * starts
+    table = table.merge(places, on=keys)
+    panels = table[panel].unique() if panel else [""]
+    figure = new_figure(width, 0.9 + ROW_INCHES * (places["y"].max() + 0.7))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, title in zip(grid, panels, strict=True):
+        part = table[table[panel] == title] if panel else table
+        _marks(axes, part, value, colour, palette, hollow)
+        axes.set_title(title, pad=8)
+        for record in part.to_dict("records") if numbers else ():
+            text, place = f"{record[value]:.1f}", (1.0, record["y"])
+            axes.annotate(text, place, (2, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=7.5)
+        if decorate is not None:
+            decorate(axes, part)
+    grid[0].set_yticks(places["y"], places[row])
+    grid[0].set_ylim(places["y"].max() + 0.7, -0.6 if block else -0.7)
+    for name, y in places.groupby(block, sort=False)["y"].min().items() if block else ():
+        place = (0, y - 0.95)
+        grid[0].annotate(
+            name, place, (-5, 0), ("axes fraction", "data"), "offset points", ha="right", va="center", weight="bold"
+        )
+    figure.set_layout_engine("constrained", w_pad=0.08)
+    return figure
+
+
+def _marks(
+    axes: Axes, part: pd.DataFrame, value: str, colour: str, palette: dict[str, str], hollow: str | None
+) -> None:
+    """Intervals as pale bars with a line, taller than the marks on top of them."""
+    colours = part[colour].map(palette)
+    axes.hlines(part["y"], part["ci_low"], part["ci_high"], colors=colours, linewidth=7, alpha=0.3)
+    axes.hlines(part["y"], part["ci_low"], part["ci_high"], colors=colours, linewidth=1.2)
+    markers = {key: MARKERS.get(key, "D") for key in part[colour].unique()}
+    look = {"palette": palette, "markers": markers, "legend": False, "s": 20, "linewidth": 0, "ax": axes, "zorder": 3}
+    sns.scatterplot(part, x=value, y="y", hue=colour, style=colour, **look)
+    for record in part[part[hollow]].to_dict("records") if hollow else ():
+        axes.plot(record[value], record["y"], markers[record[colour]], color="white", markersize=2.6, zorder=4)
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set(xlabel="", ylabel="")
+
+
+def seeds_text(seeds: pd.Series) -> str:
+    low, high = int(seeds.min()), int(seeds.max())
+    if low != high:
+        return f"means of {low} to {high} seeds"
+    return "one seed" if high == 1 else f"means of {high} seeds"
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The systems in the order of every figure; splits and measures as they come."""
+    return table.sort_values("system", key=lambda names: names.map(list(SYSTEMS).index), kind="stable")
+
+
+@styled
+def accuracy_figure(table: pd.DataFrame) -> Figure:
+    """Table 1: a panel for each group of concepts, a block for each split, a row for each system.
+
+    table: columns system, split, concepts, accuracy, ci_low, ci_high (percent), seeds.
+    """
+    splits = table["split"].unique()
+    table = _in_order(table).sort_values("split", key=lambda names: names.map(list(splits).index), kind="stable")
+    panels = [name for name in CONCEPTS if name in set(table["concepts"])]
+    table = pd.concat([table[table["concepts"] == name].assign(panel=CONCEPTS[name]) for name in panels])
+    figure = dot_and_whisker(table, "accuracy", "system", block="split", panel="panel", width=2.0 + 2.35 * len(panels))
+    for axes in figure.axes:
+        axes.set(xlim=(-2, 104), xticks=range(0, 101, 25))
+    figure.supxlabel(f"pointing accuracy (%), {seeds_text(table['seeds'])}; bars: 95 % intervals", fontsize=9)
+    return figure
+
+
+@styled
+def claims_figure(table: pd.DataFrame) -> Figure:
+    """Every claim with its paired difference, the poster's as an open ring, and the verdict in its colour.
+
+    table: columns claim, of, verdict, difference, ci_low, ci_high, poster (points; NaN where there is none).
+    """
+
+    def decorate(axes: Axes, part: pd.DataFrame) -> None:
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.plot(part["poster"], part["y"], "o", markerfacecolor="none", markeredgecolor=INK, markersize=5.5)
+        for record in part.to_dict("records"):
+            place, colour = (1.02, record["y"]), VERDICTS[record["verdict"]]
+            axes.annotate(
+                record["verdict"], place, xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=8
+            )
+
+    table = table.assign(of="claims of " + table["of"])
+    look = {"colour": "verdict", "palette": VERDICTS, "numbers": False, "decorate": decorate}
+    figure = dot_and_whisker(table, "difference", "claim", block="of", **look)
+    figure.supxlabel("difference (percentage points); bars: 95 % intervals;  ○ on the poster's photographs", fontsize=9)
+    return figure
+
+
+@styled
+def measures_figure(table: pd.DataFrame, label: str) -> Figure:
+    """A block for each measure, a row for each system. table: columns system, measure, value, ci_low, ci_high."""
+    measures = list(table["measure"].unique())
+    table = _in_order(table).sort_values("measure", key=lambda names: names.map(measures.index), kind="stable")
+    table = table.assign(measure=table["measure"].replace(MEASURES))
+    figure = dot_and_whisker(table, "value", "system", block="measure", width=4.6)
+    figure.axes[0].set(xlim=(0, 1.05 * table["ci_high"].max()))
+    for heading in figure.axes[0].texts[-len(measures) :]:
+        heading.set(ha="left", x=0)
+    figure.supxlabel(label, fontsize=9)
+    return figure
+
+
+@styled
+def difficulty_figure(table: pd.DataFrame) -> Figure:
+    """Accuracy over groups of phrases: a block for each variable, a row for each group, the systems side by side.
+
+    table: columns by, group, system, accuracy, ci_low, ci_high (percent), phrases; groups in their order.
+    """
+    table = table.assign(
+        by=table["by"].replace(VARIABLES),
+        row=table["group"] + "  (" + table["phrases"].map("{:,}".format) + " phrases)",
+    )
+    figure = dot_and_whisker(table, "accuracy", "row", block="by", numbers=False)
+    figure.axes[0].set(xlim=(0, 100))
+    systems = [system for system in SYSTEMS if system in set(table["system"])]
+    marks = [Line2D([], [], color=COLOURS[s], marker=MARKERS[s], linestyle="", markersize=5, label=s) for s in systems]
+    figure.legend(handles=marks, loc="outside upper left", ncols=len(marks))
+    figure.supxlabel("pointing accuracy (%); bars: 95 % intervals", fontsize=9)
+    return figure
+
+
+@styled
+def ablation_figure(table: pd.DataFrame, against: str) -> Figure:
+    """A row for each setting, a panel for each split and one for concepts never boxed, all at the same scale.
+
+    table: columns setting, system, split, concepts, accuracy, ci_low, ci_high (percent), seeds, and p, the corrected p
+    of the difference from the setting `against` (NaN for itself), whose accuracy is the dotted line.
+    """
+    splits, unboxed = table["split"].unique(), table[table["concepts"] == "unboxed"]
+    shown = table[table["concepts"] == "all"].assign(panel=lambda rows: rows["split"])
+    never = unboxed[unboxed["split"] == splits[0]].assign(panel="never boxed")
+    shown = pd.concat([shown, never]).assign(
+        unsure=lambda rows: ~(rows["p"] < SIGNIFICANT) & (rows["setting"] != against)
+    )
+    figure = dot_and_whisker(shown, "accuracy", "setting", panel="panel", hollow="unsure", width=7.4)
+    ranges = shown.groupby("panel", sort=False).agg(low=("ci_low", "min"), high=("ci_high", "max"))
+    half = 0.54 * (ranges["high"] - ranges["low"]).max()
+    for axes, (title, low, high) in zip(figure.axes, ranges.itertuples(), strict=True):
+        base = shown[(shown["panel"] == title) & (shown["setting"] == against)]["accuracy"]
+        for x in base:
+            axes.axvline(x, color=MUTED, linestyle=":", linewidth=1.1, zorder=0)
+        axes.set(xlim=((low + high) / 2 - half, (low + high) / 2 + half))
+        axes.set_title(title, fontsize=8.5)
+    look = {"color": COLOURS["AMC"], "marker": "D", "linestyle": "", "markersize": 5}
+    legend = [
+        Line2D([], [], label="differs from the dotted setting (p < 0.05)", **look),
+        Line2D([], [], label="not sure", markerfacecolor="white", **look),
+        Line2D([], [], label=against, color=MUTED, linestyle=":"),
+    ]
+    if (table["system"] != "AMC").any():
+        look |= {"color": COLOURS["ALBEF finetuned"], "marker": MARKERS["ALBEF finetuned"]}
+        legend.append(Line2D([], [], label="without AMC", **look))
+    figure.legend(handles=legend, loc="outside upper left", ncols=4)
+    figure.supxlabel(f"pointing accuracy (%), {seeds_text(table['seeds'])}; bars: 95 % intervals", fontsize=9)
+    return figure
+
+
+def table_markdown(table: pd.DataFrame) -> str:
+    """Table 1 for GitHub: accuracy ± half of its interval, a column for each split, a row for each system."""
+    half = (table["ci_high"] - table["ci_low"]) / 2
+    cell = table["accuracy"].map("{:.1f}".format) + " ± " + half.map("{:.1f}".format)
+    table = _in_order(table).assign(cell=cell, concepts=table["concepts"].map(CONCEPTS))
+    wide = table.pivot(index=["concepts", "system"], columns="split", values="cell").fillna("–")
+    rows = pd.MultiIndex.from_product([CONCEPTS.values(), SYSTEMS]).intersection(wide.index, sort=False)
+    return (
+        wide.reindex(index=rows, columns=table["split"].unique())
+        .reset_index(names=["concepts", "system"])
+        .to_markdown(index=False)
+    )
