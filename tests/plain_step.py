@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc_lib.config import Settings
-from amc_lib.losses import amc_loss
+from amc_lib.losses import amc_terms, draw_negatives
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
-from amc_lib.model.objectives import IGNORED, draw_negatives
 from amc_lib.model.text import PADDING_SCORE
 from amc_lib.step import Batch, Losses
+from amc_lib.tokens import IGNORED
 
 Negatives = tuple[Tensor, Tensor]  # image rows for texts, text rows for images: int64 [B] each
 
@@ -123,13 +123,11 @@ def plain_losses(
     labels = (torch.arange(len(logits), device=logits.device) < B).long()
 
     mlm = masked_words(model, batch, image_embeds, image_embeds_m, alpha, settings.objective.mlm_distillation)
-    with_amc = batch.has_box.any() and amc.active
-    consistency = (
-        attention_map_consistency(positive_logits, cross_attention[amc.layer], batch, settings)
-        if with_amc
-        else mlm.new_zeros(())
-    )
-    return Losses(mlm=mlm, itc=itc, itm=F.cross_entropy(logits, labels), amc=consistency)
+    l_mean = l_max = mlm.new_zeros(())
+    if batch.has_box.any() and amc.active:
+        l_mean, l_max = attention_map_consistency(positive_logits, cross_attention[amc.layer], batch, settings)
+    l_amc = amc.lambda1 * l_mean + amc.lambda2 * l_max
+    return Losses(mlm, itc, F.cross_entropy(logits, labels), l_amc, l_mean.detach(), l_max.detach())
 
 
 # ------------------------------------------------------------------------------------------------------------- towers
@@ -163,9 +161,7 @@ def attention_sublayer(
     """BERT's attention of hidden [B, L, D] to tokens [B, N, D], with residual and norm; and its probabilities."""
     own, out = sublayer.self, sublayer.output
     dropout = own.dropout.p if own.training else 0.0
-    attended, probabilities = attend(
-        own.query(hidden), own.key(tokens), own.value(tokens), own.heads, padding, dropout
-    )
+    attended, probabilities = attend(own.query(hidden), own.key(tokens), own.value(tokens), own.heads, padding, dropout)
     return out.LayerNorm(out.dropout(out.dense(attended)) + hidden), probabilities
 
 
@@ -253,8 +249,8 @@ def masked_words(
     return (1 - alpha) * hard + alpha * soft[labels != IGNORED].mean()
 
 
-def attention_map_consistency(itm_logits: Tensor, attention: Tensor, batch: Batch, settings: Settings) -> Tensor:
-    """L_amc of the GradCAM heatmaps of the matching pairs; `attention` [B, h, L, N] of the heatmap's layer."""
+def attention_map_consistency(itm_logits: Tensor, attention: Tensor, batch: Batch, settings: Settings):
+    """L_mean and L_max of the GradCAM heatmaps of the matching pairs; `attention` [B, h, L, N] of the heatmap's layer."""
     amc, mask = settings.amc, batch.attention_mask[:, None, :, None]
     (gradient,) = torch.autograd.grad(itm_logits[:, 1].sum(), attention, create_graph=True)
     maps = (attention * gradient.clamp(min=0) * mask)[..., 1:].mean((1, 2))  # [B, N - 1]
@@ -264,4 +260,4 @@ def attention_map_consistency(itm_logits: Tensor, attention: Tensor, batch: Batc
     maps = maps / (maps.amax((1, 2), keepdim=True) + 1e-7)
     maps = F.interpolate(maps[:, None], size=batch.box_mask.shape[-2:], mode="bilinear")[:, 0]
     box_mask = batch.box_mask[batch.has_box]
-    return amc_loss(maps, box_mask, amc.lambda1, amc.lambda2, amc.delta1, amc.delta2, amc.mean_form)
+    return amc_terms(maps, box_mask, amc.delta1, amc.delta2, amc.mean_form)

@@ -19,17 +19,12 @@ from reference_cases import (
 from torch import Tensor
 
 from amc_lib.config import AmcSettings, ObjectiveSettings
+from amc_lib.losses import contrastive_loss, draw_negatives, masked_language_loss, matching_loss
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
-from amc_lib.model.objectives import (
-    IGNORED,
-    contrastive_loss,
-    draw_negatives,
-    masked_language_loss,
-    matching_loss,
-)
 from amc_lib.presets import preset
 from amc_lib.step import Batch, Losses, training_losses
+from amc_lib.tokens import IGNORED
 
 TRUNKS = pytest.mark.parametrize("trunk", ["none", "lite0"])
 

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from amc_lib import gradcam
 from amc_lib.config import AmcSettings, ObjectiveSettings
-from amc_lib.losses import max_loss, mean_loss, pooled_mean_loss
+from amc_lib.losses import contrastive_loss, matching_loss, max_loss, mean_loss, pooled_mean_loss
 from amc_lib.model import ALBEF
-from amc_lib.model.objectives import contrastive_loss, matching_loss
 from amc_lib.step import Batch, training_losses
 
 NOT_COMPARED = {

@@ -9,9 +9,8 @@ import pytest
 import torch
 from reference_cases import TINY_AMC, TINY_OBJECTIVE, tiny_settings
 
-from amc_lib.model.objectives import IGNORED
 from amc_lib.step import Batch, training_losses
-from amc_lib.tokens import SPECIAL, Tokenizer
+from amc_lib.tokens import IGNORED, SPECIAL, Tokenizer
 from amc_lib.train import parameter_groups
 from amc_study.rival.region_tower import VMRM
 from amc_study.rival.vmrm import (

@@ -44,13 +44,13 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.watch: Watch | None = None
 
-    def keys_and_values(self, tokens: Tensor) -> Tensor:
-        """[B, N, D] -> [B, 2, h, N, d]."""
-        return torch.stack((self._split(self.key(tokens)), self._split(self.value(tokens))), dim=1)
+    def keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tokens [B, N, D], both [B, h, N, d]."""
+        return self._split(self.key(tokens)), self._split(self.value(tokens))
 
-    def forward(self, hidden: Tensor, keys_and_values: Tensor, padding: Tensor | None = None) -> Tensor:
-        """hidden [R, L, D] attends to keys and values [R, 2, h, N, d], scores plus padding [R, 1, 1, N] -> [R, L, D]."""
-        query, (key, value) = self._split(self.query(hidden)), keys_and_values.unbind(1)  # [R, h, L, d], [R, h, N, d]
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, padding: Tensor | None = None) -> Tensor:
+        """hidden [R, L, D] attends to N tokens (key and value [R, h, N, d]), padding [R, 1, 1, N] added to its scores."""
+        query = self._split(self.query(hidden))  # [R, h, L, d]
         if self.watch is None:
             dropout = self.dropout.p if self.training else 0.0
             attended = F.scaled_dot_product_attention(query, key, value, padding, dropout)
@@ -83,8 +83,8 @@ class AttentionBlock(nn.Module):
         self.self = Attention(settings)
         self.output = Output(settings, settings.width)
 
-    def forward(self, hidden: Tensor, keys_and_values: Tensor, padding: Tensor | None = None) -> Tensor:
-        return self.output(self.self(hidden, keys_and_values, padding), hidden)
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, padding: Tensor | None = None) -> Tensor:
+        return self.output(self.self(hidden, key, value, padding), hidden)
 
 
 class Layer(nn.Module):
@@ -99,13 +99,11 @@ class Layer(nn.Module):
         self.intermediate = nn.Sequential(OrderedDict(dense=dense, gelu=nn.GELU()))
         self.output = Output(settings, settings.ffn_width)
 
-    def forward(
-        self, hidden: Tensor, padding: Tensor, image: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:
-        """hidden [R, L, D], padding [R, 1, 1, L]; image: `keys_and_values` of the images that phrases look at."""
-        hidden = self.attention(hidden, self.attention.self.keys_and_values(hidden), padding)
-        if image is not None:
-            hidden = self.crossattention(hidden, image if rows is None else take_rows(image, rows))
+    def forward(self, hidden: Tensor, padding: Tensor, memory: ImageMemory | None = None, number: int = 0) -> Tensor:
+        """hidden [R, L, D], padding [R, 1, 1, L]; a fusion layer looks at what `memory` keeps for its number."""
+        hidden = self.attention(hidden, *self.attention.self.keys_and_values(hidden), padding)
+        if memory is not None:
+            hidden = self.crossattention(hidden, *memory.keys_and_values(number))
         return self.output(self.intermediate(hidden), hidden)
 
 
@@ -113,12 +111,18 @@ class Layer(nn.Module):
 class ImageMemory:
     """Keys and values of I images in every fusion layer, projected once for all phrases that look at these images."""
 
-    layers: dict[int, Tensor]  # by layer: [I, 2, h, N, d]
+    layers: dict[int, tuple[Tensor, Tensor]]  # keys and values [I, h, N, d] by layer
     image_rows: Tensor | None = None  # int64 [R], the image of each phrase; None: phrase r looks at image r
 
     def rows(self, image_rows: Tensor) -> ImageMemory:
         """The same memory for R phrases (int64 [R]); nothing is copied."""
         return replace(self, image_rows=image_rows if self.image_rows is None else self.image_rows[image_rows])
+
+    def keys_and_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Of the image of each phrase, both [R, h, N, d]."""
+        key, value = self.layers[layer]
+        rows = self.image_rows
+        return (key, value) if rows is None else (take_rows(key, rows), take_rows(value, rows))
 
 
 class Embeddings(nn.Module):
@@ -181,21 +185,21 @@ class TextEncoder(nn.Module):
 
     def remember(self, image_embeds: Tensor) -> ImageMemory:
         """The memory of image_embeds [I, N, D]."""
-        layers = range(self.fusion_from, len(self.layers))
-        return ImageMemory({i: self.layers[i].crossattention.self.keys_and_values(image_embeds) for i in layers})
+        fusion = range(self.fusion_from, len(self.layers))
+        return ImageMemory({i: self.layers[i].crossattention.self.keys_and_values(image_embeds) for i in fusion})
 
     def fuse(self, text_embeds: Tensor, attention_mask: Tensor, memory: ImageMemory) -> Tensor:
         """Fusion layers: text_embeds [R, L, D] looking at the images of `memory` -> fusion_embeds [R, L, D]."""
         hidden, padding = text_embeds, _additive(attention_mask, text_embeds.dtype)
         for i in range(self.fusion_from, len(self.layers)):
-            hidden = self._run(self.layers[i], hidden, padding, memory.layers[i], memory.image_rows)
+            hidden = self._run(self.layers[i], hidden, padding, memory, i)
         return hidden
 
     def predict(self, fusion_embeds: Tensor) -> Tensor:
         """Vocabulary logits [..., V] of fusion_embeds [..., D]."""
         return self.cls.predictions(fusion_embeds)
 
-    def _run(self, layer: Layer, *inputs: Tensor | None) -> Tensor:
+    def _run(self, layer: Layer, *inputs: Tensor | ImageMemory | int) -> Tensor:
         """A layer whose insides, with `checkpointing`, are computed again in the backward pass instead of being kept.
 
         Not while any attention is watched: a heatmap is differentiated through what was kept.

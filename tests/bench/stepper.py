@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from amc_lib.config import Settings
 from amc_lib.model import ALBEF
-from amc_lib.model.objectives import IGNORED
 from amc_lib.model.trunk import Lite0Trunk
 from amc_lib.presets import preset
 from amc_lib.step import Batch, Losses, training_losses
+from amc_lib.tokens import IGNORED
 from amc_lib.train import parameter_groups
 
 TOKENS = 12  # of a phrase, as Visual Genome's region descriptions have

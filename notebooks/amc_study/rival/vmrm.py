@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc_lib.config import AmcSettings, ObjectiveSettings
-from amc_lib.model.objectives import draw_negatives, masked_language_loss, matching_loss
+from amc_lib.losses import draw_negatives, masked_language_loss, matching_loss
 from amc_lib.model.text import ImageMemory
 from amc_lib.step import Batch
 from amc_lib.tokens import Tokenizer
@@ -120,8 +120,8 @@ def pair_losses(
 
 def single_tokens(memory: ImageMemory, image: Tensor, token: Tensor) -> ImageMemory:
     """The memory of one token each: token `token[r]` of image `image[r]`, int64 [R] both."""
-    # [I, 2, h, N, d] -> [R, 2, h, d] -> [R, 2, h, 1, d]
-    return ImageMemory({i: both[image, :, :, token][..., None, :] for i, both in memory.layers.items()})
+    # [I, h, N, d] -> [R, h, d] -> [R, h, 1, d]
+    return ImageMemory({i: tuple(x[image, :, token][:, :, None] for x in both) for i, both in memory.layers.items()})
 
 
 def _contrast(sim: Tensor, own: Tensor) -> Tensor:
