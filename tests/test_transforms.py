@@ -9,14 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from amc_lib.config import PhotoSettings
 from amc_lib.data import Phrase, box_mask
-from amc_lib.datasets.image_files import ImageFile
 from amc_lib.datasets.transforms import Augment, swap_sides, to_input
 
 SIDE = 20
@@ -25,13 +22,17 @@ PLAIN = PhotoSettings(flip=0, gray=0, jitter=0, jitter_probability=0)
 BOXES = ((0.0, 0.0, 10.0, 10.0), (20.0, 5.0, 30.0, 35.0), (45.0, 30.0, 60.0, 40.0))  # in the noise of 60 x 40
 
 
-def noise(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+def noise(width: int = 60, height: int = 40) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def levels(image: Tensor) -> np.ndarray:
     """What stood before normalisation, [S, S, 3] in 0 to 255."""
     return (image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).permute(1, 2, 0).numpy() * 255
+
+
+def augmented(picture: Image.Image, *phrases: Phrase, seed: int = 0, **changed: object) -> tuple[Tensor, list[Phrase]]:
+    return Augment(replace(PLAIN, **changed), SIDE)(picture, phrases, np.random.default_rng(seed))
 
 
 # ----------------------------------------------------------------------------------------------------------- resizing
@@ -50,18 +51,11 @@ def naive_bilinear(picture: np.ndarray, side: int) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("size", [(60, 40), (133, 71), (7, 5), (20, 20), (1, 50)])
+@pytest.mark.parametrize("size", [(133, 71), (7, 5), (20, 20), (1, 50)])
 def test_bilinear_is_the_naive_one_within_one_level(size):
     picture = noise(*size)
-    found = levels(to_input(picture, SIDE, "bilinear"))
-    assert np.abs(found - naive_bilinear(np.asarray(picture, dtype=float), SIDE)).max() <= 1
-
-
-def test_bilinear_does_not_smooth_what_it_shrinks():
-    picture = noise(200, 200)
-    found = levels(to_input(picture, SIDE, "bilinear"))
-    smoothed = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=float)
-    assert found.std() > 2 * smoothed.std() and np.abs(found - smoothed).mean() > 20
+    image = levels(to_input(picture, SIDE, "bilinear"))
+    assert np.abs(image - naive_bilinear(np.asarray(picture, dtype=float), SIDE)).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(60, 40), (7, 5), (300, 2)])
@@ -77,21 +71,6 @@ def test_colours_are_normalised_as_clip_does(resize):
     image = to_input(Image.new("RGB", (9, 4), colour), SIDE, resize)
     expected = [(c / 255 - mean) / std for c, mean, std in zip(colour, MEAN, STD, strict=True)]
     torch.testing.assert_close(image, torch.tensor(expected)[:, None, None].expand(3, SIDE, SIDE))
-
-
-@pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("size", [(1, 1), (1, 90), (333, 7), (64, 64)])
-def test_any_shape_becomes_a_square(resize, size):
-    image = to_input(noise(*size), 16, resize)
-    assert image.shape == (3, 16, 16) and image.dtype == torch.float32 and image.isfinite().all()
-
-
-def test_grey_picture_in_a_file_has_three_equal_channels(tmp_path):
-    noise(30, 20).convert("L").save(tmp_path / "grey.png")
-    picture = ImageFile(tmp_path / "grey.png").open()
-    for image in (to_input(picture, SIDE, "bilinear"), Augment(PhotoSettings(), SIDE)(picture, [], generator())[0]):
-        grey = levels(image)
-        assert np.abs(grey - grey[..., :1]).max() < 1e-3 < grey.std()
 
 
 # -------------------------------------------------------------------------------------------------------------- words
@@ -112,49 +91,28 @@ def test_grey_picture_in_a_file_has_three_equal_channels(tmp_path):
 )
 def test_sides_change_places_and_no_other_word_does(text, mirrored):
     assert swap_sides(text) == mirrored
-
-
-SIDED = st.sampled_from(["left", "right", "leftmost", "right-hand", "leftover", "bright", "cup", ""])
-
-
-@given(st.lists(st.tuples(SIDED, st.sampled_from([" ", "-", ", ", ""])) | st.tuples(st.text(max_size=4)), max_size=8))
-def test_swapping_sides_twice_changes_nothing(parts):
-    text = "".join("".join(part) for part in parts).lower()
-    assert swap_sides(swap_sides(text)) == text
+    assert swap_sides(swap_sides(text.lower())) == text.lower()
 
 
 # ------------------------------------------------------------------------------------------------------- augmentation
 
 
-def generator(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
-def augmented(picture: Image.Image, *phrases: Phrase, seed: int = 0, **changed: object) -> tuple[Tensor, list[Phrase]]:
-    return Augment(replace(PLAIN, **changed), SIDE)(picture, phrases, generator(seed))
-
-
-def global_states() -> list[str]:
-    return [repr(random.getstate()), str(np.random.get_state()), str(torch.get_rng_state().tolist())]
-
-
 def test_result_depends_on_the_generator_alone():
     augment, phrases = Augment(PhotoSettings(), SIDE), [Phrase("cup on the left", BOXES)]
 
-    def results() -> list:
-        return [
-            (image.tolist(), moved) for image, moved in (augment(noise(), phrases, generator(s)) for s in range(30))
-        ]
+    def results() -> list[tuple[str, str]]:
+        pairs = [augment(noise(), phrases, np.random.default_rng(seed)) for seed in range(30)]
+        return [(str(image.tolist()), str(moved)) for image, moved in pairs]
 
-    first = results()
+    def global_states() -> list[str]:
+        return [repr(random.getstate()), str(np.random.get_state()), str(torch.get_rng_state().tolist())]
+
+    first, states = results(), global_states()
+    assert results() == first and global_states() == states
     torch.manual_seed(5)
-    np.random.seed(5)
-    random.seed(5)
-    states = global_states()
     assert results() == first
-    assert global_states() == states
-    assert len({str(image) for image, _ in first}) > 9
-    assert len({str(moved) for _, moved in first}) == 6  # flipped or not, one box of three
+    assert len({image for image, _ in first}) > 9
+    assert len({moved for _, moved in first}) == 6  # flipped or not, one box of three
 
 
 def test_without_chances_the_picture_is_the_one_that_evaluation_sees():
@@ -167,25 +125,10 @@ def test_without_chances_the_picture_is_the_one_that_evaluation_sees():
 def test_flip_moves_picture_boxes_and_words_together():
     image, (phrase, other) = augmented(noise(), Phrase("Left-hand cup", BOXES[1:2]), Phrase("bright cup"), flip=1)
     assert image.equal(to_input(noise(), SIDE, "bilinear").flip(-1))
-    assert (phrase.text, other.text) == ("right-hand cup", "bright cup")
+    assert (phrase.text, other) == ("right-hand cup", Phrase("bright cup"))
     np.testing.assert_allclose(phrase.boxes, [(30 / 60, 5 / 40, 40 / 60, 35 / 40)], rtol=1e-6)
-
-
-def test_flip_comes_as_often_as_the_settings_say():
     flips = [augmented(noise(4, 4), Phrase("left"), seed=seed, flip=0.25)[1][0].text for seed in range(200)]
     assert flips.count("right") == pytest.approx(50, abs=20)
-
-
-@settings(deadline=None)  # other work may share the cores
-@given(st.data(), st.integers(1, 90), st.integers(1, 90), st.sampled_from([0, 1]))
-def test_boxes_in_pixels_become_shares_of_the_sides(data, width, height, flip):
-    pairs = st.tuples(*[st.floats(0, 1, width=32)] * 4)
-    shares = [(min(a, b), min(c, d), max(a, b), max(c, d)) for a, b, c, d in data.draw(st.lists(pairs, max_size=3))]
-    pixels = tuple((x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in shares)
-    picture = Image.new("RGB", (width, height))
-    _, (phrase,) = augmented(picture, Phrase("cup", pixels), flip=flip, one_box=False)
-    expected = [(1 - x2, y1, 1 - x1, y2) if flip else (x1, y1, x2, y2) for x1, y1, x2, y2 in shares]
-    np.testing.assert_allclose(np.reshape(phrase.boxes, (-1, 4)), np.reshape(expected, (-1, 4)), atol=1e-6)
 
 
 @pytest.mark.parametrize("flip", [0, 1])
@@ -212,39 +155,18 @@ def test_one_box_of_several_is_drawn_for_each_phrase():
         assert turns == [pytest.approx(120 / len(phrase.boxes), abs=20)] * len(phrase.boxes)
 
 
-def test_phrases_without_boxes_have_none_afterwards():
-    phrases = [Phrase("sky"), Phrase("cup", BOXES[:1]), Phrase("sea")]
-    _, moved = augmented(noise(), *phrases, flip=1)
-    assert [len(phrase.boxes) for phrase in moved] == [0, 1, 0]
-    assert augmented(noise(), Phrase("sky"))[1] == [Phrase("sky")] and augmented(noise())[1] == []
-
-
-def test_grey_has_three_equal_channels_before_normalisation():
+def test_grey_and_jitter_change_colours_as_far_as_the_settings_say():
     grey, coloured = (levels(augmented(noise(), gray=share)[0]) for share in (1, 0))
     assert np.abs(grey - grey[..., :1]).max() < 1e-3 and grey.std() > 10
     assert np.abs(coloured - coloured[..., :1]).max() > 100
-
-
-def test_jitter_changes_brightness_by_its_share_at_most():
     picture = Image.new("RGB", (8, 8), (100, 100, 100))
-    shown = [levels(augmented(picture, seed=s, jitter=0.4, jitter_probability=1)[0]).mean() for s in range(60)]
-    assert 59 <= min(shown) < 70 and 130 < max(shown) <= 141
+    means = [levels(augmented(picture, seed=s, jitter=0.4, jitter_probability=1)[0]).mean() for s in range(60)]
+    assert 59 <= min(means) < 70 and 130 < max(means) <= 141
+    assert all(augmented(noise(), seed=s, jitter=0.4)[0].equal(to_input(noise(), SIDE, "bilinear")) for s in range(9))
 
 
-def test_jitter_without_probability_leaves_colours():
-    plain = to_input(noise(), SIDE, "bilinear")
-    assert all(augmented(noise(), seed=seed, jitter=0.4)[0].equal(plain) for seed in range(9))
-    assert not any(augmented(noise(), seed=s, jitter=0.4, jitter_probability=1)[0].equal(plain) for s in range(9))
-
-
-@pytest.mark.parametrize("box", [(-5.0, 2.0, 4.0, 9.0), (2.0, 3.0, 500.0, 9.0)])
-def test_box_that_overruns_the_picture_is_cut_off_at_its_edge(box):
-    augment = Augment(PhotoSettings(flip=0, gray=0, jitter_probability=0), side=10)
-    _, (phrase,) = augment(Image.new("RGB", (20, 10)), [Phrase("cat", (box,))], np.random.default_rng(0))
-    assert all(0 <= edge <= 1 for edge in phrase.boxes[0])
-
-
-def test_box_outside_the_picture_is_refused():
-    augment = Augment(PhotoSettings(), side=10)
-    with pytest.raises(ValueError, match=r"a box \(30, 2, 40, 9\) lies outside its image of 20 x 10"):
-        augment(Image.new("RGB", (20, 10)), [Phrase("cat", ((30.0, 2.0, 40.0, 9.0),))], np.random.default_rng(0))
+def test_box_that_overruns_the_picture_is_cut_off_and_one_outside_refused():
+    _, (phrase,) = augmented(noise(), Phrase("cat", ((-5.0, 20.0, 30.0, 500.0),)))
+    assert phrase.boxes == ((0, 0.5, 0.5, 1),)
+    with pytest.raises(ValueError, match=r"a box \(80, 2, 90, 9\) lies outside its image of 60 x 40"):
+        augmented(noise(), Phrase("cat", ((80.0, 2.0, 90.0, 9.0),)))
