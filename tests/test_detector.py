@@ -1,4 +1,4 @@
-"""The detector on a handful of drawn scenes: how it is measured, what it reads, learns, proposes, leaves and refuses."""
+"""The detector on drawn scenes: how it is measured, what it reads, learns, proposes, leaves and refuses."""
 
 from __future__ import annotations
 

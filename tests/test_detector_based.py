@@ -12,21 +12,20 @@ from test_runs import LOSSES, TINY
 
 from amc_lib import Grounder
 from amc_lib.checkpoints import SHIPPED, CheckpointError
-from amc_lib.presets import preset
 from amc_study import comparison, runs, tiers
 from amc_study.comparison import Answers, answer, proposal_tier, study_folders
-from amc_study.explain.explore import detections_of, example_of
+from amc_study.explain.explore import example_of
+from amc_study.rival import detector_runs
 from amc_study.rival.detector_runs import load_detector, save_detector
 from amc_study.rival.region_answers import choose_regions, oracle
 from amc_study.rival.region_grounder import RegionGrounder, open_grounder
 from amc_study.rival.settings import detector_based
-from amc_study.rival.trials import VMRM, VMRM_START, VMRM_TAKEN, vmrm_settings
 from amc_study.rival.vmrm import WAYS
 from amc_study.run_folder import Run
 from amc_study.runs import finetune, pretrain
 from amc_study.scenes import cache
 
-SETTINGS = detector_based(replace(TINY, scenes=replace(TINY.scenes, pretrain=32, train=32)))
+SETTINGS = detector_based(replace(TINY, scenes=replace(TINY.scenes, pretrain=16, train=16)))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,6 +35,7 @@ def in_a_folder_of_its_own(tmp_path_factory):
         patch.setattr(cache, "WORKERS", 1)
         patch.setattr(cache, "CACHE", folder / "cache")
         patch.setattr(runs, "RUNS", folder / "runs")
+        patch.setattr(detector_runs, "RUNS", folder / "runs")
         yield folder
 
 
@@ -120,16 +120,19 @@ def test_study_of_one_seed_falls_back_on_the_shipped_checkpoint(monkeypatch, tmp
     assert ("of seed 0" if shipped else "left out") in capsys.readouterr().out
 
 
-def test_another_detector_makes_another_run(monkeypatch, pretrained, tuned, tmp_path):
-    """What is trained reads the detector that it is given, and a run knows which one that was."""
-    shutil.copytree(SHIPPED / "detector-scenes", tmp_path / "detector")
-    other = load_detector(tmp_path / "detector")
+def test_another_detector_makes_another_run(pretrained, tuned, in_a_folder_of_its_own, tmp_path):
+    """What is trained reads the detector that it is given; a run knows which one that was, and is asked with it."""
+    own = in_a_folder_of_its_own / "runs" / "own-detector"
+    shutil.copytree(SHIPPED / "detector-scenes", own)
+    other = load_detector(own)
     with torch.no_grad():
         other.detector.colour.bias.add_(1)
-    save_detector(tmp_path / "detector", other.detector, {})
-    again = finetune(SETTINGS, pretrained.folder, tmp_path / "tuned", detector=tmp_path / "detector")
-    assert again.metrics["detector_sha256"] == load_detector(tmp_path / "detector").sha256
+    save_detector(own, other.detector, {})
+    again = finetune(SETTINGS, pretrained.folder, tmp_path / "tuned", detector=own)
+    assert again.metrics["detector_sha256"] == load_detector(own).sha256
     assert again.metrics["detector_sha256"] != tuned.metrics["detector_sha256"] == load_detector().sha256
+    assert open_grounder(again.folder).detector.folder == own
+    assert open_grounder(tuned.folder).detector.folder == SHIPPED / "detector-scenes"
     with pytest.raises(ValueError, match="holds a run with other settings"):
         finetune(SETTINGS, pretrained.folder, tmp_path / "tuned")
 
@@ -191,35 +194,3 @@ def test_examples_show_a_box_of_the_one_and_a_heatmap_of_the_other(grounder, wit
         grounder.ground(region.image.open(), region.phrase).boxes[0]
     )
     assert shown["AMC"].box is None and shown["AMC"].heatmap.shape == region.image.open().size[::-1]
-
-
-def test_detections_carry_the_detectors_own_names(grounder):
-    region = tiers.tier_of(SETTINGS).split("val").all_regions()[0]
-    sheet = detections_of(region, grounder)
-    assert 0 < len(sheet.regions) <= grounder.detector.settings.boxes
-    for seen in sheet.regions:
-        name, percent = seen.phrase.rsplit(", ", 1)
-        assert name in grounder.detector.classes and 0 <= int(percent.split()[0]) <= 100
-
-
-# -------------------------------------------------------------------------------------------------------------- trials
-
-
-@pytest.mark.parametrize("changes", [*VMRM], ids=str)
-def test_trial_changes_what_its_row_says_and_nothing_else(changes):
-    start, changed = vmrm_settings(VMRM_START, 1), vmrm_settings(VMRM_START | changes, 1)
-    parts = ("pretraining", "objective", "model")
-    differing = {
-        name
-        for part in parts
-        for name, value in vars(getattr(changed, part)).items()
-        if value != getattr(getattr(start, part), name)
-    }
-    assert differing == {"vision" if name == "depth" else name for name in changes}
-
-
-def test_settings_taken_are_a_row_of_the_trials_and_those_of_the_preset():
-    taken, own = vmrm_settings(VMRM_START | VMRM_TAKEN, 1), detector_based(preset("scenes"))
-    assert VMRM_TAKEN in VMRM
-    assert taken.model == own.model and taken.objective == own.objective
-    assert taken.pretraining.learning_rate == own.pretraining.learning_rate

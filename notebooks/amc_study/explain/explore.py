@@ -34,7 +34,6 @@ from amc_study.explain.explanation import (
 from amc_study.figures import Example, Shown
 from amc_study.rival.region_grounder import RegionGrounder, RegionGrounding
 from amc_study.scenes import scene as scenes
-from amc_study.tiers import SheetImage
 
 SPLIT = "referring_b"  # of the scenes to choose from: the one in which twins stand side by side
 SHOWN_SIDE = 480  # pixels of the longer side of a picture as it is shown; the systems read it at its full size
@@ -227,17 +226,6 @@ def example_of(region: Region, grounders: Mapping[str, Grounder | RegionGrounder
         else:
             systems[name] = Shown(answer.point, hit, heatmap=answer.heatmap)
     return Example(image, region.phrase, region.boxes, systems)
-
-
-def detections_of(region: Region, grounder: RegionGrounder) -> SheetImage:
-    """The picture of a region with what the detector sees in it, best first, each named as the detector names it."""
-    image = region.image.open()
-    found, classes = grounder.propose(image), grounder.detector.classes
-    seen = [
-        replace(region, phrase=f"{classes[label]}, {100 * score:.0f} %", boxes=(tuple(box),), kind="object")
-        for box, label, score in zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
-    ]
-    return SheetImage(image, seen)
 
 
 def method_inputs(region: Region, grounder: Grounder) -> dict[str, object]:

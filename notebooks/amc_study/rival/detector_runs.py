@@ -11,6 +11,7 @@ import json
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,10 @@ class SceneDetector:
     def __init__(self, detector: Detector, folder: Path, sha256: str) -> None:
         self.detector, self.folder, self.sha256 = detector.eval(), folder, sha256
         self.settings, self.classes = detector.settings, detector.vocabulary.classes
-        self.trunk = Lite0Pyramid()
+
+    @cached_property
+    def trunk(self) -> Lite0Pyramid:
+        return Lite0Pyramid()
 
     def propose(self, images: Sequence[Image.Image]) -> list[Proposals]:
         """At most `settings.boxes` proposals for each picture, in its own pixels."""

@@ -59,46 +59,45 @@ def choose_regions(
     model: ALBEF,
     tokenizer: Tokenizer,
     regions: Sequence[Region],
-    bank: ProposalSplit,
+    split: ProposalSplit,
     ways: Sequence[str] = WAYS,
     progress: str | None = None,
 ) -> dict[str, RegionAnswers]:
     """The answers to `regions` by each way of scoring, in their order."""
-    chosen: dict[str, list[Tensor]] = {way: [] for way in ways}
+    boxes: dict[str, list[Tensor]] = {way: [] for way in ways}
     best: dict[str, list[Tensor]] = {way: [] for way in ways}
     starts = range(0, len(regions), PHRASES_AT_ONCE)
     for start in tqdm(starts, desc=progress, disable=progress is None):
         part = regions[start : start + PHRASES_AT_ONCE]
         images = {region.image_id: region for region in part}
-        rows = {image_id: row for row, image_id in enumerate(images)}
-        inputs = torch.stack([bank.load(region)[0] for region in images.values()])
-        phrases, of_phrases = [region.phrase for region in part], [rows[region.image_id] for region in part]
-        scores = score_regions(model, tokenizer, inputs, phrases, of_phrases, ways)
-        boxes = torch.stack([bank.boxes(region) for region in part])  # [P, K, 4]
+        row_of = {image_id: row for row, image_id in enumerate(images)}
+        inputs = torch.stack([split.load(region)[0] for region in images.values()])  # [I, K, F + 5]
+        rows = [row_of[region.image_id] for region in part]
+        scores = score_regions(model, tokenizer, inputs, [region.phrase for region in part], rows, ways)
+        candidates = torch.stack([split.boxes(region) for region in part])  # [P, K, 4]
         for way in ways:
             highest, index = scores[way].max(1)
-            chosen[way].append(boxes[torch.arange(len(part)), index])
+            boxes[way].append(candidates[torch.arange(len(part)), index])
             best[way].append(highest)
     return {
-        way: RegionAnswers(list(regions), torch.cat(chosen[way]).numpy(), torch.cat(best[way]).numpy()) for way in ways
+        way: RegionAnswers(list(regions), torch.cat(boxes[way]).numpy(), torch.cat(best[way]).numpy()) for way in ways
     }
 
 
-def way_accuracies(checkpoint: Checkpoint, bank: ProposalSplit, ways: Sequence[str] = WAYS) -> dict[str, float]:
-    """Pointing accuracy in percent of each way to score proposals on `bank`."""
-    answers = choose_regions(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank, ways)
+def way_accuracies(checkpoint: Checkpoint, split: ProposalSplit, ways: Sequence[str] = WAYS) -> dict[str, float]:
+    """Pointing accuracy in percent of each way to score proposals on a split."""
+    answers = choose_regions(checkpoint.model, checkpoint.tokenizer, split.all_regions(), split, ways)
     return {way: 100 * float(answers[way].hits.mean()) for way in ways}
 
 
-def oracle(bank: ProposalSplit) -> RegionAnswers:
+def oracle(split: ProposalSplit) -> RegionAnswers:
     """The best that any choice among the proposals can do: one whose centre hits and, of those, of highest IoU."""
-    regions, boxes, overlaps = bank.all_regions(), [], []
+    regions, boxes, overlaps = split.all_regions(), [], []
     for region in regions:
-        candidates = bank.boxes(region)
-        centres = ((candidates[:, :2] + candidates[:, 2:]) / 2).numpy()
-        overlap = box_iou(candidates, torch.tensor(region.boxes, dtype=candidates.dtype)).max(1).values.numpy()
-        hits = point_hits(centres, [region] * len(centres))
-        best = int((overlap + hits).argmax())  # a hit outweighs any overlap
-        boxes.append(candidates[best].numpy())
+        candidates = split.boxes(region)  # [K, 4]
+        overlap = box_iou(candidates, torch.tensor(region.boxes, dtype=candidates.dtype)).amax(1).numpy()  # [K]
+        all_of_them = RegionAnswers([region] * len(candidates), candidates.numpy(), overlap)
+        best = int((overlap + all_of_them.hits).argmax())  # a hit outweighs any overlap
+        boxes.append(all_of_them.boxes[best])
         overlaps.append(overlap[best])
     return RegionAnswers(regions, np.stack(boxes), np.array(overlaps))

@@ -42,7 +42,7 @@ def open_grounder(source: str | Path, read: int | str | None = None) -> Grounder
     """Whichever of the two a checkpoint needs; `read` is the layer of its heatmap, or the way of scoring proposals."""
     checkpoint = open_checkpoint(source)
     if checkpoint.settings.model.vision.trunk == "regions":
-        return RegionGrounder(checkpoint, load_detector(), DEFAULT_WAY if read is None else read)
+        return RegionGrounder(checkpoint, _its_detector(checkpoint), DEFAULT_WAY if read is None else read)
     return Grounder(checkpoint, read)
 
 
@@ -55,11 +55,10 @@ class RegionGrounder:
         self.checkpoint, self.detector, self.way = checkpoint, detector, way
 
     @classmethod
-    def load(
-        cls, source: str | Path = DEFAULT_CHECKPOINT, detector: str | Path = TRAINED, way: str = DEFAULT_WAY
-    ) -> RegionGrounder:
-        """Load a run's folder or a shipped checkpoint by name, and its detector likewise."""
-        return cls(open_checkpoint(source), load_detector(detector), way)
+    def load(cls, source: str | Path = DEFAULT_CHECKPOINT, way: str = DEFAULT_WAY) -> RegionGrounder:
+        """Load a run's folder or a shipped checkpoint by name, with the detector that it was trained with."""
+        checkpoint = open_checkpoint(source)
+        return cls(checkpoint, _its_detector(checkpoint), way)
 
     def ground(
         self, image: Image.Image | str | Path, phrase: str | Sequence[str]
@@ -91,3 +90,8 @@ class RegionGrounder:
             boxes = [tuple(box) for box in proposals.boxes[order].tolist()]
             groundings.append(RegionGrounding(picture, text, boxes, of_phrase[order].tolist()))
         return groundings
+
+
+def _its_detector(checkpoint: Checkpoint) -> SceneDetector:
+    """The detector whose proposals a checkpoint was trained on; the shipped one for runs before November 2026."""
+    return load_detector(checkpoint.about.get("detector_sha256") or TRAINED)

@@ -37,8 +37,8 @@ def detector_based(settings: Settings) -> Settings:
     """The same model and schedules on scenes for the detector-based system: proposals in place of patches.
 
     A phrase is matched with one region, so captions of several things stay in their parts throughout. Depth of the
-    tower and rate of pretraining are those that did best among the trials (`amc_study.rival.trials`). Raises
-    ValueError for another tier, which has no detector.
+    tower and rate of pretraining are those that did best among the trials (notebook 09). Raises ValueError for
+    another tier, which has no detector.
     """
     if settings.tier != "scenes":
         raise ValueError("the detector-based system is trained on drawn scenes alone: tier must be scenes")

@@ -106,7 +106,9 @@ def pair_losses(
     phrases = torch.arange(len(rows), device=rows.device)
     of_own, of_other = matched[phrases, rows], matched[phrases[: len(other)], other]
     memory = model.text_encoder.remember(image_embeds)
-    alone = single_tokens(memory, torch.cat((rows, other, rows)), 1 + torch.cat((of_own, of_other, of_own)))  # 0: class token
+    alone = single_tokens(
+        memory, torch.cat((rows, other, rows)), 1 + torch.cat((of_own, of_other, of_own))
+    )  # 0: class token
     asked = torch.cat((text_embeds, text_embeds[: len(other)], corrupted[0]))
     fused = model.text_encoder.fuse(asked, torch.cat((mask, mask[: len(other)], mask)), alone)
     fused_pairs, fused_corrupted = fused.split((len(rows) + len(other), len(rows)))
