@@ -12,22 +12,8 @@ from amc_lib.tokens import CHARACTERS, SPECIAL, Tokenizer
 from tests.bench.measure import Row, alternating, device, ratios, row
 from tests.plain_pointing import one_by_one
 
-PHRASES = [
-    "the man",
-    "a red umbrella",
-    "woman in a blue coat",
-    "the second dog from the fence",
-    "a child",
-    "grass",
-    "two men on bikes",
-    "a yellow taxi",
-    "the street",
-    "an old wooden door",
-    "a hat",
-    "her left hand",
-    "the crowd",
-    "a black cat on a table",
-]
+THINGS = ("man", "dog", "umbrella", "taxi", "door", "hat", "crowd")
+PHRASES = [f"{words} {thing}" for words in ("a red", "the big") for thing in THINGS]
 PICTURE = (333, 500)  # height and width to which heatmaps are brought, pixels
 
 

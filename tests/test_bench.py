@@ -1,0 +1,69 @@
+"""`python -m tests.bench` measures the rows that are published, here on a model of toy size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from amc_lib.presets import preset
+from amc_study.figures import FOLDER
+from tests.bench import measure, paper_step
+from tests.bench.pointing import pointing_rows
+from tests.bench.stepper import Stepper, count_flops, kept_bytes, random_batch
+from tests.bench.steps import agreement_rows, step_rows
+
+
+@pytest.fixture(scope="module")
+def toy():
+    paper = preset("paper")
+    vision = replace(paper.model.vision, width=48, heads=4, depth=2, image_size=64)
+    text = replace(paper.model.text, width=48, heads=4, layers=4, fusion_from=2, ffn_width=64, vocab_size=400)
+    model = replace(paper.model, vision=vision, text=text, queue_size=64)
+    return replace(paper, model=model, amc=replace(paper.amc, layer=3, map_size=16))
+
+
+def test_rows_are_those_published_and_both_forms_agree(toy):
+    rows = step_rows(toy, (2,), 1, (16,)) + agreement_rows(toy) + pointing_rows(toy, 1)
+    values = {row.name: row.value for row in rows}
+    assert len(values) == len(rows)
+    assert {
+        "train_step_speedup",
+        "train_step_speedup_bf16",
+        "evaluation_speedup",
+        "matmul_share",
+        "amc_overhead",
+    } <= set(values)
+    assert values["train_step_loss_difference_float32"] < 1e-5 and values["evaluation_points_equal"] == 100
+    published = set(pd.read_csv(FOLDER / "benchmarks.csv")["name"])
+    assert {name for name in values if not name.endswith("_b2")} - published <= {
+        *(f"memory_per_sample_{form}" for form in ("plain", "float32", "bf16")),
+        "memory_share",
+        "memory_share_bf16",
+    }
+
+
+def test_rounds_alternate_and_rows_hold_their_median_and_ends():
+    calls = []
+    seconds = measure.alternating({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+    order = [name for name, before in zip(calls, ["", *calls], strict=False) if name != before]
+    assert order == ["a", "b", "a"]  # a b, then b a
+    row = measure.row("x", [3.0, 1.0, 2.0], "s")
+    assert (row.value, row.low, row.high) == (2.0, 1.0, 3.0)
+    assert measure.ratios({"slow": [4.0, 9.0], "fast": [2.0, 3.0]}, "slow", "fast") == [2.0, 3.0]
+
+
+def test_operations_and_memory_grow_with_the_batch(toy):
+    stepper = Stepper(toy)
+    flops = [count_flops(stepper, random_batch(size, toy)) for size in (2, 4)]
+    assert flops[1] == pytest.approx(2 * flops[0], rel=0.1)
+    assert kept_bytes(stepper, random_batch(4, toy)) > 1.5 * kept_bytes(stepper, random_batch(2, toy))
+
+
+def test_hours_on_visual_genome_follow_the_computed_step():
+    table = pd.DataFrame([("A100 80 GB", "bf16", False, 64, 0.36, 15.0, "computed")], columns=list(paper_step.COLUMNS))
+    images, regions = (row.value for row in paper_step.visual_genome_rows(table))
+    assert images == pytest.approx(0.36 * 108_077 * 30 / (64 * 8 * 0.9 * 3600), rel=1e-3)
+    assert regions / images == pytest.approx(5_408_689 / 108_077, rel=1e-3)
