@@ -117,17 +117,18 @@ class TestDots:
 
 class TestCurves:
     @pytest.mark.parametrize(
-        "names", [["itc"], ["itc", "itm", "mlm", "mean", "max", "pointing"], ["a", "b", "c", "d", "e"]]
+        "names", [["itc"], ["itc", "itm", "mlm", "amc", "mean", "max", "pointing"], ["a", "b", "c", "d", "e"]]
     )
     def test_a_panel_for_each_measure_by_its_name_and_a_line_for_each_run(self, names):
         rows = [(step, name, step * 0.1, run) for step, name, run in product(range(50), names, ["AMC", "my run"])]
         history = pd.DataFrame(rows, columns=["step", "name", "value", "run"]).sample(frac=1, random_state=0)
         figure = figures.learning_curves(history)
-        assert len(figure.axes) == len(names)
+        panels = [axes for axes in figure.axes if axes.get_title("left")]
+        assert len(panels) == len(set(names) - ({"amc"} if "mean" in names else set()))
         texts = assert_texts_are_legible(figure)
         assert ("L_max: the peak inside the box" in texts) == ("max" in names) and "my run" in texts
-        for axes in figure.axes:
-            lines = [line for line in axes.lines if len(line.get_xdata())]
+        for axes in panels:
+            lines = axes.lines
             assert len(lines) == 2 and all((np.diff(line.get_xdata()) > 0).all() for line in lines)
 
     def test_faithfulness_has_a_column_for_each_system_and_a_line_for_each_order(self):
@@ -194,7 +195,7 @@ def test_method_is_drawn_around_the_given_example(picture, heat, phrase):
 def example(picture: np.ndarray, heat: np.ndarray, phrase: str = "a red helicopter") -> Example:
     """Two systems with heatmaps and, between them, one that chooses a box; the last one hits."""
     systems = {
-        "ALBEF": Shown((20, 10), False, heatmap=heat),
+        "before": Shown((20, 10), False, heatmap=heat),  # any name will do
         "VMRM": Shown((20, 10), False, box=(12, 4, 28, 16)),
         "AMC": Shown((20, 10), True, heatmap=heat),
     }

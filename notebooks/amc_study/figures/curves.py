@@ -7,6 +7,7 @@ import math
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from amc_study.figures.style import COLOURS, CYCLE, MARKERS, MUTED, RULE, SYSTEMS, new_figure, styled
 
@@ -17,6 +18,7 @@ LOSSES = {
     "mean": "L_mean: heat inside the box",
     "max": "L_max: the peak inside the box",
     "amc": "L_amc: L_mean and L_max",
+    "mrm": "MRM: which class a hidden box is",
     "pointing": "pointing on validation (%)",
 }
 ORDERS = {  # in which cells go: colour, dashes, marker, name
@@ -33,30 +35,29 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     history: columns step, name (of the measure), value, run (a label; a system's name gets the system's colour).
     """
     names, runs = list(history["name"].unique()), list(history["run"].unique())
+    if {"mean", "max"} <= set(names):
+        names.remove("amc")  # the sum of the two
     others = [run for run in runs if run not in COLOURS]
     palette = COLOURS | dict(zip(others, CYCLE * len(others), strict=False))
-    columns = next(n for n in (3, 2, 4) if len(names) % n == 0 or n == 4) if len(names) > 2 else len(names)
+    columns = min(3, len(names))
     lines = math.ceil(len(names) / columns)
-    figure = new_figure(min(2.6 * columns, 9.4), 1.9 * lines + 0.45)
+    figure = new_figure(2.7 * columns, 1.9 * lines + 0.45)
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
         part = history[history["name"] == name].sort_values("step")
-        few = part.groupby("run").size().max() < 30
-        look = {
-            "palette": palette,
-            "errorbar": None,
-            "estimator": None,
-            "legend": False,
-            "marker": "o" if few else None,
-        }
-        sns.lineplot(part, x="step", y="value", hue="run", markersize=4, ax=axes, **look)
+        mark = "o" if part.groupby("run").size().max() < 30 else None
+        look = {"palette": palette, "estimator": None, "legend": False, "marker": mark, "markersize": 4}
+        sns.lineplot(part, x="step", y="value", hue="run", ax=axes, **look)
         axes.set(xlabel="step", ylabel="")
         axes.set_title(LOSSES.get(name, name), fontsize=8.5)
         axes.grid(axis="y")
-    for axes in grid.flat[len(names) :]:
-        axes.remove()
-    handles = [grid[0, 0].plot([], [], color=palette[run], label=run)[0] for run in runs]
-    figure.legend(handles=handles, loc="outside upper left", ncols=4)
+    handles, free = [Line2D([], [], color=palette[run], label=run) for run in runs], grid.flat[len(names) :]
+    for axes in free:
+        axes.axis("off")
+    if len(free):
+        free[0].legend(handles=handles, loc="center")
+    else:
+        figure.legend(handles=handles, loc="outside upper left", ncols=4)
     figure.set_layout_engine("constrained", w_pad=0.06)
     return figure
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from amc_lib.overlay import heat_overlay
 from amc_lib.regions import Box
-from amc_study.figures.style import COLOURS, MUTED, new_figure, outline, ring, show_picture, styled, verdict
+from amc_study.figures.style import COLOURS, INK, MUTED, new_figure, outline, ring, show_picture, styled, verdict
 
 CELL_INCHES, HEADER_INCHES, FOOTER_INCHES = 1.85, 0.66, 0.45
 KEY = (
@@ -78,7 +78,7 @@ def _draw_example(block: SubFigure, example: Example, cell: float) -> None:
         heat = answer.heatmap
         show_picture(axes, example.image if heat is None else heat_overlay(example.image, heat))
         outline(axes, example.boxes_xyxy)
-        outline(axes, [] if answer.box is None else [answer.box], COLOURS[name], 1.8)
+        outline(axes, [] if answer.box is None else [answer.box], COLOURS.get(name, INK), 1.8)
         ring(axes, answer.point)
         axes.set_title(name, fontsize=8.5, pad=4)
         verdict(axes, answer.hit)
