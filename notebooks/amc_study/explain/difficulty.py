@@ -7,46 +7,65 @@ measured alike; what no phrase names is not counted. Parts and groups are left o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from amc_lib.regions import Box, Region
 from amc_study.comparison import union_area
-from amc_study.statistics import accuracy_interval
+from amc_study.table import accuracy
 from amc_study.tiers import Split
 
 QUARTERS = (0.25, 0.5, 0.75)
 SOME_OVERLAP = 0.2  # share of the boxes that others overlap; what is below is called little
 
 
-def difficulty_table(hits: Mapping[str, np.ndarray], bank: Split) -> pd.DataFrame:
-    """Accuracy of each system's hits ([P] or [S, P] on all phrases of `bank`) in groups of its single things.
+def difficulty_table(answers: pd.DataFrame, split: Split) -> pd.DataFrame:
+    """Accuracy of each system in groups of the phrases that mean one thing; `answers`: the tidy table of one split.
 
     Columns: by (size, things, overlap), group, system, accuracy, ci_low, ci_high (percent), phrases, seeds. Groups of
     size and things are quarters of the phrases (as near as whole numbers allow), from small to large.
     """
-    regions = bank.all_regions()
-    single = np.array([region.kind == "object" for region in regions])
-    chosen = [region for region in regions if region.kind == "object"]
-    others = neighbours(regions)
-    of_variable = {
-        "size": _quarters([area_share(region, bank.size(region)) for region in chosen], _percent_range),
-        "things": _quarters([len(others[region.image_id]) for region in chosen], _number_range),
-        "overlap": _overlap_groups([overlap(region.boxes, others[region.image_id]) for region in chosen]),
-    }
-    rows = []
-    for variable, of_group in of_variable.items():
-        for group, members in of_group.items():
-            ids = [region.image_id for region, member in zip(chosen, members, strict=True) if member]
-            for system, of_system in hits.items():
-                of_system = np.atleast_2d(of_system)[:, single][:, members]  # [S, P] -> [S, those of the group]
-                interval = accuracy_interval(of_system, ids)
-                row = {"by": variable, "group": group, "system": system, "accuracy": round(interval.value, 2)}
-                row |= {"ci_low": round(interval.low, 2), "ci_high": round(interval.high, 2)}
-                rows.append(row | {"phrases": len(ids), "seeds": len(of_system)})
-    return pd.DataFrame(rows)
+    groups, tables = phrase_groups(split), []
+    for variable in groups:
+        group = answers["phrase_id"].map(groups[variable].astype(object))
+        for label in groups[variable].cat.remove_unused_categories().cat.categories:
+            table = accuracy(answers[group == label], by=["system"])
+            tables.append(table.assign(by=variable, group=label))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["by", "group", "system", "accuracy", "ci_low", "ci_high", "phrases", "seeds"]].round(2)
+
+
+def phrase_groups(split: Split) -> pd.DataFrame:
+    """The group of each phrase that means one thing, by phrase id: columns size, things, overlap (ordered)."""
+    regions = split.all_regions()
+    things = neighbours(regions)
+    single = [region for region in regions if region.kind == "object"]
+    values = pd.DataFrame(
+        {
+            "size": [area_share(region, split.size(region)) for region in single],
+            "things": [len(things[region.image_id]) for region in single],
+            "overlap": [overlap(region.boxes, things[region.image_id]) for region in single],
+        },
+        index=[region.id for region in single],
+    )
+    little = f"up to {100 * SOME_OVERLAP:.0f} %"
+    return pd.DataFrame(
+        {
+            "size": _quarters(values["size"], lambda low, high: f"{100 * low:.1f}–{100 * high:.1f} %"),
+            "things": _quarters(values["things"], lambda low, high: f"{low}" if low == high else f"{low}–{high}"),
+            "overlap": pd.cut(values["overlap"], [-np.inf, 0, SOME_OVERLAP, np.inf], labels=["none", little, "more"]),
+        }
+    )
+
+
+def _quarters(values: pd.Series, label: Callable[[float, float], str]) -> pd.Series:
+    """Values cut at their quartiles (a cut belongs to the lower group), labelled by the ends of each group."""
+    edges = [-np.inf, *np.unique(values.quantile(QUARTERS)), np.inf]
+    groups = pd.cut(values, edges).cat.remove_unused_categories()
+    ends = values.groupby(groups, observed=True).agg(["min", "max"])
+    return groups.cat.rename_categories([label(low, high) for low, high in ends.itertuples(index=False)])
 
 
 def neighbours(regions: Sequence[Region]) -> dict[str, list[Box]]:
@@ -54,7 +73,7 @@ def neighbours(regions: Sequence[Region]) -> dict[str, list[Box]]:
     boxes: dict[str, dict[Box, None]] = defaultdict(dict)
     for region in regions:
         boxes[region.image_id].update(dict.fromkeys(() if region.kind == "part" else region.boxes))
-    return {image_id: list(of_image) for image_id, of_image in boxes.items()}
+    return {image_id: list(different) for image_id, different in boxes.items()}
 
 
 def area_share(region: Region, size: tuple[int, int]) -> float:
@@ -71,29 +90,3 @@ def overlap(boxes: Sequence[Box], things: Sequence[Box]) -> float:
             if box not in boxes and left < right and top < bottom:
                 shared.append((left, top, right, bottom))
     return union_area(shared) / union_area(boxes)
-
-
-def _quarters(values: Sequence[float], name: Callable[[float, float], str]) -> dict[str, np.ndarray]:
-    """Label -> bool [P], cut at the quartiles; a group that would be empty is left out."""
-    values = np.asarray(values, dtype=float)
-    of_value = np.searchsorted(np.unique(np.quantile(values, QUARTERS)), values)  # a cut belongs to the lower group
-    groups = [of_value == group for group in np.unique(of_value)]
-    return {name(values[members].min(), values[members].max()): members for members in groups}
-
-
-def _percent_range(low: float, high: float) -> str:
-    return f"{100 * low:.1f}–{100 * high:.1f} %"
-
-
-def _number_range(low: float, high: float) -> str:
-    return f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}"
-
-
-def _overlap_groups(values: Sequence[float]) -> dict[str, np.ndarray]:
-    values = np.asarray(values)
-    groups = {
-        "none": values == 0,
-        f"up to {100 * SOME_OVERLAP:.0f} %": (values > 0) & (values <= SOME_OVERLAP),
-        "more": values > SOME_OVERLAP,
-    }
-    return {label: members for label, members in groups.items() if members.any()}

@@ -9,9 +9,9 @@ order and with the cells of the true boxes first. All orders move whole cells, s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
@@ -24,6 +24,7 @@ from amc_lib.matching import match_probabilities
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
 from amc_study.explain.heatmap_quality import pixels_inside
+from amc_study.statistics import mean_interval
 from amc_study.tiers import Split
 
 SHARES = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)  # of the cells that are deleted, or shown
@@ -46,77 +47,56 @@ def blurred(image: Tensor) -> Tensor:
 FILLS: dict[str, Callable[[Tensor], Tensor]] = {"mean colour": mean_colour, "blur": blurred}
 
 
-@dataclass
-class Faithfulness:
-    """Of N phrases for one checkpoint and fill: match probabilities [curve, order, N, share], and pointing hits [N].
-
-    Curves, orders and shares as in CURVES, ORDERS, SHARES.
-    """
-
-    scores: np.ndarray
-    hits: np.ndarray
-
-    @property
-    def areas(self) -> np.ndarray:
-        """Area under each curve over the share of cells, [curve, order, N], in [0, 1]."""
-        return np.trapezoid(self.scores, SHARES, axis=-1)
-
-    @property
-    def gains(self) -> np.ndarray:
-        """How much better than random order, [curve, order, N]: a smaller area of deletion, a larger of insertion."""
-        above = self.areas - self.areas[:, [ORDERS.index("random")]]
-        return above * np.array([-1, 1])[:, None, None]
-
-
 def faithfulness(
     systems: Mapping[str, Sequence[tuple[Checkpoint, int]]],
     regions: Sequence[Region],
-    bank: Split,
+    split: Split,
     fill: str,
     seed: int = 0,
     progress: str | None = None,
-) -> dict[str, list[Faithfulness]]:
-    """Curves of `regions` for each system's checkpoints (one a seed), each read at its layer.
+) -> pd.DataFrame:
+    """Match probabilities of `regions` along each curve, for each system's checkpoints (one a seed), read at a layer.
 
+    Columns: fill, system, seed, phrase_id, image_id, hit (of the heatmap's peak), curve, order, share, probability.
     Random orders and ties depend on (seed, number of the region) alone: all systems lose the same cells there, and the
     frozen trunk, where there is one, sees each picture once for all of them.
     """
-    asked = [pair for of_seed in systems.values() for pair in of_seed]
-    scores: list[list[np.ndarray]] = [[] for _ in asked]
-    hits: list[list[bool]] = [[] for _ in asked]
+    names = [(system, number) for system, trained in systems.items() for number in range(len(trained))]
+    checkpoints = [pair for trained in systems.values() for pair in trained]
+    axes = pd.MultiIndex.from_product((CURVES, ORDERS, SHARES), names=("curve", "order", "share"))
+    parts = []
     for number, region in enumerate(tqdm(regions, desc=progress, disable=progress is None)):
-        with_orders = _of_region(asked, region, bank, fill, np.random.default_rng((seed, number)))
-        for one, (curves, hit) in enumerate(with_orders):
-            scores[one].append(curves)
-            hits[one].append(hit)
-    measured = iter(
-        Faithfulness(np.stack(curves, axis=2), np.array(of_one)) for curves, of_one in zip(scores, hits, strict=True)
-    )
-    return {system: [next(measured) for _ in of_seed] for system, of_seed in systems.items()}
+        rng = np.random.default_rng((seed, number))
+        measured = zip(names, phrase_curves(checkpoints, region, split, fill, rng), strict=True)
+        for (system, of_seed), (curves, hit) in measured:
+            part = pd.DataFrame({"probability": curves.ravel()}, index=axes).reset_index()
+            columns = {"system": system, "seed": of_seed, "phrase_id": region.id, "image_id": region.image_id}
+            parts.append(part.assign(fill=fill, hit=hit, **columns))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _of_region(
-    asked: Sequence[tuple[Checkpoint, int]], region: Region, bank: Split, fill: str, rng: np.random.Generator
+def phrase_curves(
+    checkpoints: Sequence[tuple[Checkpoint, int]], region: Region, split: Split, fill: str, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, bool]]:
-    """For each checkpoint the scores [curve, order, share] of one phrase, and whether its heatmap's peak hits."""
-    first = asked[0][0].model
-    image, size = picture_input(bank, region, first), bank.size(region)
+    """For each (checkpoint, layer) the probabilities [curve, order, share] of one phrase, and whether its map hits."""
+    first = checkpoints[0][0].model
+    image, size = picture_input(split, region, first), split.size(region)
     blank = FILLS[fill](image)
-    heatmaps = [_heatmap(checkpoint, layer, bank, image, region.phrase) for checkpoint, layer in asked]
+    heatmaps = [_heatmap(checkpoint, layer, split, image, region.phrase) for checkpoint, layer in checkpoints]
     grid = heatmaps[0].shape[-1]
     ties, random = rng.permutation(grid**2), rng.permutation(grid**2)
     ends = first.read_image(torch.stack((image, blank)))
     box = hottest_first(box_cells(region, size, grid), ties)
     shared = [_inputs(first, image, blank, order) for order in (random, box)]
-    answers = []
-    for (checkpoint, _), heatmap in zip(asked, heatmaps, strict=True):
-        own = _inputs(first, image, blank, hottest_first(heatmap.numpy(), ties))
-        with bank.fit(checkpoint.model):
-            inputs = torch.cat((ends, own, *shared))
+    measured = []
+    for (checkpoint, _), heatmap in zip(checkpoints, heatmaps, strict=True):
+        hottest = _inputs(first, image, blank, hottest_first(heatmap.numpy(), ties))
+        with split.fit(checkpoint.model):
+            inputs = torch.cat((ends, hottest, *shared))
             probabilities = match_probabilities(checkpoint.model, checkpoint.tokenizer, inputs, region.phrase)
         hit = bool(point_hits(peak(heatmap[None], size), [region])[0] and heatmap.any())
-        answers.append((_curves(probabilities.numpy()), hit))
-    return answers
+        measured.append((_curves(probabilities.numpy()), hit))
+    return measured
 
 
 def _curves(probabilities: np.ndarray) -> np.ndarray:
@@ -127,9 +107,9 @@ def _curves(probabilities: np.ndarray) -> np.ndarray:
     return np.concatenate((first, inner, last), axis=-1)
 
 
-def _heatmap(checkpoint: Checkpoint, layer: int, bank: Split, image: Tensor, phrase: str) -> Tensor:
+def _heatmap(checkpoint: Checkpoint, layer: int, split: Split, image: Tensor, phrase: str) -> Tensor:
     model, tokenizer, explanation = checkpoint.model, checkpoint.tokenizer, checkpoint.settings.amc.explanation
-    with bank.fit(model):
+    with split.fit(model):
         raw, _ = ground_phrases(model, tokenizer, image[None], [phrase], [0], layer, explanation)
     return raw[0]  # [G, G]
 
@@ -165,16 +145,50 @@ def box_cells(region: Region, size: tuple[int, int], grid: int) -> np.ndarray:
     return torch.nn.functional.adaptive_avg_pool2d(inside[None], grid)[0].numpy()
 
 
-def picture_input(bank: Split, region: Region, model: ALBEF) -> Tensor:
-    """The pixels [3, S, S] that the model reads of a region's picture, where the bank holds a trunk's features too."""
-    loaded = bank.load(region)[0]
+def picture_input(split: Split, region: Region, model: ALBEF) -> Tensor:
+    """The pixels [3, S, S] that the model reads of a region's picture, where the split holds a trunk's features too."""
+    loaded = split.load(region)[0]
     return loaded.float() if loaded.shape[0] == 3 else model_input(region.image.open(), model.settings.vision)
 
 
-def one_an_image(regions: Sequence[Region], count: int, seed: int = 0) -> list[Region]:
-    """`count` regions of as many images (or one of each, if there are fewer), drawn at random."""
-    rng = np.random.default_rng(seed)
-    drawn: dict[str, Region] = {}
-    for p in rng.permutation(len(regions)):
-        drawn.setdefault(regions[p].image_id, regions[p])
-    return list(drawn.values())[:count]
+def curve_table(measured: pd.DataFrame) -> pd.DataFrame:
+    """Mean match probability at each share, with its interval over images, of what `faithfulness` gives.
+
+    Columns: fill, system, curve, order, share, probability, ci_low, ci_high.
+    """
+    table = _means(measured, ["fill", "system", "curve", "order", "share"], "probability")
+    return table.rename(columns={"probability_low": "ci_low", "probability_high": "ci_high"}).round(4)
+
+
+def area_table(measured: pd.DataFrame) -> pd.DataFrame:
+    """Mean area under each curve over the share of cells, and its gain over random order (paired; positive: better).
+
+    Columns: fill, system, curve, order, where, area, area_low, area_high, gain, gain_low, gain_high, answers, seeds.
+    where: all phrases, those whose heatmap points at the right thing (hit), the others (miss), of each seed's own.
+    answers: phrases times seeds.
+    """
+    answer = ["fill", "system", "curve", "seed", "phrase_id", "image_id", "hit"]
+    curves = measured.pivot(index=answer, columns=["order", "share"], values="probability")
+    areas = pd.DataFrame({order: np.trapezoid(curves[order], SHARES, axis=1) for order in ORDERS}, index=curves.index)
+    sign = np.where(areas.index.get_level_values("curve") == "deletion", -1, 1)
+    gains = areas.sub(areas["random"], axis=0).mul(
+        sign, axis=0
+    )  # a small area of deletion is good, a large of insertion
+    long = pd.DataFrame({"area": areas.stack(), "gain": gains.stack()}).rename_axis([*answer, "order"]).reset_index()
+    groups = ["fill", "system", "curve", "order"]
+    tables = []
+    for where, part in {"all": long, "hit": long[long["hit"]], "miss": long[~long["hit"]]}.items():
+        if len(part):
+            counts = part.groupby(groups, sort=False).agg(answers=("area", "size"), seeds=("seed", "nunique"))
+            both = _means(part, groups, "area").merge(_means(part, groups, "gain"), on=groups).assign(where=where)
+            tables.append(both.merge(counts, on=groups))
+    return pd.concat(tables, ignore_index=True).round(4)
+
+
+def _means(table: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """Mean of a column for each group, and the ends of its interval over images: COLUMN, COLUMN_low, COLUMN_high."""
+    rows = []
+    for group, part in table.groupby(list(by), sort=False):
+        interval = mean_interval(part[column], part["image_id"])
+        rows.append((*group, interval.value, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=[*by, column, f"{column}_low", f"{column}_high"])

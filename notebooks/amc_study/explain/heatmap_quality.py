@@ -6,7 +6,7 @@ zero. The box that a detector-based system chooses counts as a map that is 1 ins
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,23 +16,22 @@ import torch
 from torch import Tensor
 
 from amc_lib import gradcam
-from amc_lib.checkpoints import Checkpoint
 from amc_lib.evaluate import Pointing
 from amc_lib.regions import Box
-from amc_study.answers import ask
 from amc_study.comparison import baseline_hits
 from amc_study.rival.region_answers import RegionAnswers
-from amc_study.statistics import mean_interval
+from amc_study.table import accuracy
 from amc_study.tiers import Split
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # shares of the map's peak
 FIXED = 0.5  # threshold of the IoU that needs no choice
+MEASURES = ("energy", "IoU, fixed", "IoU, tuned", "IoU, best")
 MAPS_AT_ONCE = 32
 
 
 @dataclass
 class MapQuality:
-    """Of P phrases: the share of the map inside the boxes, [P], and the IoU at each of T thresholds, [P, T].
+    """For P phrases the share of the map inside the boxes, [P], and the IoU at each of T thresholds, [P, T].
 
     IoU: intersection over union of the union of the boxes and of where the map is at least the threshold times its
     peak. A map of zeros has none of either.
@@ -46,25 +45,45 @@ class MapQuality:
         """Index of the one threshold at which the mean IoU is largest."""
         return int(self.ious.mean(axis=0).argmax())
 
+    def columns(self, tuned: int | None = None) -> dict[str, np.ndarray | float]:
+        """MEASURES as columns of the tidy table; `tuned` is the index of the threshold chosen on validation.
 
-def measure(answers: Pointing | RegionAnswers, bank: Split) -> MapQuality:
-    """Energy and IoU of every phrase of `bank`, whose answers these are."""
+        "IoU, fixed" is at FIXED. "IoU, best" takes each phrase at its own best threshold: an upper bound.
+        """
+        tuned_iou = np.nan if tuned is None else self.ious[:, tuned]
+        fixed = self.ious[:, THRESHOLDS.index(FIXED)]
+        return dict(zip(MEASURES, (self.energy, fixed, tuned_iou, self.ious.max(axis=1)), strict=True))
+
+
+def measure(answers: Pointing | RegionAnswers, split: Split) -> MapQuality:
+    """Energy and IoU of every phrase that is answered."""
     energies, ious = [], []
-    for maps, inside in _maps_and_masks(answers, bank):
+    for maps, inside in _maps_and_masks(answers, split):
         energies.append(energy_inside(maps, inside))
         ious.append(threshold_ious(maps, inside))
     return MapQuality(torch.cat(energies).numpy(), torch.cat(ious).numpy())
 
 
-def tuned_threshold(checkpoint: Checkpoint, layer: int, validation: Split) -> int:
-    """Index of the threshold at which the checkpoint's maps fit best on the validation split."""
-    return measure(ask(checkpoint, validation, layer), validation).best_threshold
-
-
-def even_maps(bank: Split) -> MapQuality:
+def even_maps(split: Split) -> MapQuality:
     """What a map that is the same everywhere gives: the share of the picture that the boxes cover, in all measures."""
-    shares = baseline_hits(bank)["chance"]
+    shares = baseline_hits(split)["chance"]
     return MapQuality(shares, np.repeat(shares[:, None], len(THRESHOLDS), axis=1))
+
+
+def quality_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Means of MEASURES, columns of the tidy table `answers`, in percent with intervals over images.
+
+    Columns: system, split, measure, value, ci_low, ci_high, phrases, seeds. A system without a measure has no row.
+    """
+    tables = [
+        accuracy(part.dropna(subset=measure_name), column=measure_name).assign(measure=measure_name)
+        for _, part in answers.groupby("system", sort=False)
+        for measure_name in MEASURES
+    ]
+    table = pd.concat([table for table in tables if len(table)], ignore_index=True).rename(
+        columns={"accuracy": "value"}
+    )
+    return table[["system", "split", "measure", "value", "ci_low", "ci_high", "phrases", "seeds"]].round(2)
 
 
 def energy_inside(maps: Tensor, inside: Tensor) -> Tensor:
@@ -96,48 +115,9 @@ def pixels_inside(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
     return inside
 
 
-def quality_table(
-    measured: Mapping[str, Mapping[str, Sequence[MapQuality]]],
-    thresholds: Mapping[str, Sequence[int]],
-    banks: Mapping[str, Split],
-) -> pd.DataFrame:
-    """Means of measured[system][split] (one MapQuality a seed), in percent with intervals over images.
-
-    `thresholds` holds for each system and seed the index of the threshold that is best on the validation split; a
-    system without has no row for it. Measures: energy; "IoU, fixed" at FIXED; "IoU, tuned" at that threshold; "IoU,
-    best": each phrase at its own best threshold, which nobody knows beforehand: an upper bound.
-    """
-    rows = []
-    for system, of_split in measured.items():
-        for split, of_seed in of_split.items():
-            ids = [region.image_id for region in banks[split].all_regions()]
-            tuned = thresholds.get(system)
-            for measure_name, values in _measures(of_seed, tuned).items():
-                interval = mean_interval(values, ids)
-                row = {"system": system, "split": banks[split].title, "measure": measure_name}
-                row |= {name: round(100 * getattr(interval, name), 2) for name in ("value", "low", "high")}
-                chosen = [THRESHOLDS[t] for t in tuned] if measure_name == "IoU, tuned" else []
-                fixed = [FIXED] if measure_name == "IoU, fixed" else []
-                row["threshold"] = " ".join(f"{threshold:.2f}" for threshold in chosen + fixed)
-                rows.append(row | {"phrases": len(ids), "seeds": len(of_seed)})
-    return pd.DataFrame(rows).rename(columns={"low": "ci_low", "high": "ci_high"})
-
-
-def _measures(of_seed: Sequence[MapQuality], tuned: Sequence[int] | None) -> dict[str, np.ndarray]:
-    """The measures by name, [S, P] each."""
-    fixed = THRESHOLDS.index(FIXED)
-    measures = {
-        "energy": np.array([one.energy for one in of_seed]),
-        "IoU, fixed": np.array([one.ious[:, fixed] for one in of_seed]),
-    }
-    if tuned is not None:
-        measures["IoU, tuned"] = np.array([one.ious[:, t] for one, t in zip(of_seed, tuned, strict=True)])
-    return measures | {"IoU, best": np.array([one.ious.max(axis=1) for one in of_seed])}
-
-
-def _maps_and_masks(answers: Pointing | RegionAnswers, bank: Split) -> Iterator[tuple[Tensor, Tensor]]:
+def _maps_and_masks(answers: Pointing | RegionAnswers, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """Maps and masks of the boxes, [B, H, W] each, phrases of pictures of one size together, in order."""
-    sizes = [bank.size(region) for region in answers.regions]
+    sizes = [split.size(region) for region in answers.regions]
     for size, members in groupby(range(len(sizes)), key=sizes.__getitem__):
         members = list(members)
         for start in range(0, len(members), MAPS_AT_ONCE):

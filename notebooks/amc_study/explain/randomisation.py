@@ -9,13 +9,12 @@ explains nothing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
+from scipy.stats import spearmanrho
 from torch import Tensor
 
 from amc_lib.checkpoints import Checkpoint
@@ -23,23 +22,10 @@ from amc_lib.config import TextSettings
 from amc_lib.evaluate import Pointing, point_at
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
-from amc_study.statistics import mean_interval
+from amc_study.statistics import Interval, mean_interval
 from amc_study.tiers import Split
 
 TRAINED, OTHER_PHRASE, OTHER_PICTURE = "nothing", "another phrase", "another picture"
-
-
-@dataclass
-class Randomised:
-    """Of N phrases after each stage, by its name: rank correlation with the trained model's map, and pointing hits.
-
-    Values [R, N] over R draws of random weights. Under TRAINED stand the trained model's own hits. OTHER_PHRASE and
-    OTHER_PICTURE hold correlations alone: of the trained model's map with its map of another phrase of the same
-    picture and with that of another picture; what is left at least of two maps that mean different things.
-    """
-
-    correlations: dict[str, np.ndarray]
-    hits: dict[str, np.ndarray]
 
 
 def stages(text: TextSettings) -> dict[str, tuple[str, ...]]:
@@ -67,44 +53,41 @@ def cascade(model: ALBEF, seed: int) -> Iterator[tuple[str, ALBEF]]:
         yield name, changed
 
 
-def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], bank: Split, draws: int) -> Randomised:
-    """Ask `regions` of the checkpoint and of every stage of its cascade, `draws` times with other random weights."""
+def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], split: Split, draws: int) -> pd.DataFrame:
+    """The answers to N phrases by the trained model and after every stage of its cascade, `draws` times.
+
+    Columns: stage, draw, phrase_id, image_id, correlation (Spearman's, over cells, with the trained model's map), hit.
+    Stage TRAINED has no correlation. OTHER_PHRASE and OTHER_PICTURE have no hits: they compare the trained model's map
+    with its map of another phrase of the same picture, or of another picture: what two maps of different things share.
+    """
 
     def ask(model: ALBEF) -> Pointing:
-        with bank.fit(model):
+        with split.fit(model):
             explanation = checkpoint.settings.amc.explanation
-            return point_at(model, checkpoint.tokenizer, regions, bank.load, layer, explanation=explanation)
+            return point_at(model, checkpoint.tokenizer, regions, split.load, layer, explanation=explanation)
+
+    def rows(stage: str, draw: int, correlation: np.ndarray | float, hits: np.ndarray | float) -> pd.DataFrame:
+        names = {"phrase_id": [r.id for r in regions], "image_id": [r.image_id for r in regions]}
+        return pd.DataFrame({"stage": stage, "draw": draw, **names, "correlation": correlation, "hit": hits})
 
     trained = ask(checkpoint.model)
-    correlations: dict[str, list[np.ndarray]] = {}
-    hits: dict[str, list[np.ndarray]] = {TRAINED: [trained.hits]}
+    parts = [rows(TRAINED, 0, np.nan, trained.hits.astype(float))]
     for draw in range(draws):
         for stage, model in cascade(checkpoint.model, draw):
             after = ask(model)
-            correlations.setdefault(stage, []).append(rank_correlations(trained.heatmaps, after.heatmaps))
-            hits.setdefault(stage, []).append(after.hits)
-    for name, fits in {OTHER_PHRASE: _another_phrase, OTHER_PICTURE: _another_picture}.items():
+            correlation = rank_correlations(trained.heatmaps, after.heatmaps)
+            parts.append(rows(stage, draw, correlation, after.hits.astype(float)))
+    for stage, fits in {OTHER_PHRASE: _another_phrase, OTHER_PICTURE: _another_picture}.items():
         partners = _partners(regions, fits)
-        agreement = rank_correlations(trained.heatmaps, trained.heatmaps[partners])
-        correlations[name] = [np.where(partners >= 0, agreement, np.nan)]
-    return Randomised(
-        {name: np.array(of_draws) for name, of_draws in correlations.items()},
-        {name: np.array(of_draws) for name, of_draws in hits.items()},
-    )
-
-
-def of_first_pictures(regions: Sequence[Region], count: int) -> list[Region]:
-    """All regions of the first `count` pictures."""
-    chosen = set(list(dict.fromkeys(region.image_id for region in regions))[:count])
-    return [region for region in regions if region.image_id in chosen]
+        correlation = rank_correlations(trained.heatmaps, trained.heatmaps[partners])
+        parts.append(rows(stage, 0, np.where(partners >= 0, correlation, np.nan), np.nan))
+    return pd.concat(parts, ignore_index=True)
 
 
 def rank_correlations(first: Tensor, second: Tensor) -> np.ndarray:
     """Spearman's correlation [N] of heatmaps [N, G, G]; 0 where one of them is constant and so has no order."""
-    ranks = [rankdata(maps.flatten(1).double().numpy(), axis=1) for maps in (first, second)]
-    centred = [of_map - of_map.mean(axis=1, keepdims=True) for of_map in ranks]
-    scale = np.sqrt(np.prod([(of_map**2).sum(axis=1) for of_map in centred], axis=0))
-    return np.divide((centred[0] * centred[1]).sum(axis=1), scale, out=np.zeros(len(scale)), where=scale > 0)
+    maps = [heatmaps.flatten(1).double().numpy() for heatmaps in (first, second)]  # [N, G, G] -> [N, G * G]
+    return np.nan_to_num(spearmanrho(*maps, axis=1).statistic)
 
 
 def _partners(regions: Sequence[Region], fits: Callable[[Region, Region], bool]) -> np.ndarray:
@@ -124,26 +107,20 @@ def _another_picture(region: Region, other: Region) -> bool:
     return other.image_id != region.image_id
 
 
-def randomisation_table(randomised: Mapping[str, Sequence[Randomised]], regions: Sequence[Region]) -> pd.DataFrame:
-    """A row for each system and stage: correlation [-1, 1] and pointing (percent), with intervals over images."""
-    ids = [region.image_id for region in regions]
+def randomisation_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """A row for each system and stage: correlation [-1, 1] and pointing (percent), with intervals over images.
+
+    answers: what `randomise` gives, with columns system and seed. Columns: system, stage, order (number of the stage),
+    correlation and pointing, each with _low and _high (NaN where a stage has none), phrases, seeds.
+    """
     rows = []
-    for system, of_seed in randomised.items():
-        names = [TRAINED, *of_seed[0].correlations]
-        for number, stage in enumerate(names):
-            row = {"system": system, "stage": stage, "order": number}
-            if stage in of_seed[0].correlations:
-                row |= _columns("correlation", np.concatenate([one.correlations[stage] for one in of_seed]), ids, 1, 4)
-            if stage in of_seed[0].hits:
-                row |= _columns("pointing", np.concatenate([one.hits[stage] for one in of_seed]), ids, 100, 2)
-            rows.append(row | {"phrases": len(ids), "seeds": len(of_seed)})
+    for (system, stage), part in answers.groupby(["system", "stage"], sort=False):
+        order = list(answers["stage"].unique()).index(stage)
+        row = {"system": system, "stage": stage, "order": order}
+        for name, column, scale, digits in (("correlation", "correlation", 1, 4), ("pointing", "hit", 100, 2)):
+            there = part.dropna(subset=column)
+            interval = mean_interval(there[column], there["image_id"]) if len(there) else Interval(*[np.nan] * 3)
+            ends = {"": interval.value, "_low": interval.low, "_high": interval.high}
+            row |= {f"{name}{end}": round(scale * value, digits) for end, value in ends.items()}
+        rows.append(row | {"phrases": part["phrase_id"].nunique(), "seeds": part["seed"].nunique()})
     return pd.DataFrame(rows)
-
-
-def _columns(name: str, values: np.ndarray, ids: Sequence[str], scale: float, digits: int) -> dict[str, float]:
-    """Mean of values [R, N] and its interval; phrases without a value (NaN) are left out."""
-    there = ~np.isnan(values.astype(float)).any(axis=0)
-    kept = [image_id for image_id, take in zip(ids, there, strict=True) if take]
-    interval = mean_interval(values[:, there], kept)
-    ends = {"": interval.value, "_low": interval.low, "_high": interval.high}
-    return {f"{name}{end}": round(scale * value, digits) for end, value in ends.items()}
