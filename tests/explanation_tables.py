@@ -4,7 +4,7 @@ from itertools import product
 
 import pandas as pd
 
-from amc_study.explain.claims import CLAIMS, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from amc_study.explain.claims import CLAIMS, FAILS, HOLDS, NOT_TESTABLE, UNDECIDED
 from amc_study.explain.faithfulness import CURVES, ORDERS, SHARES
 from amc_study.explain.randomisation import OTHER_PHRASE, OTHER_PICTURE, TRAINED
 
@@ -60,7 +60,7 @@ def randomisation() -> pd.DataFrame:
 def claims() -> pd.DataFrame:
     rows = []
     for n, claim in enumerate(CLAIMS):
-        verdict = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE)[n % 3]
+        verdict = (HOLDS, FAILS, UNDECIDED, NOT_TESTABLE)[n % 4]
         numbers = (None, None, None) if verdict == NOT_TESTABLE else (3.0 - n, 1.5 - n, 4.5 - n)
         rows.append((claim.text, claim.of, verdict, *numbers, 7.35 if n < 6 else None))
     columns = ["claim", "of", "verdict", "difference", "ci_low", "ci_high", "poster"]
