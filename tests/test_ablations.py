@@ -13,36 +13,26 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from test_explanations_notebook import install
 from test_runs import TINY
+from tiny_scenes import ROOT, code_cells, install, run_notebook, ship
 
-from amc_lib.checkpoints import save_checkpoint
 from amc_lib.files import plain
-from amc_lib.model import ALBEF
 from amc_lib.presets import preset
-from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study import runs, tiers
 from amc_study.ablations.execute import finished_run, run_experiment, run_grid
 from amc_study.ablations.experiments import Ablation, Experiment, experiment, experiments, run_key, select
 from amc_study.ablations.records import RECORDS, append_record, read_records
 from amc_study.ablations.tables import ablation_table, overview, rank_agreement, system
-from amc_study.scenes import cache
-from amc_study.scenes.language import vocabulary
 from amc_study.statistics import paired_difference
 
-ROOT = Path(__file__).resolve().parents[1]
 TIERS = pytest.mark.parametrize("tier", ["scenes", "paper"])
 STARTUP = """
 import pathlib as _pathlib, sys as _sys
 _sys.path[:0] = [{tests!r}, {root!r}]
-import amc_study.runs as _runs
-_runs.RUNS = _pathlib.Path({home!r}) / "runs"
-import test_explanations_notebook as _tiny
+import tiny_scenes as _tiny
 _tiny.install(_pathlib.Path({home!r}))
 """
 PAIR = Ablation("?", {"low": {"layer": 1}, "high": {}, "other": {"delta1": 0.3}}, "high")
@@ -50,19 +40,11 @@ PAIR = Ablation("?", {"low": {"layer": 1}, "high": {}, "other": {"delta1": 0.3}}
 
 def notebook_grid(tier: str) -> dict[str, Ablation]:
     """What the cells of 05_ablations define for a tier."""
-    cells = nbformat.read(ROOT / "notebooks" / "05_ablations.ipynb", as_version=4).cells
-    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    sources = code_cells("05_ablations")
     names: dict = {"tier": tier, "only": None}
     for source in sources[2 : next(n for n, s in enumerate(sources) if "read_records" in s)]:
         exec(source, names)
     return names["grid"]
-
-
-def install_here(home: Path, put) -> None:
-    """The tiny scenes tier with folders under `home`, for this process."""
-    install(home, put)
-    put(runs, "RUNS", home / "runs")
-    put(cache, "WORKERS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +52,8 @@ def home(tmp_path_factory) -> Path:
     """An untrained checkpoint to start from, drawn scenes, and the start-up file of other processes."""
     home = tmp_path_factory.mktemp("ablations")
     with pytest.MonkeyPatch.context() as patch:
-        install_here(home, patch.setattr)
-        torch.manual_seed(0)
-        tokenizer = Tokenizer(word_vocabulary(vocabulary()), TINY.model.text.max_tokens)
-        save_checkpoint(home / "shipped" / "albef-scenes", ALBEF(TINY.model), tokenizer, TINY, {})
+        install(home, patch.setattr)
+        ship(home, "albef-scenes")
         tiers.validation_split(TINY)
         tiers.training_pairs(TINY, "finetuning")
         tiers.evaluation_splits(TINY)
@@ -86,7 +66,7 @@ def home(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny(home, monkeypatch) -> Path:
     """The tiny tier in this process and in those that it starts."""
-    install_here(home, monkeypatch.setattr)
+    install(home, monkeypatch.setattr)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(home / "site"), str(ROOT), str(ROOT / "notebooks"))))
     return home
 
@@ -285,11 +265,7 @@ def test_notebook_shows_what_is_on_record(tiny, splits, tmp_path):
     drawn = {label: rng.random(1000) < share for label, share in zip(terms.settings, (0.3, 0.4, 0.5, 0.6), strict=True)}
     for label, hits in drawn.items():
         append(tmp_path / RECORDS, splits, terms.settings[label], 0, hits)
-    names: dict = {"display": lambda *_: None}
-    cells = nbformat.read(ROOT / "notebooks" / "05_ablations.ipynb", as_version=4).cells
-    sources = [cell.source for cell in cells if cell.cell_type == "code"]
-    for source in [f"tier, only, seeds, figures = 'scenes', 'terms', 1, {str(tmp_path)!r}", *sources[1:]] * 2:  # twice
-        exec(source, names)
+    run_notebook("05_ablations", times=2, only="terms", seeds=1, figures=str(tmp_path))
     table = pd.read_csv(tmp_path / "ablation_terms.csv")
     n = len(splits["phrases"].all_regions())
     accuracies = table[(table["split"] == "phrases") & (table["concepts"] == "all")].set_index("setting")["accuracy"]

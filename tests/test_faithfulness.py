@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,14 +24,13 @@ from amc_study.explain.faithfulness import (
     FILLS,
     ORDERS,
     SHARES,
-    Faithfulness,
+    area_table,
     box_cells,
+    curve_table,
     erased,
     faithfulness,
     hottest_first,
-    one_an_image,
 )
-from amc_study.explain.faithfulness_tables import area_table, curve_table
 
 LAYER, GRID, SIDE = 3, 4, 16
 DELETION, INSERTION = range(2)
@@ -121,11 +121,16 @@ def test_fills():
 # --------------------------------------------------------------------------------------------------------------- curves
 
 
+def scores(measured: pd.DataFrame, system: str = "AMC", seed: int = 0) -> np.ndarray:
+    """Probabilities [phrase, curve, order, share]."""
+    mine = measured[(measured["system"] == system) & (measured["seed"] == seed)]
+    return mine["probability"].to_numpy().reshape(-1, len(CURVES), len(ORDERS), len(SHARES))
+
+
 def test_curves_are_those_of_a_plain_loop(bank, checkpoints):
     fill = "mean colour"
-    asked_twice = {"AMC": [(one, LAYER) for one in checkpoints]}
-    found = faithfulness(asked_twice, bank.regions[:2], bank, fill)["AMC"]
-    for checkpoint, one in zip(checkpoints, found, strict=True):
+    found = faithfulness({"AMC": [(one, LAYER) for one in checkpoints]}, bank.regions[:2], bank, fill)
+    for seed, checkpoint in enumerate(checkpoints):
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         for n, asked in enumerate(bank.regions[:2]):
             image = bank.load(asked)[0]
@@ -140,29 +145,28 @@ def test_curves_are_those_of_a_plain_loop(bank, checkpoints):
                 for curve, (there, gone) in enumerate(((image, blank), (blank, image))):
                     picture = torch.where(mask, gone, there)
                     _, score = ground_phrases(model, tokenizer, picture[None], [asked.phrase], [0], LAYER)
-                    assert one.scores[curve, 0, n, k] == pytest.approx(score.item(), abs=1e-5)
+                    assert scores(found, seed=seed)[n, curve, 0, k] == pytest.approx(score.item(), abs=1e-5)
 
 
 def test_ends_orders_and_hits(bank, checkpoints):
-    (one,) = faithfulness({"AMC": [(checkpoints[0], LAYER)]}, bank.regions, bank, "blur")["AMC"]
-    assert one.scores.shape == (len(CURVES), len(ORDERS), 3, len(SHARES))
-    assert np.ptp(one.scores[:, :, :, 0], axis=1).max() == 0  # all orders begin with the same picture
-    np.testing.assert_array_equal(one.scores[DELETION, :, :, 0], one.scores[INSERTION, :, :, -1])
-    np.testing.assert_array_equal(one.scores[DELETION, :, :, -1], one.scores[INSERTION, :, :, 0])
+    found = faithfulness({"AMC": [(checkpoints[0], LAYER)]}, bank.regions, bank, "blur")
+    values = scores(found)
+    assert np.ptp(values[..., 0], axis=2).max() == 0  # all orders begin with the same picture
+    np.testing.assert_array_equal(values[:, DELETION, :, 0], values[:, INSERTION, :, -1])
+    np.testing.assert_array_equal(values[:, DELETION, :, -1], values[:, INSERTION, :, 0])
     pointing = point_at(checkpoints[0].model, checkpoints[0].tokenizer, bank.regions, bank.load, LAYER)
-    assert one.hits.tolist() == pointing.hits.tolist()
-    assert len({tuple(of_order) for of_order in one.scores[DELETION, :, 0].tolist()}) == 3
+    assert found.drop_duplicates("phrase_id")["hit"].tolist() == pointing.hits.tolist()
+    assert len({tuple(order) for order in values[0, DELETION].tolist()}) == 3
 
 
 def test_systems_lose_the_same_cells_at_random_and_every_call_is_the_same(bank, checkpoints):
     same = {"ALBEF": [(checkpoints[0], LAYER)], "AMC": [(checkpoints[1], LAYER), (checkpoints[0], LAYER)]}
     found = faithfulness(same, bank.regions, bank, "mean colour")
-    np.testing.assert_allclose(found["ALBEF"][0].scores, found["AMC"][1].scores, atol=1e-6)
-    again = faithfulness(same, bank.regions, bank, "mean colour")
-    np.testing.assert_array_equal(again["AMC"][0].scores, found["AMC"][0].scores)
-    other = faithfulness(same, bank.regions, bank, "mean colour", seed=1)["AMC"][0].scores
-    np.testing.assert_allclose(other[:, 0], found["AMC"][0].scores[:, 0], atol=1e-6)
-    assert np.abs(other[:, 1] - found["AMC"][0].scores[:, 1]).max() > 1e-3
+    np.testing.assert_allclose(scores(found, "ALBEF"), scores(found, seed=1), atol=1e-6)
+    again, other = (faithfulness(same, bank.regions, bank, "mean colour", seed) for seed in range(2))
+    np.testing.assert_array_equal(scores(again), scores(found))
+    np.testing.assert_allclose(scores(other)[:, :, 0], scores(found)[:, :, 0], atol=1e-6)
+    assert np.abs(scores(other)[:, :, 1] - scores(found)[:, :, 1]).max() > 1e-3
 
 
 def test_mode_and_gradients_stay_as_they_were(bank, checkpoints):
@@ -171,56 +175,47 @@ def test_mode_and_gradients_stay_as_they_were(bank, checkpoints):
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
 
 
-# ---------------------------------------------------------------------------------------------------------------- areas
+# --------------------------------------------------------------------------------------------------------------- tables
 
 
-def made(heatmap: list[float], hits=(True, False)) -> Faithfulness:
-    """A score that falls to 0 by the share `heatmap[n]`, and at random as a straight line from 1 to 0."""
-    shares = np.array(SHARES)
-    scores = np.zeros((2, 3, len(heatmap), len(SHARES)))
-    for n, end in enumerate(heatmap):
-        scores[DELETION, 0, n] = np.clip(1 - shares / end, 0, None)
-        scores[INSERTION, 0, n] = np.clip(shares / end, None, 1)
-    scores[DELETION, 1:], scores[INSERTION, 1:] = 1 - shares, shares
-    return Faithfulness(scores, np.array(hits))
+def made(jumps: list[list[float]], hits: list[list[bool]]) -> pd.DataFrame:
+    """Curves of [seed][phrase]: hottest first the probability drops (deletion) or rises (insertion) at a share.
+
+    The other orders are straight lines.
+    """
+    line, rows = np.array(SHARES), []
+    for seed, of_phrases in enumerate(jumps):
+        for n, jump in enumerate(of_phrases):
+            step = (line > jump).astype(float)
+            for curve, values, straight in (("deletion", 1 - step, 1 - line), ("insertion", step, line)):
+                for order in ORDERS:
+                    probability = values if order == "heatmap" else straight
+                    columns = {"fill": "blur", "system": "AMC", "seed": seed, "phrase_id": f"r{n}"}
+                    columns |= {"image_id": f"image-{n}", "hit": hits[seed][n], "curve": curve, "order": order}
+                    rows.append(pd.DataFrame(columns | {"share": SHARES, "probability": probability}))
+    return pd.concat(rows)
 
 
-def test_areas_and_gains_of_known_curves():
-    one = made([0.32, 0.64])
-    np.testing.assert_allclose(one.areas[:, 0], [[0.16, 0.32], [0.84, 0.68]])
-    np.testing.assert_allclose(one.areas[:, 1:], 0.5)
-    np.testing.assert_allclose(one.gains[:, 0], [[0.34, 0.18], [0.34, 0.18]])
-    assert (one.gains[:, 1:] == 0).all()
-
-
-def test_area_table_tells_hits_from_misses():
-    regions = [region(0), region(1)]
-    table = area_table({"blur": {"AMC": [made([0.32, 0.64]), made([0.64, 0.32], hits=(True, True))]}}, regions)
-    own = table[(table["curve"] == "deletion") & (table["order"] == "heatmap")].set_index("where")
-    assert own["gain"].to_dict() == {
-        "all": pytest.approx(0.26),
-        "hit": pytest.approx((0.34 + 0.18 + 0.34) / 3, abs=1e-4),
-        "miss": pytest.approx(0.18),
+def test_areas_and_gains_where_heatmaps_hit_and_where_they_miss():
+    table = area_table(made([[0.32, 0.64], [0.64, 0.32]], [[True, False], [True, True]]))
+    mine = table[(table["curve"] == "deletion") & (table["order"] == "heatmap")].set_index("where")
+    early, late = 0.5 - 0.48, 0.5 - 0.82  # area of a straight line minus area up to the middle of the jump
+    assert mine["gain"].to_dict() == {
+        "all": pytest.approx((early + late) / 2, abs=1e-4),
+        "hit": pytest.approx((2 * early + late) / 3, abs=1e-4),
+        "miss": pytest.approx(late, abs=1e-4),
     }
-    assert own["answers"].to_dict() == {"all": 4, "hit": 3, "miss": 1}
-    assert (own["gain_low"] <= own["gain"]).all() and (own["gain"] <= own["gain_high"]).all()
-
-
-def test_where_nothing_is_missed_there_is_no_row():
-    table = area_table({"blur": {"AMC": [made([0.5, 0.5], hits=(True, True))]}}, [region(0), region(1)])
-    assert set(table["where"]) == {"all", "hit"}
+    assert mine.loc["miss", "area"] == pytest.approx(0.82, abs=1e-4)
+    assert mine["answers"].to_dict() == {"all": 4, "hit": 3, "miss": 1} and set(mine["seeds"][:2]) == {2}
+    insertion = table[(table["curve"] == "insertion") & (table["order"] == "heatmap") & (table["where"] == "miss")]
+    assert insertion["gain"].item() == pytest.approx(0.18 - 0.5, abs=1e-4)
+    assert (table[table["order"] != "heatmap"]["gain"] == 0).all()
+    assert (mine["gain_low"] <= mine["gain"]).all() and (mine["gain"] <= mine["gain_high"]).all()
+    assert set(area_table(made([[0.5]], [[True]]))["where"]) == {"all", "hit"}
 
 
 def test_curve_table_has_the_means():
-    table = curve_table({"blur": {"AMC": [made([0.32, 0.64])]}}, [region(0), region(1)])
+    table = curve_table(made([[0.32, 0.64]], [[True, True]]))
     assert len(table) == len(CURVES) * len(ORDERS) * len(SHARES)
-    row = table.query("curve == 'deletion' and order == 'heatmap' and share == 0.16").iloc[0]
-    assert (row.probability, row.ci_low, row.ci_high) == (0.625, 0.5, 0.75)
-
-
-def test_one_phrase_an_image_drawn_at_random():
-    regions = [region(n) for n in range(6) for _ in range(3)]
-    drawn = one_an_image(regions, 4)
-    assert len({one.image_id for one in drawn}) == 4
-    assert drawn == one_an_image(regions, 4) != one_an_image(regions, 4, seed=1)
-    assert len(one_an_image(regions, 100)) == 6
+    row = table.query("curve == 'deletion' and order == 'heatmap' and share == 0.64").iloc[0]
+    assert (row.probability, row.ci_low, row.ci_high) == (0.5, 0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,9 +22,7 @@ from amc_study.explain.randomisation import (
     OTHER_PHRASE,
     OTHER_PICTURE,
     TRAINED,
-    Randomised,
     cascade,
-    of_first_pictures,
     randomisation_table,
     randomise,
     rank_correlations,
@@ -52,7 +51,7 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def randomised(checkpoint, bank) -> Randomised:
+def randomised(checkpoint, bank) -> pd.DataFrame:
     return randomise(checkpoint, LAYER, bank.regions, bank, draws=2)
 
 
@@ -123,14 +122,13 @@ def test_only_the_order_counts_and_constant_maps_have_none():
 
 
 def test_heatmaps_of_each_stage_are_compared(checkpoint, bank, randomised):
-    assert list(randomised.correlations) == [*STAGES, OTHER_PHRASE, OTHER_PICTURE]
-    assert list(randomised.hits) == [TRAINED, *STAGES]
+    assert randomised["stage"].unique().tolist() == [TRAINED, *STAGES, OTHER_PHRASE, OTHER_PICTURE]
 
     def ask(model):
         return point_at(model, checkpoint.tokenizer, bank.regions, bank.load, LAYER)
 
     trained = ask(checkpoint.model)
-    assert randomised.hits[TRAINED].tolist() == [trained.hits.tolist()]
+    assert randomised[randomised["stage"] == TRAINED]["hit"].tolist() == trained.hits.tolist()
     for draw in range(2):
         for name, model in cascade(checkpoint.model, draw):
             after = ask(model)
@@ -138,40 +136,34 @@ def test_heatmaps_of_each_stage_are_compared(checkpoint, bank, randomised):
                 spearmanr(a.ravel(), b.ravel()).statistic if b.any() else 0
                 for a, b in zip(trained.heatmaps.numpy(), after.heatmaps.numpy(), strict=True)
             ]
-            np.testing.assert_allclose(randomised.correlations[name][draw], np.nan_to_num(expected), atol=1e-4)
-            assert randomised.hits[name][draw].tolist() == after.hits.tolist()
-    assert np.abs(randomised.correlations["image tower"]).mean() < 0.6
+            rows = randomised[(randomised["stage"] == name) & (randomised["draw"] == draw)]
+            np.testing.assert_allclose(rows["correlation"], np.nan_to_num(expected), atol=1e-4)
+            assert rows["hit"].tolist() == after.hits.tolist()
+    assert randomised[randomised["stage"] == "image tower"]["correlation"].abs().mean() < 0.6
 
 
 def test_other_phrases_mean_other_boxes_of_the_same_picture(checkpoint, bank, randomised):
     maps = point_at(checkpoint.model, checkpoint.tokenizer, bank.regions, bank.load, LAYER).heatmaps.numpy()
-    expected = {0: 1, 1: 3, 3: 1}  # the next that fits; pictures 1 and 2 have one phrase only
-    (found,) = randomised.correlations[OTHER_PHRASE]
-    for p in range(5):
-        if p in expected:
-            pair = maps[p].ravel(), maps[expected[p]].ravel()
-            assert found[p] == pytest.approx(spearmanr(*pair).statistic, abs=1e-4)
-        else:
-            assert np.isnan(found[p])
-    (others,) = randomised.correlations[OTHER_PICTURE]
-    for p, other in enumerate((2, 2, 3, 4, 0)):
-        assert others[p] == pytest.approx(spearmanr(maps[p].ravel(), maps[other].ravel()).statistic, abs=1e-4)
+    found = randomised.set_index(["stage", "phrase_id"])["correlation"]
+    ids = [region.id for region in bank.regions]
+    partners = {OTHER_PHRASE: (1, 3, None, 1, None), OTHER_PICTURE: (2, 2, 3, 4, 0)}  # the next that fits
+    for stage, others in partners.items():
+        for p, other in enumerate(others):
+            if other is None:
+                assert np.isnan(found[stage, ids[p]])
+            else:
+                expected = spearmanr(maps[p].ravel(), maps[other].ravel()).statistic
+                assert found[stage, ids[p]] == pytest.approx(expected, abs=1e-4)
 
 
-def test_table_has_a_row_for_each_stage(bank, randomised):
-    table = randomisation_table({"AMC": [randomised, randomised]}, bank.regions).set_index("stage")
+def test_table_has_a_row_for_each_stage(randomised):
+    both = pd.concat([randomised.assign(system="AMC", seed=seed) for seed in range(2)])
+    table = randomisation_table(both).set_index("stage")
     assert table.index.tolist() == [TRAINED, *STAGES, OTHER_PHRASE, OTHER_PICTURE]
-    means = randomised.correlations["match head"].mean()
-    assert table.loc["match head", "correlation"] == pytest.approx(means, abs=1e-4)
-    assert table.loc["match head", "pointing"] == pytest.approx(100 * randomised.hits["match head"].mean(), abs=0.01)
+    assert table["order"].tolist() == list(range(9)) and set(table["seeds"]) == {2} and set(table["phrases"]) == {5}
+    means = randomised.groupby("stage")[["correlation", "hit"]].mean()
+    for stage in ("match head", OTHER_PHRASE):
+        assert table.loc[stage, "correlation"] == pytest.approx(means.loc[stage, "correlation"], abs=1e-4)
+    assert table.loc["match head", "pointing"] == pytest.approx(100 * means.loc["match head", "hit"], abs=0.01)
     assert table["correlation"].isna().tolist() == [True] + [False] * 8
     assert table["pointing"].isna().tolist() == [False] * 7 + [True] * 2
-    assert table.loc[OTHER_PHRASE, "correlation"] == pytest.approx(
-        np.nanmean(randomised.correlations[OTHER_PHRASE]), abs=1e-4
-    )
-    assert set(table["seeds"]) == {2}
-
-
-def test_first_pictures_come_with_all_their_regions(bank):
-    assert of_first_pictures(bank.regions, 1) == [r for r in bank.regions if r.image_id == "image-0"]
-    assert of_first_pictures(bank.regions, 9) == bank.regions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,10 +25,10 @@ from amc_study.explain.retrieval import (
     Captioned,
     Retrieval,
     kept_tasks,
-    ranks_again,
-    ranks_of_own,
+    reranked_ranks,
     retrieval_table,
     retrieve,
+    right_ranks,
     wrong_captions,
 )
 from amc_study.scenes.splits import SceneSplit
@@ -107,12 +108,12 @@ def test_mode_stays_as_it_was(checkpoint, pairs, training):
 
 def test_ties_count_against_the_right_one():
     similarity = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.5, 0.2], [0.9, 0.9, 0.9]])
-    assert ranks_of_own(similarity).tolist() == [1, 0, 2]
+    assert right_ranks(similarity).tolist() == [1, 0, 2]
 
 
 def test_right_one_that_was_not_ranked_again_keeps_its_rank():
     best = torch.tensor([[1, 0], [0, 2]])
-    again = ranks_again(np.array([1, 2]), best, torch.tensor([[0.3, 0.9], [0.1, 0.2]]))
+    again = reranked_ranks(np.array([1, 2]), best, torch.tensor([[0.3, 0.9], [0.1, 0.2]]))
     assert again.tolist() == [0, 2]
 
 
@@ -122,12 +123,12 @@ def test_ranking_all_again_leaves_the_first_score_no_say(seed):
     rng = np.random.default_rng(seed)
     similarity, probability = rng.random((5, 5)), rng.random((5, 5))
     best = torch.from_numpy(np.argsort(-similarity, axis=1))
-    again = ranks_again(
-        ranks_of_own(torch.from_numpy(similarity)),
+    again = reranked_ranks(
+        right_ranks(torch.from_numpy(similarity)),
         best,
         torch.from_numpy(np.take_along_axis(probability, best.numpy(), 1)),
     )
-    assert again.tolist() == ranks_of_own(torch.from_numpy(probability)).tolist()
+    assert again.tolist() == right_ranks(torch.from_numpy(probability)).tolist()
 
 
 # ------------------------------------------------------------------------------------------------------------- captions
@@ -152,7 +153,7 @@ def test_pictures_come_with_their_longest_caption():
     regions = [[Region(f"{s}-0", "val", None, f"val-{s}", "cat", ((0.0, 0.0, 1.0, 1.0),))] for s in range(2)]
     features = torch.rand(2, 3, 2, 2)
     bank = SceneSplit(SceneSettings(), "val", features, [["a cat", "a cat and a dog"], ["a cup"]], regions)
-    pairs = Captioned.of(bank)
+    pairs = Captioned.longest(bank)
     assert (pairs.captions, pairs.image_ids) == (["a cat and a dog", "a cup"], ["val-0", "val-1"])
     assert pairs.images is features
 
@@ -167,24 +168,23 @@ def made(ranks: list[int], right: list[float], wrong: list[float]) -> Retrieval:
 
 def test_measures_of_known_answers():
     one = made([0, 4, 5, 12], [0.9, 0.2, 0.6, 0.4], [0.1, 0.1, 0.7, 0.6])
-    assert one.matching("random").tolist() == [1, 0.5, 0.5, 0]
-    assert one.choice("random").tolist() == [True, True, False, False]
-    table = retrieval_table({"AMC": [one, one]}, list("abcd"))
-    recalls = table[(table["task"] == PICTURE) & (table["score"] == "match")].set_index("measure")["value"]
-    assert recalls.to_dict() == {"recall@1": 25, "recall@5": 50, "recall@10": 75}
+    rows = pd.concat([one.rows("AMC", seed, list("abcd")) for seed in range(2)])
+    pair = rows[(rows["split"] == "right or random caption") & (rows["seed"] == 0)]
+    assert pair[pair["measure"] == "matching"]["hit"].tolist() == [1, 0.5, 0.5, 0]
+    assert pair[pair["measure"] == "choice"]["hit"].tolist() == [1, 1, 0, 0]
+    table = retrieval_table(rows)
+    recalls = table[(table["task"] == PICTURE) & (table["score"] == "match")].set_index("measure")
+    assert recalls["value"].to_dict() == {"recall@1": 25, "recall@5": 50, "recall@10": 75}
+    assert recalls["chance"].to_dict() == {"recall@1": 25, "recall@5": 100, "recall@10": 100}
     pair = table[table["task"] == "right or random caption"].set_index("measure")
-    assert pair["value"].to_dict() == {"matching": 50, "choice": 50}
-    assert set(pair["chance"]) == {50} and set(table["seeds"]) == {2}
-    assert table[table["measure"] == "recall@1"]["chance"].tolist() == [25] * 4
-    assert len(table) == 4 * len(RECALLS) + 4
+    assert pair["value"].to_dict() == {"matching": 50, "choice": 50} and set(pair["chance"]) == {50}
+    assert set(table["seeds"]) == {2} and set(table["pictures"]) == {4} and len(table) == 4 * len(RECALLS) + 4
 
 
 def test_kept_tasks_hold_what_the_claims_compare():
     one = made([0, 9, 4, 10], [0.9, 0.2, 0.6, 0.4], [0.1, 0.1, 0.7, 0.6])
-    other = made([30, 0, 0, 0], [0.9] * 4, [0.1] * 4)
-    tasks = kept_tasks({"ALBEF": [one], "AMC": [other, one]}, list("abcd"))
+    tasks = kept_tasks(one.rows("AMC", 0, list("abcd")))
     assert list(tasks) == list(RETRIEVAL)
-    assert tasks["recall@10 of pictures"].hits["AMC"].tolist() == [[False, True, True, True], [True, True, True, False]]
-    assert tasks["recall@10 of captions"].hits["ALBEF"].tolist() == [[True, True, True, False]]
-    assert tasks[RETRIEVAL[2]].hits["ALBEF"].tolist() == [one.matching("similar").tolist()]
-    assert tasks[RETRIEVAL[1]].image_ids == list("abcd")
+    assert [set(part["split"]) for part in tasks.values()] == [{CAPTION}, {PICTURE}, {"right or similar caption"}]
+    assert tasks["recall@10 of pictures"]["hit"].tolist() == [1, 1, 1, 0]
+    assert set(tasks[RETRIEVAL[0]]["score"]) == {"match"} and set(tasks[RETRIEVAL[2]]["measure"]) == {"matching"}

@@ -9,12 +9,13 @@ explains nothing.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanrho
+from scipy.stats import ConstantInputWarning, spearmanrho
 from torch import Tensor
 
 from amc_lib.checkpoints import Checkpoint
@@ -87,7 +88,9 @@ def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], spl
 def rank_correlations(first: Tensor, second: Tensor) -> np.ndarray:
     """Spearman's correlation [N] of heatmaps [N, G, G]; 0 where one of them is constant and so has no order."""
     maps = [heatmaps.flatten(1).double().numpy() for heatmaps in (first, second)]  # [N, G, G] -> [N, G * G]
-    return np.nan_to_num(spearmanrho(*maps, axis=1).statistic)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return np.nan_to_num(spearmanrho(*maps, axis=1).statistic)
 
 
 def _partners(regions: Sequence[Region], fits: Callable[[Region, Region], bool]) -> np.ndarray:
