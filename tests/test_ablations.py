@@ -21,12 +21,13 @@ from tiny_scenes import ROOT, code_cells, install, run_notebook, ship
 
 from amc_lib.files import plain
 from amc_lib.presets import preset
-from amc_study import runs, tiers
+from amc_study import runs
 from amc_study.ablations.execute import finished_run, run_experiment, run_grid
 from amc_study.ablations.experiments import Ablation, Experiment, experiment, experiments, run_key, select
 from amc_study.ablations.records import RECORDS, append_record, read_records
 from amc_study.ablations.tables import ablation_table, overview, rank_agreement, system
 from amc_study.statistics import paired_difference
+from amc_study.tiers import tier_of
 
 TIERS = pytest.mark.parametrize("tier", ["scenes", "paper"])
 STARTUP = """
@@ -54,9 +55,9 @@ def home(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         install(home, patch.setattr)
         ship(home, "albef-scenes")
-        tiers.validation_split(TINY)
-        tiers.training_pairs(TINY, "finetuning")
-        tiers.evaluation_splits(TINY)
+        tier_of(TINY).validation_split()
+        tier_of(TINY).training_pairs("finetuning")
+        tier_of(TINY).evaluation_splits()
     (home / "site").mkdir()
     startup = STARTUP.format(tests=str(ROOT / "tests"), root=str(ROOT), home=str(home))
     (home / "site" / "sitecustomize.py").write_text(startup)
@@ -73,7 +74,7 @@ def tiny(home, monkeypatch) -> Path:
 
 @pytest.fixture
 def splits(tiny):
-    return tiers.evaluation_splits(TINY)
+    return tier_of(TINY).evaluation_splits()
 
 
 # --------------------------------------------------------------------------------------------------------------- grid

@@ -118,7 +118,7 @@ def test_poster_stands_beside_what_it_measured():
 
 
 @pytest.mark.parametrize(
-    "splits", [("phrases", "referring A", "referring B"), ("flickr30k", "refcoco+ A", "refcoco+ B")]
+    "splits", [("phrases", "referring_a", "referring_b"), ("flickr30k", "refcoco+ A", "refcoco+ B")]
 )
 def test_splits_of_either_tier_play_their_roles(splits):
     hits = {split: with_rate(0.5, n) for n, split in enumerate(splits)}

@@ -15,12 +15,12 @@ from tiny_scenes import install, run_notebook, ship
 
 from amc_lib.checkpoints import load_checkpoint, paper_tokenizer, save_checkpoint
 from amc_lib.model import ALBEF
-from amc_study import tiers
 from amc_study.comparison import answer
 from amc_study.explain.claims import CLAIMS, NOT_TESTABLE
 from amc_study.explain.faithfulness import CURVES, FILLS, ORDERS
 from amc_study.explain.heatmap_quality import measure
 from amc_study.statistics import paired_difference
+from amc_study.tiers import tier_of
 
 SYSTEMS = {"ALBEF": "albef-scenes", "ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
 PICTURES = 3
@@ -40,7 +40,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(root) -> dict:
-    splits, validation = tiers.evaluation_splits(TINY), tiers.validation_split(TINY)
+    splits, validation = tier_of(TINY).evaluation_splits(), tier_of(TINY).validation_split()
     return {system: answer(name, splits, validation) for system, name in SYSTEMS.items()}
 
 
@@ -58,7 +58,7 @@ def test_every_table_and_picture_has_its_provenance(root):
 
 
 def test_measures_are_those_of_the_answers(root, answers):
-    split = tiers.evaluation_splits(TINY)["phrases"]
+    split = tier_of(TINY).evaluation_splits()["phrases"]
     quality = table(root, "explanation_quality").set_index(["system", "measure"])["value"]
     difficulty, misses = table(root, "difficulty"), table(root, "misses")
     for system, one in answers.items():

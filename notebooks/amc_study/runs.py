@@ -148,7 +148,7 @@ def run_identity(
     """What decides which weights come out; `detector` is the hash of the detector's weights."""
     identity = {
         "stage": stage,
-        "settings_hash": settings_hash(_read_by(stage, plain(settings))),
+        "settings_hash": settings_hash(read_by(stage, plain(settings))),
         "init_sha256": init_sha256,
         "code": fingerprint(None, (*CODE, *tier_of(settings).code)),
     }
@@ -164,8 +164,8 @@ def holds(run: Run, stage: str, settings: Settings, init_sha256: str | None, **m
     identity = run_identity(stage, settings, init_sha256, **more)
     if run.folder.parent != SHIPPED:
         return _identity_of(run) == identity
-    stored = OLDER | _read_by(stage, run.metrics["provenance"]["settings"])
-    same = all(stored.get(name, run) == value for name, value in _read_by(stage, plain(settings)).items())
+    stored = OLDER | read_by(stage, run.metrics["provenance"]["settings"])
+    same = all(stored.get(name, run) == value for name, value in read_by(stage, plain(settings)).items())
     same &= identity.get("detector_sha256") in (None, load_detector().sha256)
     return same and run.metrics["stage"] == stage and run.metrics["init_sha256"] == init_sha256
 
@@ -175,7 +175,7 @@ def _identity_of(run: Run) -> dict[str, Any]:
     return {name: run.metrics[name] for name in names if name in run.metrics}
 
 
-def _read_by(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def read_by(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of plain settings those that a stage reads and that change its numbers, by names such as amc.lambda1."""
     unread = {"pretraining": ("finetuning", "amc", "boxes"), "finetuning": ("pretraining",)}[stage]
     unread += ("photos",) if settings["tier"] == "scenes" else ("scenes",)

@@ -29,7 +29,7 @@ from amc_study.ablations.records import append_record
 from amc_study.comparison import answer_checkpoint
 from amc_study.run_folder import Run, is_finished, open_run
 from amc_study.runs import RUNS, finetune, holds, pretrained
-from amc_study.tiers import evaluation_splits, validation_split
+from amc_study.tiers import tier_of
 
 ABLATION_RUNS = RUNS / "ablations"
 
@@ -88,9 +88,9 @@ def run_experiment(experiment: Experiment, home: Path, records: Path, studies: P
     """Train (or open the finished run), answer all splits, and add the record."""
     settings = experiment.settings
     run = finished_run(experiment, studies) or finetune(settings, output=home / experiment.training_key)
-    checkpoint, splits = run.checkpoint(), evaluation_splits(settings)
+    checkpoint, data = run.checkpoint(), tier_of(settings)
+    splits, validation = data.evaluation_splits(), data.validation_split() if data.layer_is_chosen else None
     read = replace(checkpoint.settings, amc=replace(checkpoint.settings.amc, explanation=experiment.read))
-    validation = validation_split(settings) if settings.tier == "scenes" else None
     answers = answer_checkpoint(replace(checkpoint, settings=read), splits, validation)
     append_record(records, experiment.parameters, experiment.read, answers, splits, run)
     print(", ".join(f"{split} {100 * pointing.hits.mean():.1f} %" for split, pointing in answers.pointing.items()))

@@ -13,7 +13,7 @@ from amc_lib.files import plain
 from amc_lib.parameters import resolve, unknown_name
 from amc_lib.presets import preset
 from amc_study.provenance import settings_hash
-from amc_study.runs import NEUTRAL, finetuning_settings, pretrained
+from amc_study.runs import finetuning_settings, pretrained, read_by
 
 LIGHT = 3  # the light schedule has the tier's epochs divided by this
 
@@ -74,21 +74,11 @@ def run_key(stored: Mapping[str, Any], init_sha256: str, read: str, today: Setti
 
     None where `stored` lacks a name that `today`'s settings have: that run did not know it.
     """
-    unread = {"pretraining", "scenes" if today.tier == "paper" else "photos", *NEUTRAL}
-    try:
-        read_settings = _projected(stored, plain(today), unread)
-    except KeyError:
+    known = read_by("finetuning", stored)
+    names = read_by("finetuning", plain(today))
+    if not names.keys() <= known.keys():
         return None
-    return settings_hash({"init_sha256": init_sha256, "read": read, "settings": read_settings})
-
-
-def _projected(stored: Mapping[str, Any], names: Mapping[str, Any], unread: set[str]) -> dict[str, Any]:
-    """The entries of `stored`, nested alike, that `names` has too."""
-    return {
-        name: _projected(stored[name], below, unread) if isinstance(below, dict) else stored[name]
-        for name, below in names.items()
-        if name not in unread
-    }
+    return settings_hash({"init_sha256": init_sha256, "read": read} | {name: known[name] for name in names})
 
 
 def experiment(changes: Mapping[str, Any], seed: int, tier: str) -> Experiment:

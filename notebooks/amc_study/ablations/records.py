@@ -4,7 +4,8 @@ figures/ablations.json.gz is JSON (read it with `gzip -dc`):
 - `phrases`: a hash of each split's phrases -> their ids, in the order of the bits below
 - `runs`: for each run its `parameters`, the map that was `read`, the `layer` and the validation accuracy of all
   `layers`, the `accuracy` of each split in percent, the `final` losses, `hits`: split -> hash of its phrases and one
-  bit for each phrase (base64), and `training`: settings, start, commit, versions, device, seconds
+  bit for each phrase (base64), and `training`: settings, start, commit, versions, device, seconds and, in
+  later ones, the fingerprint of the `code` that trained
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def append_record(
         "accuracy": {name: round(100 * float(values.mean()), 3) for name, values in hits.items()},
         "hits": {name: {"phrases": hashes[name], "bits": _packed(values)} for name, values in hits.items()},
         "final": run.metrics["final"],
-        "training": run.metrics["provenance"] | {"init_sha256": run.metrics["init_sha256"]},
+        "training": run.metrics["provenance"] | {name: run.metrics.get(name) for name in ("init_sha256", "code")},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):

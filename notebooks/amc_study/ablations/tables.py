@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 from scipy.stats import spearmanr
 
+from amc_lib.presets import preset
 from amc_study.ablations.experiments import Ablation, Grid, experiment, experiments
 from amc_study.ablations.records import Records
+from amc_study.runs import run_identity
 from amc_study.statistics import holm
 from amc_study.table import accuracy, answer_rows, paired
 from amc_study.tiers import Split
@@ -95,12 +97,12 @@ def rank_agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 def overview(grid: Grid, tier: str, records: Records) -> pd.DataFrame:
     """For each ablation its settings, seeds, runs, those on record, and how many of these other code has trained."""
-    rows = []
+    rows, code = [], run_identity("finetuning", preset(tier), None)["code"]
     for name, ablation in grid.items():
         keys = {one.key for one in experiments({name: ablation}, tier)}
         found = [records[key]["training"] for key in keys if key in records]
         counts = {"settings": len(ablation.settings), "seeds": ablation.seeds, "runs": len(keys)}
-        other = sum(training.get("code") is None for training in found)
+        other = sum(training.get("code") != code for training in found)
         rows.append({"ablation": name, **counts, "on record": len(found), "by other code": other})
     return pd.DataFrame(rows)
 

@@ -19,10 +19,10 @@ HOLDS, FAILS, UNDECIDED, NOT_TESTABLE = "holds", "does not hold", "undecided", "
 THE_POSTER, THIS_STUDY = "the poster", "this study"  # who claims something
 SIGNIFICANT = 0.05
 MARGIN = 2.0  # percentage points that count as nothing lost
-ROLES = {  # what a split stands for -> its title in the tiers
+ROLES = {  # what a split stands for -> its name in either tier
     "phrases": ("phrases", "flickr30k"),
-    "referring A": ("referring A", "refcoco+ A"),
-    "referring B": ("referring B", "refcoco+ B"),
+    "referring A": ("referring_a", "refcoco+ A"),
+    "referring B": ("referring_b", "refcoco+ B"),
 }
 POSTER = {  # pointing accuracy in percent on Flickr30k Entities, RefCOCO+ testA and testB (PROTOCOL, numbers to reach)
     "VMRM": {"phrases": 81.11, "referring A": 58.87, "referring B": 50.32},
@@ -68,7 +68,7 @@ CLAIMS = (
 
 def pointing_tasks(answers: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Parts of the tidy table by task of CLAIMS; concepts never boxed are asked on the phrases split."""
-    tasks = {role: answers[answers["split"].isin(titles)] for role, titles in ROLES.items()}
+    tasks = {role: answers[answers["split"].isin(names)] for role, names in ROLES.items()}
     tasks[NEVER_BOXED] = tasks["phrases"][~tasks["phrases"]["annotated"].astype(bool)]
     return {task: part for task, part in tasks.items() if len(part)}
 
