@@ -45,13 +45,11 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
     root = path.parent if images is None else Path(images).expanduser()
     if not root.is_dir():
         raise ValueError(f"{root.absolute()}: no such folder of pictures")
-    table = _table(path)
-    table["image"] = table["image"].map(lambda name: PurePosixPath(name).as_posix())
-    table["words"] = table["phrase"].map(_words)
-    texts = table.copy()
-    table[EDGES] = table[EDGES].apply(pd.to_numeric, errors="coerce")
-    _refuse(path, _cell_checks(texts, table))
-    _refuse(path, _row_checks(table))
+    cells = _table(path)
+    cells["image"] = cells["image"].map(lambda name: PurePosixPath(name).as_posix())
+    cells["words"] = cells["phrase"].map(_words)
+    table = cells.assign(**{name: pd.to_numeric(cells[name], errors="coerce") for name in EDGES})
+    _refuse(path, _row_checks(cells, table))
     _refuse(path, _picture_checks(table, root))
     return _regions(table, root)
 
@@ -99,31 +97,25 @@ def _refuse(path: Path, checks: Checks) -> None:
         raise ValueError(f"{path}, row {rows.index[bad[0]] + 2}: {sentence:.300}{more}")
 
 
-def _cell_checks(texts: pd.DataFrame, table: pd.DataFrame) -> Checks:
-    """Cells that hold something else than they should."""
-    images = table["image"]
+def _row_checks(cells: pd.DataFrame, table: pd.DataFrame) -> Checks:
+    """What can be seen without the pictures; `cells` are texts, `table` has numbers for the edges."""
+    images, rows = table["image"], pd.Series(table.index + 2, table.index)
     outside = images.isin(["", "."]) | images.str.startswith("/") | images.str.contains(r"(?:^|/)\.\.(?:/|$)")
-    checks = [(~np.isfinite(table[name]), f"{name} is '" + texts[name] + "', which is not a number") for name in EDGES]
-    checks += [(table["words"] == "", "the phrase '" + table["phrase"] + "' has no words")]
-    checks += [(outside, "the image '" + images + "' is not a file below the folder of the pictures")]
-    if "split" in table:
-        wrong = "the split '" + table["split"] + f"' is none of {', '.join(SPLITS)}"
-        checks += [(~table["split"].isin(SPLITS), wrong)]
-    return checks
-
-
-def _row_checks(table: pd.DataFrame) -> Checks:
-    """Rows that cannot be, or contradict others."""
-    rows = pd.Series(table.index + 2, table.index)
-    first = rows.groupby([table[name] for name in ("image", "words", *EDGES)]).transform("first")
     no_area = (table["x1"] >= table["x2"]) | (table["y1"] >= table["y2"])
-    checks = [
+    first = rows.groupby([table[name] for name in ("image", "words", *EDGES)]).transform("first").fillna(rows)
+    checks = [(~np.isfinite(table[name]), f"{name} is '" + cells[name] + "', which is not a number") for name in EDGES]
+    checks += [
+        (table["words"] == "", "the phrase '" + table["phrase"] + "' has no words"),
+        (outside, "the image '" + images + "' is not a file below the folder of the pictures"),
         (no_area, "the box has no area: x1 must be smaller than x2, y1 than y2"),
-        (first != rows, "repeats row " + first.astype(str)),
+        (first != rows, "repeats row " + first.astype(int).astype(str)),
     ]
     if "split" in table:
-        earlier = table.groupby("image")["split"].transform("first")
-        checks += [(table["split"] != earlier, table["image"] + " is in the split " + earlier + " in a row above")]
+        split, earlier = table["split"], table.groupby("image")["split"].transform("first")
+        checks += [
+            (~split.isin(SPLITS), "the split '" + split + f"' is none of {', '.join(SPLITS)}"),
+            (split != earlier, images + " is in the split " + earlier + " in a row above"),
+        ]
     return checks
 
 
