@@ -63,7 +63,7 @@ def test_each_epoch_ends_with_a_line_and_a_long_one_has_more(capsys, monkeypatch
     assert [line.partition(" s left: ")[0].rpartition(",")[0] for line in lines if "left" in line] == [
         f"finetuning: epoch {1 + step // 3} of 2, step {step} of 4" for step in (1, 2, 3, 4)
     ]
-    assert re.search(r"left: mlm [\d.]+, itc [\d.]+, itm [\d.]+, amc [\d.]+", lines[0])
+    assert re.search(r"left: mlm [\d.]+, itc [\d.]+, itm [\d.]+, amc [\d.]+, L_mean [\d.]+, L_max [\d.]+, total", lines[0])
     assert lines[2] == "finetuning: epoch 1 of 2: pointing on the validation split 50.0 %"
     monkeypatch.setattr(log, "LINES_EVERY", 60)
     train(ALBEF(TINY.model), *made_up(), with_training(epochs=2), "finetuning")

@@ -15,6 +15,7 @@ from amc_lib.step import Batch, Losses
 
 History = list[dict[str, float]]
 FIRST_LINE, LINES_EVERY = 10, 60  # seconds
+PRINTED = {"mean": "L_mean", "max": "L_max"}  # names of losses that differ from those of the history's columns
 
 
 class Log:
@@ -84,7 +85,7 @@ class Log:
     def _line(self, means: dict[str, float]) -> None:
         now, (began, first) = time.perf_counter(), self.here
         left = (self.epochs * self.updates - self.step) * (now - began) / (self.step - first)
-        losses = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
+        losses = ", ".join(f"{PRINTED.get(name, name)} {value:.3g}" for name, value in means.items())
         epoch, step = -(-self.step // self.updates), f"step {self.step} of {self.epochs * self.updates}"
         self._print(f"epoch {epoch} of {self.epochs}, {step}, {duration(left)} left: {losses}")
         self.next_line = now + LINES_EVERY
