@@ -48,19 +48,6 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
-def check_writable(folder: Path) -> None:
-    """Make the folder if it is missing. Raises OSError where nothing can be written into it."""
-    with atomic_file(folder / ".probe") as file:
-        file.write(b"\0")
-    (folder / ".probe").unlink()
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Delete what writers that were killed have left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def json_bytes(obj: Any) -> bytes:
     """`obj` as indented UTF-8 JSON; raises ValueError for NaN and infinity, which JSON lacks."""
     return f"{json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
@@ -74,12 +61,6 @@ def write_json(path: str | Path, obj: Any) -> None:
 def write_csv(path: str | Path, frame: Any) -> None:
     """Write a pandas DataFrame as UTF-8 CSV without its index, with full float precision, atomically."""
     write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
-
-
-def write_array(path: str | Path, array: np.ndarray) -> None:
-    """Write an array as .npy atomically."""
-    with atomic_file(path) as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def sha256_of(path: str | Path) -> str:

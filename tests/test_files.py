@@ -1,30 +1,19 @@
-"""Writers leave a whole file or the old one, never a piece, and no litter."""
+"""Writers leave a whole file or the old one, never a piece, and no litter; downloads are named for what they are."""
 
 import json
 import os
+import zipfile
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from amc_lib.files import (
-    atomic_file,
-    check_writable,
-    remove_unfinished,
-    write_bytes,
-    write_csv,
-    write_json,
-    write_together,
-)
+from amc_lib.files import ROOT, atomic_file, plain, unexpected_content, write_bytes, write_csv, write_json
 
 
-def test_bytes_come_back_and_folders_are_made(tmp_path):
-    path = tmp_path / "a" / "b" / "data.bin"
-    write_bytes(path, b"\x00\xff")
-    assert path.read_bytes() == b"\x00\xff"
-
-
-def test_json_is_readable_utf8_and_ends_with_a_newline(tmp_path):
-    path = tmp_path / "x.json"
+def test_json_is_readable_utf8_and_its_folder_is_made(tmp_path):
+    path = tmp_path / "a" / "b" / "x.json"
     write_json(path, {"λ1": 0.2, "names": ["a", None]})
     text = path.read_text(encoding="utf-8")
     assert json.loads(text) == {"λ1": 0.2, "names": ["a", None]}
@@ -39,27 +28,21 @@ def test_csv_keeps_every_digit_and_has_no_index(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(path), frame, check_exact=True)
 
 
-def test_a_writer_that_fails_midway_leaves_the_old_file_alone(tmp_path):
+def test_old_file_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "x.bin"
     write_bytes(path, b"old")
     with pytest.raises(RuntimeError), atomic_file(path) as file:
         file.write(b"half of the n")
         raise RuntimeError("power cut")
     assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.bin"]
-
-
-def test_the_old_file_is_visible_until_the_block_ends(tmp_path):
-    path = tmp_path / "x.bin"
-    write_bytes(path, b"old")
     with atomic_file(path) as file:
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
+    assert path.read_bytes() == b"new" and [entry.name for entry in tmp_path.iterdir()] == ["x.bin"]
 
 
-def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
+def test_rename_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
     def refuse(source, target):
         raise OSError("disk full")
 
@@ -70,56 +53,38 @@ def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-def test_what_json_cannot_hold_is_refused_before_the_old_file_is_touched(tmp_path, value):
+def test_value_that_json_cannot_hold_is_refused_before_the_old_file_is_touched(tmp_path, value):
     path = tmp_path / "x.json"
     write_json(path, {"accuracy": 1})
     with pytest.raises((ValueError, TypeError)):
         write_json(path, {"accuracy": value})
-    assert json.loads(path.read_text()) == {"accuracy": 1}
-    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises((ValueError, TypeError), match=r"settings\.accuracy\[0\] is "):
+        plain({"accuracy": [value]})
+    assert json.loads(path.read_text()) == {"accuracy": 1} and len(list(tmp_path.iterdir())) == 1
 
 
-def test_files_follow_the_umask(tmp_path):
-    old = os.umask(0o022)
-    try:
-        write_bytes(tmp_path / "x.bin", b"")
-    finally:
-        os.umask(old)
-    assert (tmp_path / "x.bin").stat().st_mode & 0o777 == 0o644
+def test_plain_values_are_those_of_json():
+    values = {"array": (np.float32(0.5), np.int64(3)), "inside": ROOT / "data" / "x", "outside": Path("/else/where")}
+    assert plain(values) == {"array": [0.5, 3], "inside": "data/x", "outside": "where"}
 
 
-def test_files_that_belong_together_are_renamed_when_all_are_written(tmp_path, monkeypatch):
-    first, second = tmp_path / "first", tmp_path / "second"
-    write_together({first: b"old", second: b"old"})
-    flush, descriptors = os.fsync, []
-
-    def full_at_the_second(descriptor: int) -> None:
-        descriptors.append(descriptor)
-        if len(descriptors) == 2:
-            raise OSError("disk full")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", full_at_the_second)
-    with pytest.raises(OSError, match="disk full"):
-        write_together({first: b"new", second: b"new"})
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"first": b"old", "second": b"old"}
-    monkeypatch.undo()
-    renamed, replace = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda source, target: (renamed.append(target), replace(source, target)))
-    write_together({first: b"new", second: b"newer"})
-    assert renamed == [first, second] and second.read_bytes() == b"newer"
+@pytest.mark.parametrize(
+    ("data", "content"),
+    [
+        (b"\n<!DOCTYPE html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
+        (b"PK\3\4 the beginning of an archive", "an incomplete download"),
+        (b"", "an empty file"),
+        (b"\x80\2}q\0.", None),
+    ],
+)
+def test_downloads_are_named_for_what_they_are(tmp_path, data, content):
+    (tmp_path / "x").write_bytes(data)
+    found = unexpected_content(tmp_path / "x")
+    assert found is None if content is None else found.startswith(content)
 
 
-def test_what_killed_writers_left_is_removed(tmp_path):
-    (tmp_path / ".weights.safetensors.0123abcd.tmp").write_bytes(b"half")
-    write_bytes(tmp_path / "x.bin", b"")
-    remove_unfinished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
-
-
-def test_writable_folder_is_made_and_left_empty(tmp_path):
-    check_writable(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="file"):
-        check_writable(tmp_path / "file")
+def test_whole_archive_is_nothing_unexpected(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a", "b")
+    assert unexpected_content(tmp_path / "x.zip") is None

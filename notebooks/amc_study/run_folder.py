@@ -13,7 +13,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from amc_lib.checkpoints import DESCRIPTION, Checkpoint, save_checkpoint
-from amc_lib.files import check_writable, remove_unfinished, write_csv, write_json
+from amc_lib.files import write_bytes, write_csv, write_json
 from amc_study.rival.region_tower import open_checkpoint
 
 
@@ -58,7 +58,8 @@ def write_run(
     """
     final = history.iloc[-1].to_dict() if len(history) else {}
     try:
-        remove_unfinished(folder)
+        for left_by_a_killed_writer in folder.glob(".*.tmp"):
+            left_by_a_killed_writer.unlink(missing_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
         write_csv(folder / "history.csv", history)
         save_checkpoint(folder, checkpoint.model, checkpoint.tokenizer, checkpoint.settings, {**record, **identity})
@@ -73,7 +74,8 @@ def write_run(
 def require_writable(folder: Path) -> None:
     """Raises RunError where nothing can be written into the folder."""
     with _explained(folder):
-        check_writable(folder)
+        write_bytes(folder / ".probe", b"\0")
+        (folder / ".probe").unlink()
 
 
 @contextmanager
