@@ -1,7 +1,15 @@
-"""Pointing accuracy: where the heatmap of a phrase peaks, and whether that lies inside one of the phrase's boxes."""
+"""Pointing accuracy: where the heatmap of a phrase peaks, and whether that lies inside one of the phrase's boxes.
+
+    python -m amc_lib.evaluate CHECKPOINT FOLDER SPLIT [--json]
+
+scores a checkpoint on a folder in Flickr30k Entities' layout (`amc_lib.datasets.flickr30k`).
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +30,7 @@ from amc_lib.tokens import Tokenizer
 
 @dataclass
 class Pointing:
-    """What a system says of P regions: raw heatmaps [P, G, G], points (x, y) [P, 2] in pixels, match scores [P]."""
+    """A system's answers to P regions: raw heatmaps [P, G, G], points (x, y) [P, 2] in pixels, match scores [P]."""
 
     regions: list[Region]
     heatmaps: Tensor
@@ -38,7 +46,9 @@ class Pointing:
 def peak(heatmaps: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Points (x, y), int [P, 2], of raw heatmaps [P, G, G] in an image of `size` (height, width).
 
-    The map is upsampled bicubically with half-pixel centres; the first maximum in row-major order is the point.
+    The authors' convention (`grounding_eval` in their `dataset/utils.py`): the map is upsampled bicubically with
+    half-pixel centres; the point is the first maximum in row-major order, as *indices* of its column and row. The
+    centre of that pixel lies half a pixel further right and down.
     """
     maps = gradcam.upsample(heatmaps.float(), size, "bicubic")  # [P, H, W]
     y = maps.amax(2).argmax(1)  # the row first: a plain argmax of H * W is ten times slower
@@ -47,7 +57,11 @@ def peak(heatmaps: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def point_hits(points: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
-    """bool [P]: does the point (x, y) lie strictly inside any box (xyxy) of its region?"""
+    """bool [P]: does the point (x, y) lie inside any box (xyxy) of its region?
+
+    Strictly, x1 < x < x2 and y1 < y < y2, with the pixel indices of `peak`: the authors' rule (`point_in_box`, same
+    file), which counts the first column and row of a box as outside.
+    """
     return np.array(
         [
             any(x1 < x < x2 and y1 < y < y2 for x1, y1, x2, y2 in region.boxes)
@@ -57,13 +71,19 @@ def point_hits(points: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     )
 
 
-def pointing_hits(heatmaps: Tensor, regions: Sequence[Region]) -> np.ndarray:
-    """bool [P]: do the peaks of heatmaps [P, G, G] hit their regions? An all-zero map is a miss."""
-    sizes = [region.image.open().size for region in regions]  # (width, height)
-    points = np.array(
-        [peak(heatmap[None], (height, width))[0] for heatmap, (width, height) in zip(heatmaps, sizes, strict=True)]
-    )
-    return point_hits(points.reshape(-1, 2), regions) & heatmaps.flatten(1).any(1).cpu().numpy()
+@contextmanager
+def evaluating(model: ALBEF) -> Iterator[None]:
+    """Evaluation mode and no gradients inside the block; afterwards the model's mode is as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+# ---------------------------------------------------------------------------------------------------------- heatmaps
 
 
 def ground_phrases(
@@ -75,7 +95,7 @@ def ground_phrases(
     layer: int,
     explanation: Explanation = "gradcam",
 ) -> tuple[Tensor, Tensor]:
-    """Raw heatmaps [P, G, G] and match probabilities [P] of phrases, phrase p asked of images[image_rows[p]].
+    """Raw heatmaps [P, G, G] and match probabilities [P] of phrases; phrase p is grounded in images[image_rows[p]].
 
     images: [B, C, H, W]. Each image is encoded once for all its phrases, and the backward pass runs only through the
     layers above the heatmap. Gradients and the training mode of the model stay as they were.
@@ -87,7 +107,7 @@ def ground_phrases(
 
 def remember_images(model: ALBEF, images: Tensor) -> ImageMemory:
     """What `ground_remembered` needs of images [B, C, H, W], without gradient: good for any phrase and any layer."""
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model):
         return model.text_encoder.remember(model.encode_image(images.to(model.temp.device)))
 
 
@@ -103,27 +123,12 @@ def ground_remembered(
 
     Those are raw maps [P, L, G, G] whose mean over the L tokens, padding included, is the heatmap.
     """
-    with _evaluating(model):
-        tokens = tokenizer(phrases, model.settings.text.positions)
-        input_ids, text_mask = (tensor.to(model.temp.device) for tensor in tokens)
-        with torch.no_grad():
-            text_embeds = model.encode_text(input_ids, text_mask)
+    with evaluating(model):
+        text_embeds, text_mask = encode_phrases(model, tokenizer, phrases)
         with torch.enable_grad(), gradcam.watch_attention(model.text_encoder, layer, twice=False) as watch:
-            fusion_embeds = model.text_encoder.fuse(text_embeds.requires_grad_(), text_mask, memory)
-            itm_logits = model.match(fusion_embeds)
-            raw, of_tokens = gradcam.token_heatmaps(watch, itm_logits, text_mask, explanation)
-    return raw.cpu(), itm_logits.detach().float().softmax(1)[:, 1].cpu(), of_tokens.cpu()
-
-
-@contextmanager
-def _evaluating(model: ALBEF) -> Iterator[None]:
-    """The model in evaluation mode inside the block."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+            itm_logits = model.match(model.text_encoder.fuse(text_embeds.requires_grad_(), text_mask, memory))
+            raw, token_maps = gradcam.token_heatmaps(watch, itm_logits, text_mask, explanation)
+    return raw.cpu(), itm_logits.detach().float().softmax(1)[:, 1].cpu(), token_maps.cpu()
 
 
 def point_at(
@@ -143,26 +148,99 @@ def point_at(
     by_image: dict[str, list[int]] = defaultdict(list)
     for p, region in enumerate(regions):
         by_image[region.image_id].append(p)
-    points = np.zeros((len(regions), 2), dtype=int)
-    scores = np.zeros(len(regions), dtype=np.float32)
-    heatmaps = torch.zeros(len(regions), 0, 0)
     groups = list(by_image.values())
-    for chunk in tqdm(list(_chunks(groups, images_at_once)), desc=progress, disable=progress is None):
-        loaded = [load_image(regions[members[0]]) for members in chunk]
+    points, scores = np.zeros((len(regions), 2), dtype=int), np.zeros(len(regions), dtype=np.float32)
+    heatmaps = torch.zeros(len(regions), 0, 0)
+    for start in tqdm(range(0, len(groups), images_at_once), desc=progress, disable=progress is None):
+        chunk = groups[start : start + images_at_once]
+        images, sizes = zip(*(load_image(regions[members[0]]) for members in chunk), strict=True)
         rows = [row for row, members in enumerate(chunk) for _ in members]
-        at = [p for members in chunk for p in members]
-        images = torch.stack([image for image, _ in loaded]).float()
-        asked = [regions[p].phrase for p in at]
-        raw, probability = ground_phrases(model, tokenizer, images, asked, rows, layer, explanation)
+        phrases = [p for members in chunk for p in members]  # as indices of regions
+        texts = [regions[p].phrase for p in phrases]
+        raw, match = ground_phrases(model, tokenizer, torch.stack(images).float(), texts, rows, layer, explanation)
         if not heatmaps.numel():
             heatmaps = raw.new_zeros(len(regions), *raw.shape[1:])
-        heatmaps[at], scores[at] = raw, probability.numpy()
-        for size in {size for _, size in loaded}:
-            same = [k for k, row in enumerate(rows) if loaded[row][1] == size]
-            points[[at[k] for k in same]] = peak(raw[same], size)
+        heatmaps[phrases], scores[phrases] = raw, match.numpy()
+        for size in set(sizes):
+            same = [k for k, row in enumerate(rows) if sizes[row] == size]
+            points[[phrases[k] for k in same]] = peak(raw[same], size)
     return Pointing(list(regions), heatmaps, points, scores)
 
 
-def _chunks(items: Sequence, size: int) -> Iterator[Sequence]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+# ------------------------------------------------------------------------------------------------------ match scores
+
+
+def encode_phrases(model: ALBEF, tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """text_embeds [P, L, D] and their mask [P, L]."""
+    tokens = tokenizer(phrases, model.settings.text.positions)
+    input_ids, text_mask = (tensor.to(model.temp.device) for tensor in tokens)
+    return model.encode_text(input_ids, text_mask), text_mask
+
+
+def match_probabilities(model: ALBEF, tokenizer: Tokenizer, images: Tensor, phrase: str) -> Tensor:
+    """[n]: the probability that `phrase` matches each of n images (pixels, or the features that the trunk gives)."""
+    with evaluating(model):
+        image_embeds = model.encode_image(images.to(model.temp.device))
+        rows = torch.arange(len(images))
+        return pair_probabilities(model, image_embeds, *encode_phrases(model, tokenizer, [phrase]), rows, rows * 0)
+
+
+def pair_probabilities(
+    model: ALBEF,
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    text_mask: Tensor,
+    image_rows: Tensor,
+    text_rows: Tensor,
+    at_once: int = 256,
+) -> Tensor:
+    """[n]: the probability that image `image_rows[k]` and text `text_rows[k]` match (int64 [n] both).
+
+    image_embeds [I, N, D], text_embeds [P, L, D] and text_mask [P, L] as the towers give them. Call it inside
+    `evaluating`.
+    """
+    encoder, parts = model.text_encoder, []
+    for images, texts in zip(image_rows.split(at_once), text_rows.split(at_once), strict=True):
+        used, rows = images.unique(return_inverse=True)
+        memory = encoder.remember(image_embeds[used]).rows(rows)
+        itm_logits = model.match(encoder.fuse(text_embeds[texts], text_mask[texts], memory))
+        parts.append(itm_logits.float().softmax(1)[:, 1].cpu())
+    return torch.cat(parts)
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    from amc_lib.checkpoints import load_checkpoint
+    from amc_lib.datasets import flickr30k
+    from amc_lib.grounder import heatmap_layer, model_input
+
+    parser = argparse.ArgumentParser(
+        prog="python -m amc_lib.evaluate", description="Pointing accuracy of a checkpoint."
+    )
+    parser.add_argument("checkpoint", help="a run's folder, a shipped name, or an official .pth")
+    parser.add_argument("folder", help="in Flickr30k Entities' layout: Sentences/, Annotations/, SPLIT.txt, images/")
+    parser.add_argument("split", help="train, val or test")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    given = parser.parse_args(arguments)
+
+    def load(region: Region) -> tuple[Tensor, tuple[int, int]]:
+        picture = region.image.open()
+        return model_input(picture, checkpoint.settings.model.vision), (picture.height, picture.width)
+
+    try:
+        checkpoint, regions = load_checkpoint(given.checkpoint), flickr30k.read(given.folder, given.split, strict=False)
+        model, layer = checkpoint.model, heatmap_layer(checkpoint)
+        explanation = checkpoint.settings.amc.explanation
+        answers = point_at(model, checkpoint.tokenizer, regions, load, layer, 8, given.split, explanation)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    result = {"phrases": len(regions), "hits": int(answers.hits.sum()), "skipped": len(regions.skipped), "layer": layer}
+    result["accuracy"] = 100 * result["hits"] / max(1, len(regions))  # percent
+    line = "{accuracy:.2f} % of {phrases} phrases (layer {layer}; {skipped} records could not be read)"
+    print(json.dumps(result) if given.json else line.format(**result))
+
+
+if __name__ == "__main__":
+    main()

@@ -23,28 +23,25 @@ NORMALISE_EPS = 1e-7  # of the authors' min-max
 def watch_attention(text_encoder: TextEncoder, layer: int, *, twice: bool) -> Iterator[Watch]:
     """Keep the cross-attention of `layer` during the passes inside the `with` block.
 
-    With `twice` all attention from there upwards also takes the plain form, which has a second derivative; the
-    layers below keep fused attention. Everything attached is removed on leaving, whatever happens inside.
+    With `twice` all attention from there upwards is also written out, which has a second derivative; the layers below
+    keep fused attention. Everything attached is removed on leaving, whatever happens inside.
     """
-    if not text_encoder.fusion_from <= layer < len(text_encoder.layers):
-        raise ValueError(
-            f"layer {layer} has no cross-attention; fusion layers are "
-            f"{text_encoder.fusion_from}-{len(text_encoder.layers) - 1}"
-        )
-    watched = text_encoder.layers[layer].crossattention.self
-    modules = [watched]
-    if twice:
-        for above in text_encoder.layers[layer + 1 :]:
-            modules += [above.attention.self, above.crossattention.self]
+    first, end = text_encoder.fusion_from, len(text_encoder.layers)
+    if not first <= layer < end:
+        raise ValueError(f"layer {layer} has no cross-attention; fusion layers are {first}-{end - 1}")
     if any(isinstance(module, Attention) and module.watch for module in text_encoder.modules()):
         raise RuntimeError("the attention of this text encoder is already being watched")
-    for module in modules:
-        module.watch = Watch()
+    watched = [text_encoder.layers[layer].crossattention.self]
+    if twice:
+        for above in text_encoder.layers[layer + 1 :]:
+            watched += [above.attention.self, above.crossattention.self]
+    for attention in watched:
+        attention.watch = Watch()
     try:
-        yield watched.watch
+        yield watched[0].watch
     finally:
-        for module in modules:
-            module.watch = None
+        for attention in watched:
+            attention.watch = None
 
 
 def heatmap(
@@ -57,8 +54,7 @@ def heatmap(
     (they count zero), so the magnitude depends on the padding and its shape does not. With `create_graph` the map can
     be differentiated again, as L_amc needs. With explanation "attention" the gradient is left out: plain attention.
     """
-    weighted = _weighted_attention(watch, itm_logits, text_mask, create_graph, explanation)
-    return _on_grid(weighted.mean(dim=(1, 2)))
+    return _weighted_attention(watch, itm_logits, text_mask, create_graph, explanation).mean(dim=(1, 2))
 
 
 def token_heatmaps(
@@ -69,26 +65,23 @@ def token_heatmaps(
     The heatmap is the mean over the L positions.
     """
     weighted = _weighted_attention(watch, itm_logits, text_mask, False, explanation)
-    return _on_grid(weighted.mean(dim=(1, 2))), _on_grid(weighted.mean(dim=1))
+    return weighted.mean(dim=(1, 2)), weighted.mean(dim=1)
 
 
 def _weighted_attention(
     watch: Watch, itm_logits: Tensor, text_mask: Tensor, create_graph: bool, explanation: Explanation
 ) -> Tensor:
-    """Attention times its positive gradient, or alone [B, h, L, N - 1], zero at padded positions."""
-    attention = weighted = watch.probabilities if create_graph else watch.probabilities.detach()
+    """Attention times its positive gradient, or alone [B, h, L, G, G], zero at padded positions."""
+    attention = weighted = watch.probabilities if create_graph else watch.probabilities.detach()  # [B, h, L, N]
     if explanation == "gradcam":
         (gradient,) = torch.autograd.grad(
             itm_logits[:, 1].sum(), watch.probabilities, create_graph=create_graph, retain_graph=create_graph or None
         )
         weighted = attention * gradient.clamp(min=0)
     words = text_mask[:, None, :, None].to(attention.dtype)  # [B, 1, L, 1]
-    return (weighted * words)[..., 1:]  # the class token shows no place
-
-
-def _on_grid(places: Tensor) -> Tensor:
+    places = (weighted * words)[..., 1:]  # token 0, the class token, is no place
     side = round(places.shape[-1] ** 0.5)
-    return places.unflatten(-1, (side, side))  # [..., N - 1] -> [..., G, G]
+    return places.unflatten(-1, (side, side))  # [B, h, L, N - 1] -> [B, h, L, G, G]
 
 
 def normalise(raw: Tensor, eps: float = NORMALISE_EPS) -> Tensor:
@@ -103,12 +96,12 @@ def normalise(raw: Tensor, eps: float = NORMALISE_EPS) -> Tensor:
 def upsample(maps: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """[B, H, W] -> [B, *size]: `bilinear` in training, `bicubic` in evaluation (which may undershoot zero)."""
     if mode == "bicubic":
-        of_rows, of_columns = (_bicubic(large, maps, axis) for axis, large in ((1, size[0]), (2, size[1])))
-        return of_rows @ maps @ of_columns.T  # as F.interpolate within rounding, in a fifth of its time
+        rows, columns = (_bicubic(large, maps, axis) for axis, large in ((1, size[0]), (2, size[1])))
+        return rows @ maps @ columns.T  # as F.interpolate within rounding, in a fifth of its time
     return F.interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
 
 
 def _bicubic(large: int, maps: Tensor, axis: int) -> Tensor:
-    """[large, small]: what each place along an axis of maps gives to each of `large` places."""
+    """[large, small]: the weight of each place along an axis of maps in each of `large` places."""
     places = torch.eye(maps.shape[axis], dtype=maps.dtype, device=maps.device)
     return F.interpolate(places[None, None], (large, len(places)), mode="bicubic", align_corners=False)[0, 0]

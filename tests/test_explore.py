@@ -23,12 +23,12 @@ from amc_lib import Grounder, gradcam
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import AmcSettings
 from amc_lib.grounder import Grounding
-from amc_lib.model import ALBEF
 from amc_lib.presets import preset
 from amc_study.explain.explanation import box_terms, heading, mask_picture, outlined, overlay, quick_png, token_strip
 from amc_study.explain.explore import Explorer, draw_scene, load_systems, png
 from amc_study.rival.detector_runs import load_detector
 from amc_study.rival.region_grounder import RegionGrounder
+from amc_study.rival.region_tower import build_model
 from amc_study.rival.settings import detector_based
 
 SYSTEMS = ("ALBEF", "AMC")
@@ -62,7 +62,7 @@ def with_detector() -> RegionGrounder:
     chosen = detector_based(preset("scenes"))
     torch.manual_seed(0)
     tokenizer = Grounder.load("albef-scenes").checkpoint.tokenizer
-    return RegionGrounder(Checkpoint(ALBEF(chosen.model).eval(), tokenizer, chosen, {}, ""), load_detector())
+    return RegionGrounder(Checkpoint(build_model(chosen.model).eval(), tokenizer, chosen, {}, ""), load_detector())
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_strip_has_a_tile_for_each_token(grounder, picture):
 
 def grounding_of(raw: torch.Tensor, size: tuple[int, int] = (40, 40)) -> Grounding:
     heatmap = np.zeros(size[::-1], dtype=np.float32)
-    return Grounding(Image.new("RGB", size), "cat", heatmap, (5, 5), 0.5, raw, ("cat",), raw[None])
+    return Grounding("cat", (5, 5), 0.5, (), ("cat",), Image.new("RGB", size), heatmap, raw, raw[None])
 
 
 @given(

@@ -1,9 +1,11 @@
-"""Grounder with a tiny checkpoint: what comes back for pictures of every kind, and what is refused."""
+"""Grounder with a tiny checkpoint: the answers for pictures of every kind, what is refused, and the command line."""
 
 from __future__ import annotations
 
-import io
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,16 @@ import torch
 from PIL import Image
 from reference_cases import TINY_AMC, tiny_model, tiny_settings
 
-from amc_lib import Grounder, gradcam
+from amc_lib import Grounder, Grounding, gradcam
+from amc_lib.__main__ import main
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.evaluate import ground_phrases, peak
-from amc_lib.grounder import Grounding, read_image
+from amc_lib.grounder import read_image, unknown_words
 from amc_lib.model.trunk import pixels
+from amc_lib.overlay import heat_overlay
 from amc_lib.presets import preset
-from amc_lib.tokens import SPECIAL, Tokenizer
+from amc_lib.tokens import SPECIAL, Tokenizer, word_vocabulary
 
 WIDTH, HEIGHT = 60, 40
 PHRASES = ["w1 w2", "w3", "w4 w5 w6"]
@@ -63,17 +67,16 @@ def refused(message: str):
     return pytest.raises(ValueError, match=re.escape(message))
 
 
-# ------------------------------------------------------------------------------------------------------ what comes back
+# ------------------------------------------------------------------------------------------------------------- answers
 
 
-@pytest.mark.parametrize("size", [(60, 40), (40, 60), (33, 33), (1, 1), (7, 200)])
+@pytest.mark.parametrize("size", [(60, 40), (33, 33), (1, 1), (7, 200)])
 def test_answer_is_in_the_pixels_of_the_picture(grounder, picture, size):
     answer = grounder.ground(picture.resize(size), "w1 w2")
     width, height = size
     assert answer.heatmap.shape == (height, width) and answer.heatmap.dtype == np.float32
     assert answer.heatmap.min() >= 0 and answer.heatmap.max() <= 1
     assert 0 <= answer.point[0] < width and 0 <= answer.point[1] < height
-    assert 0 <= answer.score <= 1 and isinstance(answer.score, float)
     assert answer.image.size == answer.overlay().size == size
 
 
@@ -84,126 +87,157 @@ def test_answer_is_that_of_the_evaluation(grounder, picture):
     x, y = answer.point
     assert [x, y] == peak(raw, (HEIGHT, WIDTH))[0].tolist()
     assert answer.heatmap[y, x] == answer.heatmap.max() > 0.99 and answer.heatmap.min() == 0
-    assert answer.score == scores[0].item()
+    assert answer.score == scores[0].item() and 0 < answer.score < 1
     warm = gradcam.upsample(raw, (HEIGHT, WIDTH), "bicubic").clamp(min=0)[0]
     np.testing.assert_allclose(answer.heatmap, (warm / warm.max()).numpy(), atol=1e-3)
 
 
-def test_phrases_and_pictures_change_the_answer(grounder, picture):
-    first, other = grounder.ground(picture, ["w1 w2", "w3"])
-    assert not equal(first, other)
-    mirrored = grounder.ground(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "w1 w2")
-    assert not np.allclose(mirrored.heatmap, first.heatmap, atol=1e-3)
-
-
-def test_list_equals_one_by_one(grounder, picture):
-    answers = grounder.ground(picture, PHRASES)
-    assert [answer.phrase for answer in answers] == PHRASES
-    for phrase, answer in zip(PHRASES, answers, strict=True):
-        alone = grounder.ground(picture, phrase)
-        assert alone.point == answer.point
-        assert alone.score == pytest.approx(answer.score, abs=1e-5)
-        np.testing.assert_allclose(alone.heatmap, answer.heatmap, atol=1e-3)
-
-
-def test_picture_is_encoded_once_for_all_phrases(grounder, picture, monkeypatch):
+def test_list_equals_one_by_one_and_encodes_the_picture_once(grounder, picture, monkeypatch):
+    alone = [grounder.ground(picture, phrase) for phrase in PHRASES]
     model, seen = grounder.checkpoint.model, []
     encode = model.encode_image
     monkeypatch.setattr(model, "encode_image", lambda images: seen.append(len(images)) or encode(images))
-    grounder.ground(picture, PHRASES)
-    assert seen == [1]
-    assert grounder.ground(picture, []) == []
+    for phrase, single, answer in zip(PHRASES, alone, grounder.ground(picture, PHRASES), strict=True):
+        assert answer.phrase == phrase and answer.point == single.point
+        assert answer.score == pytest.approx(single.score, abs=1e-5)
+        np.testing.assert_allclose(answer.heatmap, single.heatmap, atol=1e-3)
+    assert seen == [1] and not equal(alone[0], alone[1])
 
 
 def test_layer_can_be_chosen(folder, grounder, picture):
     assert grounder.layer == TINY_AMC.layer
-    other = Grounder.load(folder, layer=2)
-    assert not equal(other.ground(picture, "w1 w2"), grounder.ground(picture, "w1 w2"))
+    assert not equal(Grounder.load(folder, layer=2).ground(picture, "w1 w2"), grounder.ground(picture, "w1 w2"))
     with refused("layer 0 has no cross-attention; fusion layers are 2-4"):
         Grounder.load(folder, layer=0).ground(picture, "w1 w2")
 
 
-def test_overlay_marks_the_point_and_leaves_the_picture(grounder, picture):
+def test_answer_is_printed_in_a_few_words(grounder, picture):
+    assert len(repr(grounder.ground(picture, "w1 w2"))) < 200
+
+
+def test_words_outside_the_vocabulary_are_named(grounder, picture):
+    assert grounder.ground(picture, "w1 zebra w2").unknown_words == ("zebra",)
+    spelling = Tokenizer(word_vocabulary(["red", "cat", "helicopter"]), 12)
+    assert unknown_words(spelling, "a red cat, zebras and cats") == ("zebras", "and", "cats")
+    pieces = Tokenizer([*SPECIAL, "ground", "##er", "the"], 12)
+    assert unknown_words(pieces, "the grounder grounds") == ("grounds",)
+
+
+# ------------------------------------------------------------------------------------------------------------- overlay
+
+
+def test_overlay_shows_the_picture_where_nothing_is_hot_and_the_peak_inside_its_ring(grounder, picture):
     answer = grounder.ground(picture, "w1 w2")
-    before = np.asarray(answer.image).copy()
-    overlay = np.asarray(answer.overlay())
+    before, heated, ringed = np.asarray(picture), heat_overlay(picture, answer.heatmap), np.asarray(answer.overlay())
+    assert (heated == before)[answer.heatmap == 0].all()
     x, y = answer.point
-    assert overlay[y, x].tolist() == [255, 255, 255]
-    assert (np.asarray(answer.image) == before).all()
+    assert (ringed[y, x] == heated[y, x]).all() and (heated[y, x] != before[y, x]).any()
+    assert (ringed == 255).all(axis=2).sum() > 10  # the ring is white
+
+
+def test_heat_colours_are_those_of_inferno():
+    colormaps = pytest.importorskip("matplotlib").colormaps
+    heat = np.linspace(0, 1, 50)[None]
+    found = heat_overlay(np.zeros((1, 50, 3), np.uint8), heat)
+    expected = 255 * 0.8 * heat[..., None] * colormaps["inferno"](0.2 + 0.7 * heat)[..., :3]
+    assert abs(found - expected).max() < 4
+
+
+@pytest.mark.parametrize("heat", [np.full((2, 2), 1.5), np.full((2, 2), np.nan), np.zeros((3, 2))])
+def test_heat_that_is_not_normalised_or_of_another_size_is_refused(heat):
+    with pytest.raises(ValueError, match="heatmap"):
+        heat_overlay(np.zeros((2, 2, 3), np.uint8), heat)
 
 
 # ------------------------------------------------------------------------------------------------ pictures of all kinds
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
-def test_any_mode_is_read_as_rgb(grounder, picture, mode):
-    answer = grounder.ground(picture.convert("L").convert(mode) if mode == "LA" else picture.convert(mode), "w1 w2")
-    assert answer.image.mode == "RGB" and answer.heatmap.shape == (HEIGHT, WIDTH)
+def test_any_mode_is_read_as_rgb(picture, mode):
+    read = read_image(picture.convert("L").convert(mode) if mode == "LA" else picture.convert(mode))
+    assert read.mode == "RGB" and read.size == (WIDTH, HEIGHT)
 
 
-def test_path_text_and_picture_are_the_same_question(grounder, picture, tmp_path):
+def test_transparency_lies_on_white():
+    glass = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    glass.putpixel((0, 0), (10, 20, 30, 0))
+    assert [read_image(glass).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (255, 0, 0)]
+
+
+def test_path_text_picture_and_array_are_the_same_question(grounder, picture, tmp_path):
     picture.save(path := tmp_path / "picture.png")
-    answers = [grounder.ground(source, "w1 w2") for source in (picture, path, str(path))]
-    assert equal(answers[0], answers[1]) and equal(answers[0], answers[2])
+    first, *others = (grounder.ground(x, "w1 w2") for x in (picture, path, str(path), np.asarray(picture)))
+    assert all(equal(first, other) for other in others)
 
 
 def test_picture_is_turned_upright_as_its_exif_says(picture, tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6  # to be turned clockwise by a quarter
     picture.save(tmp_path / "turned.png", exif=exif)
-    upright = read_image(tmp_path / "turned.png")
-    assert upright.size == (HEIGHT, WIDTH)
-    assert (np.asarray(upright) == np.asarray(picture.transpose(Image.Transpose.ROTATE_270))).all()
+    upright = picture.transpose(Image.Transpose.ROTATE_270)
+    assert (np.asarray(read_image(tmp_path / "turned.png")) == np.asarray(upright)).all()
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-def test_missing_picture_is_named(grounder, tmp_path):
-    with refused(f"{tmp_path / 'none.png'}: no such image"):
-        grounder.ground(tmp_path / "none.png", "w1")
-    with refused("an image must be a PIL image or a path, got int"):
-        grounder.ground(7, "w1")
-
-
-@pytest.mark.parametrize("kind", ["png", "jpeg"])
-def test_truncated_picture_is_named(grounder, picture, tmp_path, kind):
-    picture.resize((600, 400)).save(buffer := io.BytesIO(), format=kind)
-    path = tmp_path / f"half.{kind}"
-    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-    with refused(f"{path}: cannot be read as an image"):
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (None, "no such image"),
+        (b"", "cannot be read as an image"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "cannot be read"),
+    ],
+)
+def test_missing_or_broken_picture_is_named(grounder, tmp_path, data, sentence):
+    path = tmp_path / "picture.png"
+    if data is not None:
+        path.write_bytes(data)
+    with refused(f"{path}: {sentence}"):
         grounder.ground(path, "w1")
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"P5 99999 99999 255\n"])
-def test_file_that_is_no_picture_is_named(grounder, tmp_path, data):
-    path = tmp_path / "broken.png"
-    path.write_bytes(data)
-    with refused(f"{path}: cannot be read as an image"):
-        grounder.ground(path, "w1")
-
-
-@pytest.mark.parametrize("phrase", ["", " ", "?!"])
-def test_phrase_of_no_words_is_refused_alone_and_in_a_list(grounder, picture, phrase):
-    for asked in (phrase, ["w1", phrase]):
-        with refused(f"the phrase {phrase!r} has no words"):
-            grounder.ground(picture, asked)
-
-
-@pytest.mark.parametrize(("layer", "shown"), [(0, "0"), (5, "5"), ("top", "'top'"), (None, "None")])
-def test_checkpoint_that_names_no_layer_of_its_own_is_refused(folder, layer, shown):
-    checkpoint = Grounder.load(folder).checkpoint
-    checkpoint.about["layer"] = layer
-    with refused(f"this checkpoint names the layer {shown}; its fusion layers are 2-4"):
-        Grounder(checkpoint)
-
-
-@pytest.mark.parametrize("phrase", [7, None, 1.5])
-def test_phrase_that_is_no_text_is_refused(grounder, picture, phrase):
-    with refused(f"a phrase must be text, got {phrase}"):
+@pytest.mark.parametrize(
+    ("picture", "phrase", "sentence"),
+    [
+        (7, "w1", "an image must be a PIL image, an array or a path, got int"),
+        (Image.new("RGB", (0, 5)), "w1", "it has 0 x 5 pixels"),
+        (Image.new("RGB", (5, 5)), "?!", "the phrase '?!' has no words"),
+        (Image.new("RGB", (5, 5)), ["w1", ""], "the phrase '' has no words"),
+        (Image.new("RGB", (5, 5)), 1.5, "a phrase must be text, got 1.5"),
+    ],
+)
+def test_wrong_question_is_refused_with_one_sentence(grounder, picture, phrase, sentence):
+    with refused(sentence):
         grounder.ground(picture, phrase)
 
 
-def test_picture_without_pixels_is_refused(grounder):
-    with refused("it has 0 x 5 pixels"):
-        grounder.ground(Image.new("RGB", (0, 5)), "w1")
+@pytest.mark.parametrize("layer", [0, 5, "top", None])
+def test_checkpoint_that_names_another_layer_is_refused(folder, layer):
+    checkpoint = Grounder.load(folder).checkpoint
+    checkpoint.about["layer"] = layer
+    with refused(f"this checkpoint names the layer {layer!r}; its fusion layers are 2-4"):
+        Grounder(checkpoint)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def test_command_prints_the_point_and_writes_the_overlay(folder, grounder, picture, tmp_path, capsys):
+    picture.save(tmp_path / "picture.png")
+    answer = grounder.ground(picture, "w1 zebra")
+    command = [str(tmp_path / "picture.png"), "w1 zebra", "-c", str(folder), "-o", str(tmp_path / "overlay.png")]
+    main([*command, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"point": list(answer.point), "score": answer.score, "unknown_words": ["zebra"]}
+    assert (np.asarray(Image.open(tmp_path / "overlay.png")) == np.asarray(answer.overlay())).all()
+    main(command)
+    assert "does not know: zebra" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no such image"):
+        main([str(tmp_path / "none.png"), "w1", "-c", str(folder)])
+
+
+def test_library_loads_quickly_and_without_plotting():
+    code = "import sys, amc_lib; assert 'torch' not in sys.modules; amc_lib.Grounder; amc_lib.amc_loss; amc_lib.heatmap"
+    code += "; assert not {'matplotlib', 'pandas', 'seaborn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -179,9 +179,7 @@ def test_step_that_fails_is_named_and_stops_the_study(root, started, tmp_path):
 
 
 def test_lines_of_a_step_are_shown_with_its_name_and_warnings_go_to_its_log(monkeypatch, tmp_path, capsys):
-    source = (
-        "import os, sys; print('loss 2.5', os.environ['OMP_NUM_THREADS']); print('Warning', file=sys.stderr)"
-    )
+    source = "import os, sys; print('loss 2.5', os.environ['OMP_NUM_THREADS']); print('Warning', file=sys.stderr)"
     monkeypatch.setattr(Step, "command", lambda self, home: [sys.executable, "-c", source])
     assert perform(Step("amc-0", TRAINING), tmp_path, threads=2) == 0
     shown = capsys.readouterr().out

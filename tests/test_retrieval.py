@@ -15,8 +15,7 @@ from test_evaluation import WORDS
 
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import SceneSettings
-from amc_lib.evaluate import ground_phrases
-from amc_lib.matching import match_probabilities
+from amc_lib.evaluate import ground_phrases, match_probabilities
 from amc_lib.regions import Region
 from amc_lib.tokens import SPECIAL, Tokenizer
 from amc_study.explain.claims import RETRIEVAL

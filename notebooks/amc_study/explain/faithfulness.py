@@ -18,9 +18,8 @@ from torchvision.transforms.functional import gaussian_blur
 from tqdm.auto import tqdm
 
 from amc_lib.checkpoints import Checkpoint
-from amc_lib.evaluate import ground_phrases, peak, point_hits
+from amc_lib.evaluate import ground_phrases, match_probabilities, peak, point_hits
 from amc_lib.grounder import model_input
-from amc_lib.matching import match_probabilities
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
 from amc_study.explain.heatmap_quality import pixels_inside

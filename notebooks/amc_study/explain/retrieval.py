@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amc_lib.checkpoints import Checkpoint
-from amc_lib.matching import encode_phrases, evaluating, pair_probabilities
+from amc_lib.evaluate import encode_phrases, evaluating, pair_probabilities
 from amc_lib.tokens import clean
 from amc_study.explain.claims import RECALL_AT, RETRIEVAL
 from amc_study.scenes.splits import SceneSplit
