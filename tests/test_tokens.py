@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amc_lib.tokens import CHARACTERS, IGNORED, SPECIAL, Tokenizer, clean, word_vocabulary
@@ -55,6 +55,7 @@ def test_phrase_of_no_words_is_refused_by_its_text(phrase):
         clean(phrase)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.text(alphabet="abcXYZ09 ,.'!?\"()*#:;~-/\t", min_size=1) | st.text(min_size=1))
 def test_cleaning_twice_changes_nothing(phrase):
     try:

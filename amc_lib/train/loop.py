@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -168,24 +168,22 @@ class _Run:
             optimizer.zero_grad(set_to_none=True)
         return losses
 
-    def _require_finite(self, what: str, value: Tensor, losses: Losses, number: int) -> None:
-        if not torch.isfinite(value):
-            self._stop(what, {name: f"{loss.item():.6g}" for name, loss in named(losses).items()}, number)
-
-    def _stop(self, what: str, losses: dict[str, str], last: int) -> NoReturn:
-        """Raise DivergedError after writing which images and phrases the batches of this update held, up to `last`."""
-        sentence = f"update {self.state.log.step + 1}: the {what} is no longer a finite number, at losses {losses}"
+    def _require_finite(self, what: str, value: Tensor, losses: Losses, last: int) -> None:
+        """Else raise DivergedError, after writing which images and phrases this update's batches up to `last` held."""
+        if torch.isfinite(value):
+            return
+        update, numbers = self.state.log.step + 1, {name: f"{loss.item():.6g}" for name, loss in named(losses).items()}
+        sentence = f"update {update}: the {what} is no longer a finite number, at losses {numbers}"
         if self.snapshots is None:
             raise DivergedError(sentence)
-        first = last - last % self.training.accumulation
+        first, file = last - last % self.training.accumulation, self.snapshots.diverged_file(self.state.process)
         batches = [
             {"batch": number, "images": [self._visited(index) for index in indices]}
             for number, indices in enumerate(self.batches.between(first, last + 1), first)
         ]
-        about = {"update": self.state.log.step + 1, "epoch": self.batches.epoch, "what": what, "losses": losses}
-        file = self.snapshots.diverged_file(self.state.process)
+        about = {"update": update, "epoch": self.batches.epoch, "what": what, "losses": numbers, "batches": batches}
         try:
-            write_json(file, about | {"batches": batches})
+            write_json(file, about)
         except OSError as error:
             raise DivergedError(f"{sentence}; {file} cannot be written ({error})") from error
         raise DivergedError(f"{sentence}; {file} names the images and phrases of this update")
