@@ -120,10 +120,9 @@ def test_paper_plan_launches_what_its_notebooks_show():
     assert len(shown) == 4
     for step in shown:
         trained = steps[step.after[0]]
-        options = dict(zip(trained.arguments[::2], trained.arguments[1::2], strict=True))
         assert trained.on_all_devices and trained.what == "amc_study.finetune"
-        assert options == {f"--{name}": str(value) for name, value in step.parameters.items()}
-    assert set(steps["answers"].arguments[1:]) == {step.parameters["output"] for step in shown}
+        assert trained.parameters == step.parameters
+    assert set(steps["answers"].sources[1:]) == {step.parameters["output"] for step in shown}
 
 
 # --------------------------------------------------------------------------------------------------------------- keys
@@ -190,8 +189,10 @@ def test_lines_of_a_step_are_shown_with_its_name_and_warnings_go_to_its_log(monk
 def test_commands_are_those_of_papermill_and_accelerate(tmp_path):
     command = Step("amc-0", TRAINING, {"seed": 3, "lambda1": 0.0}).command(tmp_path)
     assert command[1:3] == ["-m", "papermill"] and " ".join(command).endswith("-p seed 3 -p lambda1 0.0")
-    launch = Step("b", "amc_study.answers", arguments=("x.pth",), on_all_devices=True).command(tmp_path)
-    assert launch[1:] == ["-m", "accelerate.commands.launch", "-m", "amc_study.answers", "x.pth"]
+    train = Step("a", "amc_study.finetune", {"seed": 3}, on_all_devices=True).command(tmp_path)
+    assert train[1:] == ["-m", "accelerate.commands.launch", "-m", "amc_study.finetune", "--seed", "3"]
+    pages = Step("b", "amc_study.answers", sources=("x.pth",)).command(tmp_path)
+    assert pages[1:] == ["-m", "amc_study.answers", "x.pth"]
 
 
 @pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--seeds", "x"], ["--sedes", "1"]])

@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +23,10 @@ from typing import Any
 
 from amc_lib.checkpoints import official_albef
 from amc_lib.files import ROOT, plain, write_json
-from amc_study.comparison import DETECTOR_BASED, FINETUNED
 from amc_study.scenes.cache import fingerprint
 
 PUBLISHED_SEEDS = 3
+WITHOUT_AMC = {"lambda1": 0.0, "lambda2": 0.0}
 HOMES = {"scenes": ROOT / "runs" / "study", "paper": ROOT / "runs" / "paper"}  # of runs and executed notebooks
 
 
@@ -37,10 +36,10 @@ class Step:
 
     name: str
     what: str  # "03_train.ipynb" or "amc_study.report"
-    parameters: dict[str, Any] = field(default_factory=dict)  # of a notebook
+    parameters: dict[str, Any] = field(default_factory=dict)  # of a notebook: -p name value; of a module: --name value
     after: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()  # of a module
     on_all_devices: bool = False
+    sources: tuple[str, ...] = ()  # further arguments of a module
 
     def key(self, keys: dict[str, str]) -> str:
         """Hash of all that the result depends on; `keys` are those of the steps before."""
@@ -50,17 +49,17 @@ class Step:
             source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         before = [keys[name] for name in self.after]
         code = sorted(path.relative_to(ROOT).as_posix() for path in imported_files(source))
-        return fingerprint([self.parameters, self.arguments, before, source], code)
+        return fingerprint([self.parameters, self.sources, before, source], code)
 
     def command(self, home: Path) -> list[str]:
-        if self.on_all_devices:
-            return [sys.executable, "-m", "accelerate.commands.launch", "-m", self.what, *self.arguments]
-        if not self.what.endswith(".ipynb"):
-            return [sys.executable, "-m", self.what, *self.arguments]
-        quiet = ["--no-progress-bar", "--log-level", "ERROR", "--stdout-file", "-"]  # what cells print, and no more
-        files = [str(ROOT / "notebooks" / self.what), str(executed(self, home)), "--cwd", str(ROOT)]
-        parameters = [part for name, value in self.parameters.items() for part in ("-p", name, str(value))]
-        return [sys.executable, "-m", "papermill", *quiet, *files, *parameters]
+        dash = "-p {}" if self.what.endswith(".ipynb") else "--{}"
+        options = [part for name, value in self.parameters.items() for part in (*dash.format(name).split(), str(value))]
+        if self.what.endswith(".ipynb"):
+            quiet = ["--no-progress-bar", "--log-level", "ERROR", "--stdout-file", "-"]  # what cells print, and no more
+            files = [str(ROOT / "notebooks" / self.what), str(home / "notebooks" / f"{self.name}.ipynb")]
+            return [sys.executable, "-m", "papermill", *quiet, *files, "--cwd", str(ROOT), *options]
+        launch = ["-m", "accelerate.commands.launch"] if self.on_all_devices else []
+        return [sys.executable, *launch, "-m", self.what, *options, *self.sources]
 
 
 def plan(seeds: int, full: bool = False) -> list[list[Step]]:
@@ -68,42 +67,42 @@ def plan(seeds: int, full: bool = False) -> list[list[Step]]:
 
     With one seed VMRM is not trained: 09 and 04 open its shipped run. What measures time has the machine to itself.
     """
-    home = HOMES["scenes"]
+    home, start = HOMES["scenes"], ("pretrain",)
     figures = {"figures": _figures(seeds, home)}
-    finetuning = []
-    for seed in range(seeds):
-        outputs = {system: str(home / f"seed-{seed}" / name) for system, name in (FINETUNED | DETECTOR_BASED).items()}
-        control = {"seed": seed, "lambda1": 0.0, "lambda2": 0.0, "output": outputs["ALBEF finetuned"]}
-        vmrm = {"seed": seed} | ({"output": outputs["VMRM"]} if seeds > 1 else {}) | figures
-        finetuning += [
-            Step(f"amc-{seed}", "03_train.ipynb", {"seed": seed, "output": outputs["AMC"]}, ("pretrain",)),
-            Step(f"vmrm-{seed}", "09_detector.ipynb", vmrm, ("pretrain",)),
-            Step(f"finetune-{seed}", "03_train.ipynb", control, ("pretrain",)),
-        ]
-    trained = tuple(step.name for step in finetuning)
-    shown = {"amc": str(home / "seed-0" / FINETUNED["AMC"])}
-    shown |= {"vmrm": str(home / "seed-0" / DETECTOR_BASED["VMRM"])} if seeds > 1 else {}
     compared = {"runs": str(home), "seeds": seeds} | figures
+    training, shown = [], {"amc": str(home / "seed-0" / "amc")}
+    for seed in range(seeds):
+        names = ("amc", "albef-finetuned", "vmrm")
+        amc, control, vmrm = ({"seed": seed, "output": str(home / f"seed-{seed}" / name)} for name in names)
+        if seeds == 1:
+            del vmrm["output"]
+        else:
+            shown["vmrm"] = str(home / "seed-0" / "vmrm")
+        training += [
+            Step(f"amc-{seed}", "03_train.ipynb", amc, start),
+            Step(f"vmrm-{seed}", "09_detector.ipynb", vmrm | figures, start),
+            Step(f"finetune-{seed}", "03_train.ipynb", control | WITHOUT_AMC, start),
+        ]
+    trained = tuple(step.name for step in training)
     rounds = [
         [Step("data", "01_data.ipynb", figures)],
         [Step("pretrain", "02_pretrain.ipynb", after=("data",))],
-        finetuning,
+        training,
         [Step("evaluate", "04_evaluate.ipynb", compared, trained)],
         [Step("explore", "06_explore.ipynb", shown, trained)],
     ]
-    if not full:
-        return rounds
-    pretrained = ("pretrain",)
-    rounds += [
-        [Step("explanations", "10_explanations.ipynb", compared, ("evaluate",))],
-        [Step("method", "00_method.ipynb", after=pretrained), Step("own-data", "07_your_data.ipynb", after=pretrained)],
-        [Step("ablations", "05_ablations.ipynb", figures, pretrained)],
-    ]
-    if seeds == PUBLISHED_SEEDS:
-        rounds += [[Step("film", "amc_study.report.film", after=pretrained)]]
-        rounds += [[Step("benchmarks", "tests.bench", after=pretrained)]]
-        results = tuple(step.name for steps in rounds for step in steps)
-        rounds += [[Step("pages", "amc_study.report", after=results)]]
+    if full:
+        rounds += [
+            [Step("explanations", "10_explanations.ipynb", compared, ("evaluate",))],
+            [Step("method", "00_method.ipynb", after=start), Step("own-data", "07_your_data.ipynb", after=start)],
+            [Step("ablations", "05_ablations.ipynb", figures, start)],
+        ]
+    if full and seeds == PUBLISHED_SEEDS:
+        rounds += [
+            [Step("film", "amc_study.report.film", after=start)],
+            [Step("benchmarks", "tests.bench", after=start)],
+        ]
+        rounds += [[Step("pages", "amc_study.report", after=tuple(step.name for steps in rounds for step in steps))]]
     return rounds
 
 
@@ -115,21 +114,18 @@ def paper_plan(seeds: int) -> list[list[Step]]:
         Step("data", "01_data.ipynb", paper | figures),
         Step("pretrain", "02_pretrain.ipynb", paper, ("data",)),
     ]
-    outputs = [str(official_albef())]
+    outputs = []
     for seed in range(seeds):
-        for system, name in FINETUNED.items():
-            without = {} if system == "AMC" else {"lambda1": 0.0, "lambda2": 0.0}
-            parameters = paper | {"seed": seed} | without | {"output": str(home / f"seed-{seed}" / name)}
-            options = tuple(part for option, value in parameters.items() for part in (f"--{option}", str(value)))
-            train = Step(f"train-{name}-{seed}", "amc_study.finetune", {}, ("pretrain",), options, True)
-            steps += [train, Step(f"show-{name}-{seed}", "03_train.ipynb", parameters, (train.name,))]
-            outputs.append(parameters["output"])
+        for name, lambdas in (("amc", {}), ("albef-finetuned", WITHOUT_AMC)):
+            outputs.append(str(home / f"seed-{seed}" / name))
+            options = paper | {"seed": seed} | lambdas | {"output": outputs[-1]}
+            train = Step(f"train-{name}-{seed}", "amc_study.finetune", options, ("pretrain",), on_all_devices=True)
+            steps += [train, Step(f"show-{name}-{seed}", "03_train.ipynb", options, (train.name,))]
     shown = tuple(step.name for step in steps if step.name.startswith("show-"))
     compared = paper | {"runs": str(home), "seeds": seeds} | figures
-    steps += [
-        Step("answers", "amc_study.answers", {}, shown, tuple(outputs), True),
-        Step("evaluate", "04_evaluate.ipynb", compared, ("answers",)),
-    ]
+    sources = (str(official_albef()), *outputs)
+    steps.append(Step("answers", "amc_study.answers", {}, shown, on_all_devices=True, sources=sources))
+    steps.append(Step("evaluate", "04_evaluate.ipynb", compared, ("answers",)))
     return [[step] for step in steps]
 
 
@@ -138,41 +134,42 @@ def _figures(seeds: int, home: Path) -> str:
 
 
 def run_study(rounds: list[list[Step]], home: Path) -> None:
-    """Execute what is not up to date. Raises RuntimeError naming the step that failed and where to look."""
+    """Execute what is not up to date, the steps of a round side by side, each with its share of the cores.
+
+    After a failure those that run are waited for and no other is begun. Raises RuntimeError naming what failed.
+    """
     begin, keys = time.perf_counter(), {}
     for steps in rounds:
-        waiting = []
-        for step in steps:
-            keys[step.name] = step.key(keys)
-            if _stamp(step, home) == keys[step.name]:
-                print(f"{step.name}: up to date", flush=True)
-            else:
-                waiting.append(step)
-        _execute(waiting, keys, home)
+        keys |= {step.name: step.key(keys) for step in steps}
+        waiting = [step for step in steps if not _is_done(step, home, keys[step.name])]
+        abreast = max(1, min(os.cpu_count() or 1, len(waiting)))
+        failed: list[str] = []
+
+        with ThreadPoolExecutor(abreast) as pool:
+            for step in waiting:
+                pool.submit(_run, step, home, keys[step.name], (os.cpu_count() or 1) // abreast, failed)
+        if failed:
+            raise RuntimeError(f"failed: {', '.join(failed)}")
     print(f"The study is complete ({(time.perf_counter() - begin) / 60:.1f} min): see {plain(home)}.")
 
 
-def _execute(steps: list[Step], keys: dict[str, str], home: Path) -> None:
-    """Run steps side by side, at most one a core, each with its share of the cores; stamp those that succeed.
-
-    After a failure those that run are waited for, and no other is begun.
-    """
-    cores = os.cpu_count() or 1
-    abreast = max(1, min(cores, len(steps)))
-    failed: list[Step] = []
-
-    def run(step: Step) -> None:
-        if failed:
-            return
-        if perform(step, home, threads=cores // abreast) == 0:
-            write_json(home / "steps" / f"{step.name}.json", {"key": keys[step.name]})
-        else:
-            failed.append(step)
-
-    with ThreadPoolExecutor(abreast) as pool:
-        list(pool.map(run, steps))
+def _run(step: Step, home: Path, key: str, threads: int, failed: list[str]) -> None:
+    """Run a step, unless another has failed, and stamp it where it succeeds."""
     if failed:
-        raise RuntimeError("failed: " + ", ".join(f"{step.name} (see {_log(step, home)})" for step in failed))
+        return
+    if perform(step, home, threads):
+        failed.append(f"{step.name} (see {home / 'steps' / step.name}.log)")
+    else:
+        write_json(home / "steps" / f"{step.name}.json", {"key": key})
+
+
+def _is_done(step: Step, home: Path, key: str) -> bool:
+    """Whether the step's stamp has this key."""
+    stamp = home / "steps" / f"{step.name}.json"
+    done = stamp.is_file() and f'"{key}"' in stamp.read_text(encoding="utf-8")
+    if done:
+        print(f"{step.name}: up to date", flush=True)
+    return done
 
 
 def perform(step: Step, home: Path, threads: int) -> int:
@@ -181,13 +178,13 @@ def perform(step: Step, home: Path, threads: int) -> int:
     What it writes to stderr (warnings of kernels, progress bars) goes to a log beside its stamp.
     """
     print(f"{step.name}: running {step.what} {step.parameters or ''}", flush=True)
-    begin = time.perf_counter()
-    for path in (executed(step, home), _log(step, home)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    begin, log = time.perf_counter(), home / "steps" / f"{step.name}.log"
+    for folder in (log.parent, home / "notebooks"):
+        folder.mkdir(parents=True, exist_ok=True)
     environment = {"OMP_NUM_THREADS": str(threads), "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
-    with _log(step, home).open("w", encoding="utf-8") as log:
+    with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            step.command(home), cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=log, text=True
+            step.command(home), cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=errors, text=True
         )
         for line in filter(str.strip, process.stdout):
             print(f"{step.name}: {line.rstrip()}", flush=True)
@@ -195,46 +192,23 @@ def perform(step: Step, home: Path, threads: int) -> int:
     return process.wait()
 
 
-def executed(step: Step, home: Path) -> Path:
-    """Where the executed notebook is kept."""
-    return home / "notebooks" / f"{step.name}.ipynb"
-
-
-def _log(step: Step, home: Path) -> Path:
-    return home / "steps" / f"{step.name}.log"
-
-
-def _stamp(step: Step, home: Path) -> str | None:
-    """The key under which the step was last done."""
-    try:
-        return json.loads((home / "steps" / f"{step.name}.json").read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError):
-        return None
-
-
 def imported_files(source: str) -> set[Path]:
     """This repository's modules that Python source imports, what they import in turn, and tables beside them."""
     found: set[Path] = set()
     waiting = [source]
     while waiting:
-        for path in set(_modules(waiting.pop())) - found:
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(waiting.pop())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        places = [base / name.replace(".", "/") for name in names for base in (ROOT, ROOT / "notebooks")]
+        files = [path for at in places for path in (at.with_suffix(".py"), at / "__init__.py", at / "__main__.py")]
+        for path in {path for path in files if path.is_file()} - found:
             found |= {path, *path.parent.glob("*.csv"), *path.parent.glob("*.j2")}
             waiting.append(path.read_text(encoding="utf-8"))
     return found
-
-
-def _modules(source: str) -> Iterator[Path]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    for name in names:
-        place = name.replace(".", "/")
-        for base in (ROOT, ROOT / "notebooks"):
-            yield from filter(Path.is_file, (base / place / "__init__.py", base / place / "__main__.py"))
-            yield from filter(Path.is_file, [base / f"{place}.py"])
 
 
 def main() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -156,42 +154,6 @@ def tier_of(settings: Settings, detector: str | Path | None = None) -> Scenes | 
     return Scenes(settings)
 
 
-def split_sizes(banks: Mapping[str, Split]) -> pd.DataFrame:
-    """What each split holds: images, phrases, phrases by kind, those of concepts never boxed, records left out."""
-    rows = []
-    for name, bank in banks.items():
-        regions = bank.all_regions()
-        kinds = Counter(region.kind for region in regions)
-        rows.append(
-            {
-                "split": name,
-                "images": len({region.image_id for region in regions}),
-                "phrases": len(regions),
-                "objects": kinds["object"],
-                "groups": kinds["group"],
-                "parts": kinds["part"],
-                "unboxed": sum(not region.annotated for region in regions),
-                "left_out": len(bank.skipped),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def sheet_images(banks: Mapping[str, Split], of_each: int = 2) -> list[SheetImage]:
-    """The first images of every split with their regions, for `figures.scene_sheet`."""
-    shown = []
-    for bank in banks.values():
-        of_image: dict[str, list[Region]] = defaultdict(list)
-        for region in bank.all_regions():
-            of_image[region.image_id].append(region)
-        shown += [SheetImage(regions[0].image.open(), regions) for regions in islice(of_image.values(), of_each)]
-    return shown
-
-
-def training_pairs(settings: Settings, stage: str) -> PairDataset:
-    return tier_of(settings).training_pairs(stage)
-
-
 def validation_split(settings: Settings) -> Split:
     """The split on which settings are chosen: never one that the table reports."""
     return tier_of(settings).validation_split()
@@ -202,13 +164,23 @@ def evaluation_splits(settings: Settings) -> dict[str, Split]:
     return tier_of(settings).evaluation_splits()
 
 
-def shown_splits(settings: Settings) -> dict[str, Split]:
-    return tier_of(settings).shown_splits()
+def split_sizes(splits: Mapping[str, Split]) -> pd.DataFrame:
+    """What each split holds: images, phrases, phrases by kind, those of concepts never boxed, records left out."""
+    rows = []
+    for name, split in splits.items():
+        regions = pd.DataFrame([(r.image_id, r.kind, r.annotated) for r in split.all_regions()], columns=[*"ika"])
+        row = {"split": name, "images": regions["i"].nunique(), "phrases": len(regions)}
+        row |= {f"{kind}s": (regions["k"] == kind).sum() for kind in ("object", "group", "part")}
+        rows.append(row | {"unboxed": (~regions["a"].astype(bool)).sum(), "left_out": len(split.skipped)})
+    return pd.DataFrame(rows)
 
 
-def check_data(settings: Settings) -> pd.DataFrame | str:
-    return tier_of(settings).check_data()
-
-
-def attribution(settings: Settings) -> str:
-    return tier_of(settings).attribution
+def sheet_images(splits: Mapping[str, Split], of_each: int = 2) -> list[SheetImage]:
+    """The first images of every split with their regions, for `figures.scene_sheet`."""
+    shown: dict[tuple[str, str], list[Region]] = {}
+    for name, split in splits.items():
+        images = {region.image_id: [] for region in split.all_regions()}
+        for region in split.all_regions():
+            images[region.image_id].append(region)
+        shown |= {(name, image_id): images[image_id] for image_id in [*images][:of_each]}
+    return [SheetImage(regions[0].image.open(), regions) for regions in shown.values()]

@@ -36,7 +36,7 @@ from amc_study.provenance import provenance
 from amc_study.rival.region_tower import open_checkpoint
 from amc_study.runs import pretrained
 from amc_study.scenes import scene as scenes
-from amc_study.tiers import Split, training_pairs, validation_split
+from amc_study.tiers import Split, tier_of
 
 NAME = "training"
 SYSTEMS = {"ALBEF finetuned": {"lambda1": 0.0, "lambda2": 0.0}, "AMC": {}}  # changes to AMC's settings
@@ -91,7 +91,8 @@ class Recorder:
 
 def record(settings: Settings, film: FilmSettings) -> Film:
     """Finetune each of SYSTEMS as `runs.finetune` does, and look at it on the way."""
-    start, split, pairs = pretrained(settings), validation_split(settings), training_pairs(settings, "finetuning")
+    start, tier = pretrained(settings), tier_of(settings)
+    split, pairs = tier.validation_split(), tier.training_pairs("finetuning")
     images = list(dict.fromkeys(region.image_id for region in split.all_regions()))[: film.images]
     regions = [region for region in split.all_regions() if region.image_id in set(images)]
     training = settings.finetuning
