@@ -43,10 +43,12 @@ def study() -> None:
     import pkgutil
 
     import amc_lib
+    import amc_study
 
-    for module in pkgutil.walk_packages(amc_lib.__path__, "amc_lib."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    for package in (amc_lib, amc_study):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
 
     from dataclasses import replace
 

@@ -8,33 +8,33 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 from PIL import Image
 
 from amc_lib.checkpoints import SHIPPED as CHECKPOINTS
-from amc_lib.files import write_bytes
+from amc_lib.files import ROOT, write_bytes
 from amc_study.comparison import DETECTOR_BASED, FINETUNED, SHIPPED
-from amc_study.order import NOTEBOOKS, STUDY, full_plan
+from amc_study.order import HOMES, plan
 from amc_study.run_folder import open_run
 
+STUDY = HOMES["scenes"]
 LARGE = 200_000  # characters of base64; larger pictures become JPEG, figures/ has them in full
 WIDGET = "application/vnd.jupyter.widget-view+json"
-SHOWN = ("data", "pretrain", "amc-0", "vmrm-0", "evaluate", "explore", "explanations", "own-data", "ablations")
+SHOWN = ("method", "data", "pretrain", "amc-0", "vmrm-0", "evaluate", "explore", "explanations", "own-data", "ablations")
 
 
 def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook with the outputs of its execution, without progress (stderr), widgets and papermill's own cell.
 
-    Raises ValueError if the cells differ.
+    Raises ValueError if the code differs.
     """
-    cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    if [cell.source for cell in cells] != [cell.source for cell in notebook.cells]:
+    mine, code = ([cell for cell in one.cells if cell.cell_type == "code"] for one in (notebook, executed))
+    code = [cell for cell in code if "injected-parameters" not in cell.metadata.get("tags", [])]
+    if [cell.source for cell in code] != [cell.source for cell in mine]:
         raise ValueError("the executed notebook is not this notebook: run the study again")
-    code = [(cell, done) for cell, done in zip(notebook.cells, cells, strict=True) if cell.cell_type == "code"]
-    for number, (cell, done) in enumerate(code, 1):
+    for number, (cell, done) in enumerate(zip(mine, code, strict=True), 1):
         cell.execution_count = number
         cell.outputs = [o for o in done.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
         for output in cell.outputs:
@@ -52,12 +52,12 @@ def jpeg(png: str, quality: int = 80) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def publish(study: Path = STUDY, notebooks: Path = NOTEBOOKS, checkpoints: Path = CHECKPOINTS) -> None:
+def publish(study: Path = STUDY, notebooks: Path = ROOT / "notebooks", checkpoints: Path = CHECKPOINTS) -> None:
     """Fill each notebook whose step has run; copy seed 0's checkpoints under the names that `Grounder.load` knows."""
-    for step in (step for steps in full_plan(1) for step in steps if step.name in SHOWN):
-        executed = replace(step, home=study).executed
+    for step in (step for steps in plan(1, full=True) for step in steps if step.name in SHOWN):
+        executed = study / "notebooks" / f"{step.name}.ipynb"
         if executed.is_file():
-            path = notebooks / step.notebook
+            path = notebooks / step.what
             filled = with_outputs(*(nbformat.read(one, as_version=4) for one in (path, executed)))
             write_bytes(path, f"{nbformat.writes(filled)}\n".encode())
     for system, name in (FINETUNED | DETECTOR_BASED).items():
