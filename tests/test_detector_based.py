@@ -100,7 +100,7 @@ def test_no_choice_among_the_proposals_beats_the_oracle(answers):
 
 def test_proposals_are_asked_the_phrases_that_all_are_asked(tuned):
     splits = proposal_tier(tuned.checkpoint()).evaluation_splits()
-    for split, scenes in tiers.evaluation_splits(replace(TINY, scenes=SETTINGS.scenes)).items():
+    for split, scenes in tiers.tier_of(replace(TINY, scenes=SETTINGS.scenes)).evaluation_splits().items():
         assert splits[split].all_regions() == scenes.all_regions()
 
 

@@ -85,9 +85,11 @@ class Scenes:
         return FixedPairs(split.inputs, phrases, training.seed, training.phrases_per_image)
 
     def validation_split(self) -> Split:
+        """The split on which settings are chosen: never one that the table reports."""
         return self.split("val")
 
     def evaluation_splits(self) -> dict[str, Split]:
+        """The splits of table 1 by name."""
         return {name: self.split(name) for name in EVALUATED_SCENES}
 
     def shown_splits(self) -> dict[str, Split]:
@@ -152,16 +154,6 @@ def tier_of(settings: Settings, detector: str | Path | None = None) -> Scenes | 
     if settings.model.vision.trunk == "regions":
         return Proposals(settings, detector or TRAINED)
     return Scenes(settings)
-
-
-def validation_split(settings: Settings) -> Split:
-    """The split on which settings are chosen: never one that the table reports."""
-    return tier_of(settings).validation_split()
-
-
-def evaluation_splits(settings: Settings) -> dict[str, Split]:
-    """The splits of table 1 by name."""
-    return tier_of(settings).evaluation_splits()
 
 
 def split_sizes(splits: Mapping[str, Split]) -> pd.DataFrame:
