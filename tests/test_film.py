@@ -18,7 +18,7 @@ from amc_lib.files import plain
 from amc_lib.model import ALBEF
 from amc_lib.train import train
 from amc_study.figures import FOLDER, Film, training_figure, training_film, training_gif
-from amc_study.figures.training_film import apart, frame_figure, shown_frames
+from amc_study.figures.training_film import frame_figure, shown_frames
 from amc_study.report import film
 from amc_study.report.film import FilmSettings, Recorder, draw_phrases, film_steps, read_film, write_film
 from amc_study.scenes import scene as scenes
@@ -135,7 +135,7 @@ def test_still_shows_the_shown_steps_of_both_systems(recorded):
     tiles = 5 * (1 + 2 * (len(frames) - 1))
     assert sum(bool(axes.images) for axes in figure.axes) == tiles
     assert texts.count("✓") == 5 * 3 and texts.count("✗") == tiles - 15
-    assert {"62.0 without boxes", "70.2 with boxes", "step 25", "before"} <= set(texts)
+    assert {"62.0 without boxes", "70.2 with boxes (AMC)", "before"} <= set(texts)
 
 
 @pytest.mark.parametrize("frame", [0, 3, 5])
@@ -143,13 +143,14 @@ def test_frame_shows_its_step_and_the_accuracy_so_far(recorded, frame):
     figure = frame_figure(recorded, frame)
     texts = assert_texts_are_legible(figure)
     assert f"step {STEPS[frame]} of 25" in texts
-    assert f"{recorded.accuracy[1, frame]:.1f} with boxes" in texts
+    assert f"{recorded.accuracy[1, frame]:.1f} with boxes (AMC)" in texts
     curves = [line for line in figure.axes[-1].lines if len(line.get_xdata()) == frame + 1]
-    assert [list(line.get_ydata()) for line in curves] == [list(path[: frame + 1]) for path in recorded.accuracy]
+    drawn = sorted(list(line.get_ydata()) for line in curves)
+    assert drawn == sorted(list(path[: frame + 1]) for path in recorded.accuracy)
 
 
 @pytest.mark.parametrize("frame", [1, 4])
-def test_step_keeps_off_the_values_at_whatever_height_they_stand(recorded, frame):
+def test_close_values_can_be_read(recorded, frame):
     path = np.linspace(60, 70, len(STEPS))
     assert_texts_are_legible(frame_figure(replace(recorded, accuracy=np.array([path, path + 0.5])), frame))
 
@@ -176,12 +177,6 @@ def test_animation_has_every_frame_and_holds_its_ends(recorded, monkeypatch):
             gif.seek(frame)
             durations.append(gif.info["duration"])
     assert durations[0] > durations[1] < durations[2]
-
-
-def test_names_of_close_values_stand_apart_in_their_order():
-    assert list(apart(np.array([60.0, 70.0]), 2.0)) == [60.0, 70.0]
-    assert list(apart(np.array([60.5, 60.0]), 2.0)) == [61.25, 59.25]
-    assert list(apart(np.array([60.0]), 2.0)) == [60.0]
 
 
 # ---------------------------------------------------------------------------------------------------- what is committed

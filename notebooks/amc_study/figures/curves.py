@@ -18,7 +18,7 @@ LOSSES = {
     "mean": "L_mean: heat inside the box",
     "max": "L_max: the peak inside the box",
     "amc": "L_amc: L_mean and L_max",
-    "mrm": "MRM: which class a hidden box is",
+    "mrm": "MRM: the hidden proposal's features",
     "pointing": "pointing on validation (%)",
 }
 ORDERS = {  # in which cells go: colour, dashes, marker, name

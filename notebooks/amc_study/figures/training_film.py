@@ -33,7 +33,7 @@ from amc_study.figures.style import (
     verdict,
 )
 
-LABELS = {"ALBEF finetuned": "without boxes", "AMC": "with boxes"}
+LABELS = {"ALBEF finetuned": "without boxes", "AMC": "with boxes (AMC)"}
 SHOWN_SHARES = (0.1, 0.35, 1.0)  # of the steps, in the still; step 0 stands before them
 TILE_INCHES, PHRASE_INCHES, CURVE_INCHES = 1.3, 1.35, 1.8
 FRAME_INCHES, FRAME_DPI = (8.0, 5.3), 100
@@ -93,11 +93,9 @@ def training_figure(film: Film) -> Figure:
             _tile(axes, film, system, frame, p)
     for place, (axes, (system, frame)) in enumerate(zip(grid[0], shots, strict=True)):
         axes.set_title(f"step {film.steps[frame]}", loc="left", fontsize=8, weight="normal", color=MUTED, pad=3)
+        name = film.systems[system]
         if place == 0 or frame == frames[1]:
-            name = film.systems[system]
-            heading, colour = (
-                (f"{name}, {LABELS.get(name, '')}".rstrip(", "), COLOURS[name]) if place else ("before", INK)
-            )
+            heading, colour = (LABELS.get(name, name), COLOURS[name]) if place else ("before", INK)
             axes.annotate(heading, (0, 1.25), xycoords="axes fraction", weight="bold", color=colour, fontsize=9)
     axes = below.add_axes((left, 0.26, 0.99 - left - 0.2, 0.7))
     _curves(axes, film, len(film.steps) - 1)
@@ -123,8 +121,6 @@ def frame_figure(film: Film, frame: int) -> Figure:
         phrase = textwrap.fill(textwrap.shorten(f"“{region.phrase}”", 36, placeholder=" …"), 20)
         axes.annotate(phrase, (0, 1.17), xycoords="axes fraction", va="bottom", style="italic", fontsize=8.5)
     _curves(figure.add_axes((0.12, 0.09, 0.5, 0.24)), film, frame)
-    step = f"step {film.steps[frame]} of {film.steps[-1]}"
-    figure.text(0.99, 0.2, step, ha="right", va="center", weight="bold", fontsize=12)
     return figure
 
 
@@ -155,25 +151,15 @@ def _tile(axes: Axes, film: Film, system: int, frame: int, phrase: int) -> None:
 
 
 def _curves(axes: Axes, film: Film, last: int) -> None:
-    """Accuracy of each system over the steps up to frame `last`, each line with its last value and name at its end."""
-    steps, low, high = film.steps, film.accuracy.min() - 1.5, film.accuracy.max() + 1.5
-    axes.set(xlim=(-0.01 * steps[-1], steps[-1]), ylim=(low, high), xlabel="updates", ylabel="pointing (%)")
+    """Accuracy of each system over the steps up to frame `last`; beside them, best first, their last values."""
+    steps = film.steps
+    axes.set(xlim=(-0.01 * steps[-1], steps[-1]), ylim=(film.accuracy.min() - 1.5, film.accuracy.max() + 1.5))
+    axes.set(xlabel="updates", ylabel="pointing (%)")
     axes.grid(axis="y")
-    ends = film.accuracy[:, last]
-    for name, path, end, place in zip(film.systems, film.accuracy, ends, apart(ends, 0.17 * (high - low)), strict=True):
-        look = {"color": COLOURS[name], "marker": MARKERS[name], "markersize": 3}
-        axes.plot(steps[: last + 1], path[: last + 1], clip_on=False, **look)
-        axes.annotate(
-            f"{end:.1f} {LABELS.get(name, name)}", (steps[-1], place), (8, 0), textcoords="offset points", va="center",
-            color=COLOURS[name], fontsize=8.5, weight="bold", annotation_clip=False,
-        )  # fmt: skip
-
-
-def apart(values: np.ndarray, least: float) -> np.ndarray:
-    """The values, or where two are closer than `least`, places in the same order around their mean, `least` apart."""
-    order = np.argsort(values, kind="stable")
-    if len(values) < 2 or np.diff(values[order]).min() >= least:
-        return values
-    places = np.empty(len(values))
-    places[order] = values.mean() + least * (np.arange(len(values)) - (len(values) - 1) / 2)
-    return places
+    for system in np.argsort(-film.accuracy[:, last], kind="stable"):
+        name, path = film.systems[system], film.accuracy[system, : last + 1]
+        label, look = f"{path[-1]:.1f} {LABELS.get(name, name)}", {"color": COLOURS[name], "marker": MARKERS[name]}
+        axes.plot(steps[: last + 1], path, label=label, markersize=3, clip_on=False, **look)
+    title, look = f"step {steps[last]} of {steps[-1]}", {"weight": "bold", "size": 9}
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "alignment": "left"}
+    axes.legend(title=title, title_fontproperties=look, prop=look, labelcolor="linecolor", **place)
