@@ -14,7 +14,7 @@ from amc_study.figures.dots import (
 from amc_study.figures.method import method_figure
 from amc_study.figures.qualitative import Example, Shown, qualitative_figure
 from amc_study.figures.scene_sheet import scene_sheet
-from amc_study.figures.style import COLOURS, FOLDER, folder_of, save, to_image
+from amc_study.figures.style import COLOURS, FOLDER, save, to_image
 from amc_study.figures.training_film import Film, training_figure, training_gif
 from amc_study.figures.two_ways import TwoWays, two_ways_figure
 
@@ -31,7 +31,6 @@ __all__ = [
     "difficulty_figure",
     "dot_and_whisker",
     "faithfulness_figure",
-    "folder_of",
     "heat_overlay",
     "learning_curves",
     "measures_figure",

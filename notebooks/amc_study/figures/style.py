@@ -22,13 +22,6 @@ from amc_lib.files import ROOT, write_bytes, write_json
 from amc_lib.regions import Box
 
 FOLDER = ROOT / "figures"  # the study's published figures and tables
-
-
-def folder_of(tier: str) -> Path:
-    """The folder of a tier's figures and tables."""
-    return FOLDER if tier == "scenes" else FOLDER / tier
-
-
 SYSTEMS = {  # colour (Okabe and Ito's palette, safe for colour-blind readers) and marker of each system
     "chance": ("#999999", "X"),
     "centre": ("#595959", "p"),
