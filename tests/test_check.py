@@ -51,13 +51,15 @@ def test_nothing_there(tmp_path, capsys):
     assert set(rows["verdict"]) == {"missing", "absent"}
     assert {"Visual Genome", "Flickr30k Entities", "RefCOCO+", "RefCLEF", "ALBEF", "BERT"} == set(rows["set"])
     assert main(["check", str(tmp_path)]) == 1
-    assert "refs(unc).p: no such file" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "refs(unc).p: no such file" in printed and "ALBEF.pth: No such file or directory" in printed
 
 
-def test_missing_files_are_named_and_optional_ones_do_not_fail(root):
+def test_missing_files_are_named_and_optional_ones_do_not_fail(root, capsys):
     (root / "refer" / "refcoco+" / "dets.json").unlink()
     assert row(check(root), "dets.json: no such file")[2] == "absent"
     assert main(["check", str(root)]) == 0
+    assert "differs  RefCOCO+            sentences of testB: 9 of 4,889\n" in capsys.readouterr().out
     (root / "refer" / "refclef" / "refs(unc).p").unlink()
     assert row(check(root), "refclef/refs(unc).p: no such file")[2] == "missing"
     assert main(["check", str(root)]) == 1

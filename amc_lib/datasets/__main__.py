@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import pandas as pd
+
 from amc_lib.datasets.check import FAILED, check
 
 
@@ -17,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--decode", action="store_true", help="open every picture too (takes long)")
     options = parser.parse_args(arguments)
     rows = check(options.root, options.decode)
-    print(rows.to_string(index=False, na_rep="", justify="left", formatters={"what": str}))
+    for row in rows.itertuples():
+        of_all = "" if pd.isna(row.expected) else f" of {row.expected:,}"
+        print(f"{row.verdict:9}{row.set:20}{row.what}" + ("" if pd.isna(row.found) else f": {row.found:,}{of_all}"))
     failed = int(rows["verdict"].isin(FAILED).sum())
     print(f"{failed} of {len(rows)} lines missing or broken" if failed else "nothing missing, nothing broken")
     return int(failed > 0)

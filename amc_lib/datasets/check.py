@@ -74,7 +74,8 @@ def check(root: str | Path, decode: bool = False) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             missing = FileNotFoundError in (type(error), type(error.__cause__))
             verdict = "broken" if not missing else "absent" if part.role == "optional" else "missing"
-            rows.append((part.set, str(error), None, None, verdict))
+            sentence = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            rows.append((part.set, sentence, None, None, verdict))
             continue
         found = len(content) if isinstance(content, Regions) else content
         verdict = "ok" if part.expected in (None, found) else "differs"

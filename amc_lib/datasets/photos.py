@@ -1,7 +1,6 @@
-"""Photographs of the paper tier: where downloads lie, what finetuning visits, and the splits of evaluation.
+"""Photographs of the paper tier: what finetuning visits, and the splits of evaluation.
 
-The root is the folder that the environment variable AMC_DATA names, else data/paper; data/README.md says what goes
-where below it.
+data/README.md says what goes where below `files.data_root`.
 """
 
 from __future__ import annotations
@@ -141,7 +140,7 @@ def _fingerprint(root: Path) -> str:
 
 @dataclass(frozen=True)
 class PhotoSplit:
-    """A split of photographs, resized for the model as the split's authors do."""
+    """A split of photographs to be asked of a model, resized as the split's authors do."""
 
     title: str
     regions: Regions
