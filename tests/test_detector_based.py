@@ -14,7 +14,7 @@ from amc_lib import Grounder
 from amc_lib.checkpoints import SHIPPED, CheckpointError
 from amc_study import comparison, runs, tiers
 from amc_study.comparison import Answers, answer, proposal_tier, study_folders
-from amc_study.explain.explore import example_of
+from amc_study.figures.inputs import example_of
 from amc_study.rival import detector_runs
 from amc_study.rival.detector_runs import load_detector, save_detector
 from amc_study.rival.region_answers import choose_regions, oracle

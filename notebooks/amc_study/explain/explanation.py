@@ -1,11 +1,7 @@
-"""One answer taken apart, as `explore` shows it: losses of its heatmap for a box, and what each token adds to it."""
+"""One answer taken apart, as the explorer shows it: losses of its heatmap for a box, and what each token adds to it."""
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,78 +15,55 @@ from amc_lib.regions import Box
 from amc_study.figures.style import COLOURS
 from amc_study.rival.region_grounder import RegionGrounding
 
-TILES_A_ROW, TILE, LABEL = 3, 100, 16  # of the strip of tokens: tiles, and pixels of a tile's side and of its label
-DIMMED = 0.25  # brightness of what lies outside the mask
+TILES_A_ROW, TILE, LABEL = 3, 78, 16  # of the strip of tokens: tiles, and pixels of a tile's side and of its label
 
 
-@dataclass(frozen=True)
-class BoxTerms:
-    """What equations 1-3 say of one heatmap and one box; the heatmap in [0, 1], as in training."""
+def box_terms(grounding: Grounding, box: Box, amc: AmcSettings) -> dict[str, float]:
+    """What equations 1-3 make of a heatmap and a box (xyxy, shares of the image), at the size of training.
 
-    mean_inside: float
-    mean_outside: float
-    peak_inside: float
-    peak_outside: float
-    l_mean: float
-    l_max: float
-    l_amc: float
-
-
-def box_terms(grounding: Grounding, box: Box, amc: AmcSettings) -> BoxTerms:
-    """The loss terms of a grounding for a box (xyxy, shares of the image), on maps of the training's size."""
+    Means and maxima of the heatmap in [0, 1] inside and outside of the box, and L_mean, L_max, L_amc.
+    """
     side = amc.map_size
     heat = gradcam.upsample(gradcam.normalise(grounding.raw[None]), (side, side), "bilinear")  # [1, S, S]
     mask = box_mask([box], side)[None]
-    inside = mask.bool()
-    return BoxTerms(
-        _mean(heat[inside]),
-        _mean(heat[~inside]),
-        _peak(heat[inside]),
-        _peak(heat[~inside]),
-        mean_loss(heat, mask, amc.delta1).item(),
-        max_loss(heat, mask, amc.delta2).item(),
-        amc_loss(heat, mask, amc.lambda1, amc.lambda2, amc.delta1, amc.delta2).item(),
-    )
+    terms = {}
+    for place, chosen in (("inside", mask.bool()), ("outside", ~mask.bool())):
+        values = heat[chosen] if chosen.any() else torch.zeros(1)
+        terms |= {f"mean {place}": values.mean().item(), f"max {place}": values.max().item()}
+    terms["L_mean"] = mean_loss(heat, mask, amc.delta1).item()
+    terms["L_max"] = max_loss(heat, mask, amc.delta2).item()
+    return terms | {"L_amc": amc_loss(heat, mask, amc.lambda1, amc.lambda2, amc.delta1, amc.delta2).item()}
 
 
-def _mean(values: torch.Tensor) -> float:
-    return values.mean().item() if len(values) else 0.0
-
-
-def _peak(values: torch.Tensor) -> float:
-    return values.max().item() if len(values) else 0.0
-
-
-def loss_table(terms: BoxTerms, amc: AmcSettings) -> str:
+def loss_table(terms: dict[str, float], amc: AmcSettings) -> str:
     """Equations 1-3 with the numbers of a box, as HTML."""
-    hinges = [
-        ("mean", terms.mean_outside, terms.mean_inside, amc.delta1, terms.l_mean),
-        ("max", terms.peak_outside, terms.peak_inside, amc.delta2, terms.l_max),
-    ]
     lines = [
-        f"L<sub>{name}</sub> = max(0, {outside:.2f} − {inside:.2f} + {margin:g}) = <b>{loss:.3f}</b>"
-        for name, outside, inside, margin, loss in hinges
+        f"L<sub>{name}</sub> = max(0, {terms[f'{name} outside']:.2f} − {terms[f'{name} inside']:.2f} + {margin:g}) "
+        f"= <b>{terms[f'L_{name}']:.3f}</b>"
+        for name, margin in (("mean", amc.delta1), ("max", amc.delta2))
     ]
     weighted = f"{amc.lambda1:g} L<sub>mean</sub> + {amc.lambda2:g} L<sub>max</sub>"
-    return "<br>".join([*lines, f"L<sub>amc</sub> = {weighted} = <b>{terms.l_amc:.3f}</b>"])
+    return "<br>".join([*lines, f"L<sub>amc</sub> = {weighted} = <b>{terms['L_amc']:.3f}</b>"])
 
 
-def heading(name: str, answer: Grounding | RegionGrounding, box: Box) -> str:
-    """What a system says, and whether it points inside a box (xyxy, shares of the image), as HTML."""
-    (x, y), (width, height) = answer.point, answer.image.size
-    inside = box[0] * width < x < box[2] * width and box[1] * height < y < box[3] * height
-    sure = (
+def heading(name: str, answer: Grounding | RegionGrounding, box: Box | None) -> str:
+    """A system's score and, where there is a box (xyxy, shares of the image), whether it points inside; as HTML."""
+    score = (
         f"match {100 * answer.score:.0f} %" if isinstance(answer, Grounding) else f"best of {len(answer.boxes)} boxes"
     )
-    return f"<b>{name}</b> {sure}, points {'inside' if inside else 'outside'} the box"
+    if box is None:
+        return f"<b>{name}</b> {score}"
+    (x, y), (width, height) = answer.point, answer.image.size
+    inside = box[0] * width < x < box[2] * width and box[1] * height < y < box[3] * height
+    return f"<b>{name}</b> {score}, points {'inside' if inside else 'outside'} the box"
 
 
 def overlay(answer: Grounding | RegionGrounding) -> Image.Image:
     """The picture with a system's answer: its heatmap, or the box that it chose."""
     if isinstance(answer, Grounding):
         return answer.overlay()
-    x1, y1, x2, y2 = answer.boxes[0]
     width, height = answer.image.size
+    x1, y1, x2, y2 = answer.boxes[0]
     return outlined(answer.image, (x1 / width, y1 / height, x2 / width, y2 / height), COLOURS["VMRM"])
 
 
@@ -111,33 +84,14 @@ def token_strip(grounding: Grounding) -> Image.Image:
     return strip
 
 
-def mask_picture(image: Image.Image, box: Box) -> Image.Image:
-    """The image, dark where the mask of a box (xyxy, shares of the image) is 0."""
-    x1, y1, x2, y2 = _pixels(box, image.size)
-    light = np.full((image.height, image.width, 1), DIMMED)
-    light[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = 1
-    return Image.fromarray((np.asarray(image) * light).round().astype(np.uint8))
-
-
-def outlined(image: Image.Image, box: Box, colour: str = COLOURS["oracle"]) -> Image.Image:
-    """The image with the outline of a box (xyxy, shares of the image), white around the colour."""
+def outlined(image: Image.Image, box: Box | None, colour: str = COLOURS["oracle"]) -> Image.Image:
+    """The image with the outline of a box (xyxy, shares of the image), white around the colour; as it is without."""
     picture = image.copy()
-    draw, (x1, y1, x2, y2) = ImageDraw.Draw(picture), _pixels(box, image.size)
-    corners = (x1, y1, max(x2 - 1, x1), max(y2 - 1, y1))
-    draw.rectangle(corners, outline="white", width=4)
-    draw.rectangle(corners, outline=colour, width=2)
+    if box is not None:
+        (x1, y1, x2, y2), (width, height) = box, image.size
+        left, top = min(round(x1 * width), width - 1), min(round(y1 * height), height - 1)
+        corners = (left, top, max(round(x2 * width) - 1, left), max(round(y2 * height) - 1, top))
+        draw = ImageDraw.Draw(picture)
+        draw.rectangle(corners, outline="white", width=4)
+        draw.rectangle(corners, outline=colour, width=2)
     return picture
-
-
-def _pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box of shares in whole pixels of an image of `size` (width, height), its corner inside the image."""
-    width, height = size
-    x1, y1, x2, y2 = box
-    return min(round(x1 * width), width - 1), min(round(y1 * height), height - 1), round(x2 * width), round(y2 * height)
-
-
-def quick_png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file, written in a third of the time of one that is as small as can be."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="png", compress_level=1)
-    return buffer.getvalue()

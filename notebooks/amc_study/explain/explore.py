@@ -1,4 +1,4 @@
-"""Looking at answers: the widgets of 06_explore.ipynb, and what figures show of single phrases."""
+"""The widget of 06_explore.ipynb: a picture, a phrase, a box, and what every system makes of them."""
 
 from __future__ import annotations
 
@@ -12,33 +12,19 @@ from functools import wraps
 from pathlib import Path
 
 import ipywidgets as widgets
-import numpy as np
 from PIL import Image
 
-from amc_lib.config import SceneSettings
-from amc_lib.data import box_mask
-from amc_lib.evaluate import point_hits
 from amc_lib.grounder import Grounder, Grounding, checked_phrases, read_image
-from amc_lib.regions import Box, Region
+from amc_lib.regions import Region
 from amc_study.comparison import study_folders
-from amc_study.explain.explanation import (
-    box_terms,
-    heading,
-    loss_table,
-    mask_picture,
-    outlined,
-    overlay,
-    quick_png,
-    token_strip,
-)
-from amc_study.figures import Example, Shown
+from amc_study.explain.explanation import box_terms, heading, loss_table, outlined, overlay, token_strip
 from amc_study.rival.region_grounder import RegionGrounder, RegionGrounding
-from amc_study.scenes import scene as scenes
+from amc_study.scenes.scene import draw
 
 SPLIT = "referring_b"  # of the scenes to choose from: the one in which twins stand side by side
-SHOWN_SIDE = 480  # pixels of the longer side of a picture as it is shown; the systems read it at its full size
-COLUMN = "260px"
-MIDDLE = (0.25, 0.25, 0.75, 0.75)  # the box before any is drawn, shares of the picture
+SHOWN_SIDE = 480  # pixels of the longer side of a picture on the page; the systems read it at its full size
+COLUMN = "236px"  # four of them fit a JupyterLab of 1440 pixels
+System = Grounder | RegionGrounder
 
 
 def _alone(method: Callable[..., None]) -> Callable[..., None]:
@@ -54,12 +40,12 @@ def _alone(method: Callable[..., None]) -> Callable[..., None]:
 
 def load_systems(
     tier: str, albef: str | Path | None = None, amc: str | Path | None = None, vmrm: str | Path | None = None
-) -> dict[str, Grounder | RegionGrounder]:
+) -> dict[str, System]:
     """The systems of the comparison, each from a checkpoint's folder or name; None: as `make study` or `make paper`
     leaves it. The detector-based system takes part where its checkpoint is there.
     """
     usual = {system: sources[0] for system, sources in study_folders(tier, None, seeds=1).items()}
-    systems: dict[str, Grounder | RegionGrounder] = {
+    systems: dict[str, System] = {
         "ALBEF": Grounder.load(albef or usual["ALBEF"]),
         "AMC": Grounder.load(amc or usual["AMC"]),
     }
@@ -71,11 +57,12 @@ def load_systems(
 class Explorer:
     """A picture (a scene or an upload), a phrase, a box: what every system answers, and the losses of its heatmap.
 
-    `panel` is the widget to display; `pictures`, `texts` and `strips` hold what is shown, by system. A picture is
-    read once by each system and kept until the next one is chosen.
+    `panel` is the widget to display; `pictures`, `texts` and `strips` hold what is displayed, by system. A picture is
+    read once by each system and kept until the next one is chosen. `box` (xyxy, shares of the picture) is that of the
+    phrase, if the study asks it of the scene, or drawn by the sliders; before that there is none.
     """
 
-    def __init__(self, systems: Mapping[str, Grounder | RegionGrounder], phrase: str, scene: int = 0) -> None:
+    def __init__(self, systems: Mapping[str, System], phrase: str, scene: int = 0) -> None:
         self.systems, self.lock = dict(systems), threading.RLock()
         grounder = next(system for system in self.systems.values() if isinstance(system, Grounder))
         self.settings, text = grounder.checkpoint.settings, grounder.checkpoint.settings.model.text
@@ -86,9 +73,13 @@ class Explorer:
         self.layer = widgets.IntSlider(grounder.layer, text.fusion_from, text.layers - 1, description="layer")
         self.across, self.down = (widgets.IntRangeSlider(description=name) for name in ("box, x", "box, y"))
         self.message, self.time = widgets.HTML(), widgets.HTML()
-        self.mask = widgets.Image(format="png", width=COLUMN)
+        self.picture = widgets.Image(format="png", width=COLUMN)
         self.pictures = {name: widgets.Image(format="png", width=COLUMN) for name in self.systems}
-        self.strips = {name: widgets.Image(format="png", width=COLUMN) for name in self._with_heatmaps()}
+        self.strips = {
+            name: widgets.Image(format="png", width=COLUMN)
+            for name, system in self.systems.items()
+            if isinstance(system, Grounder)
+        }
         self.texts = {name: widgets.HTML() for name in self.systems}
         self.panel = self._panel()
         self.phrase.observe(self._new_phrase, names="value")
@@ -97,58 +88,54 @@ class Explorer:
         self.upload.observe(self._new_upload, names="value")
         self.layer.observe(self.ask, names="value")
         for slider in (self.across, self.down):
-            slider.observe(self.show, names="value")
+            slider.observe(self._draw_box, names="value")
         self._choose_scene()
-
-    @property
-    def box(self) -> Box:
-        """The drawn box, xyxy as shares of the picture."""
-        (x1, x2), (y1, y2) = self.across.value, self.down.value
-        return x1 / self.across.max, y1 / self.down.max, x2 / self.across.max, y2 / self.down.max
 
     @_alone
     def read(self, image: Image.Image, regions: Sequence[Region] = ()) -> None:
         """Take another picture, whose phrases with one box are offered, and ask it the phrase."""
-        shown = image.copy()
-        shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-        self.image, self.inputs, self.answers, self.overlays = shown, {}, {}, {}
+        small = image.copy()
+        small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        self.image, self.size, self.inputs, self.answers = small, image.size, {}, {}
         for name, system in self.systems.items():
             if isinstance(system, Grounder):
-                self.inputs[name] = replace(system.encode(image), picture=shown)
+                self.inputs[name] = replace(system.encode(image), picture=small)
             else:
-                self.inputs[name] = system.propose(image).resized((shown.height, shown.width))
+                self.inputs[name] = system.propose(image).resized((small.height, small.width))
         self.boxes = {region.phrase: region.boxes[0] for region in regions if len(region.boxes) == 1}
         self.suggestions.options = [("", None), *((phrase, phrase) for phrase in self.boxes)]
-        self.size = image.size
-        self._draw_box(tuple(share * side for share, side in zip(MIDDLE, image.size * 2, strict=True)))
         self._new_phrase()
 
     @_alone
     def ask(self, _: object = None) -> None:
-        """Ask every system the phrase; what is wrong with it is said above the pictures."""
+        """Ask every system the phrase; what is wrong with it stands above the pictures."""
         begin = time.perf_counter()
         try:
             self.answers = {name: self._answer(name) for name in self.systems}
+            self.message.value = ""
         except ValueError as error:
-            self._say(error)
-            return
-        self.message.value = ""
-        self.overlays = {name: overlay(answer) for name, answer in self.answers.items()}
-        for name in self._with_heatmaps():
-            self.strips[name].value = quick_png(token_strip(self.answers[name]))
+            self.answers = {}
+            self._say(str(error))
+        unknown = next((answer.unknown_words for answer in self.answers.values() if isinstance(answer, Grounding)), ())
+        if unknown:
+            self._say(f"words that the checkpoint has never read: {', '.join(unknown)}")
         self.show()
         self.time.value = f"answered in {1000 * (time.perf_counter() - begin):.0f} ms"
 
     @_alone
-    def show(self, _: object = None) -> None:
-        """Show the answers with the drawn box: what it means as a mask, and the losses of each heatmap."""
-        self.mask.value = quick_png(mask_picture(self.image, self.box))
-        for name, answer in self.answers.items():
-            self.pictures[name].value = quick_png(outlined(self.overlays[name], self.box))
-            lines = [heading(name, answer, self.box)]
-            if isinstance(answer, Grounding):
+    def show(self) -> None:
+        """Show the answers and, where there is a box, its outline and the losses of each heatmap."""
+        self.picture.value = quick_png(outlined(self.image, self.box))
+        for name in self.systems:
+            answer = self.answers.get(name)
+            picture = self.image if answer is None else overlay(answer)
+            self.pictures[name].value = quick_png(outlined(picture, self.box))
+            lines = [f"<b>{name}</b>" if answer is None else heading(name, answer, self.box)]
+            if isinstance(answer, Grounding) and self.box:
                 lines.append(loss_table(box_terms(answer, self.box, self.settings.amc), self.settings.amc))
             self.texts[name].value = "<br>".join(lines)
+            if name in self.strips:
+                self.strips[name].value = b"" if answer is None else quick_png(token_strip(answer))
 
     def _answer(self, name: str) -> Grounding | RegionGrounding:
         system, inputs = self.systems[name], self.inputs[name]
@@ -156,39 +143,41 @@ class Explorer:
             return Grounder(system.checkpoint, self.layer.value).ground(inputs, self.phrase.value)
         return system.match(self.image, inputs, checked_phrases(self.phrase.value))[0]
 
-    def _with_heatmaps(self) -> list[str]:
-        return [name for name, system in self.systems.items() if isinstance(system, Grounder)]
-
     def _panel(self) -> widgets.Widget:
-        asked, chosen = (self.phrase, self.suggestions, self.time), (self.scene, self.upload)
-        sliders = (self.layer, self.across, self.down)
-        columns = [widgets.VBox((self.mask, widgets.HTML("<b>box</b> as mask")))]
+        columns = [widgets.VBox((self.picture, widgets.HTML("<b>picture</b> and box")))]
         for name in self.systems:
             strip = [self.strips[name]] if name in self.strips else []
             columns.append(widgets.VBox((self.pictures[name], self.texts[name], *strip)))
-        wrapped = widgets.Box(columns, layout=widgets.Layout(flex_flow="row wrap", grid_gap="12px"))
-        return widgets.VBox((*map(widgets.HBox, (asked, chosen, sliders)), self.message, wrapped))
+        wrapped = widgets.Box(columns, layout=widgets.Layout(flex_flow="row wrap", grid_gap="8px"))
+        rows = (
+            (self.phrase, self.suggestions, self.time), (self.scene, self.upload), (self.layer, self.across, self.down),
+        )  # fmt: skip
+        return widgets.VBox((*map(widgets.HBox, rows), self.message, wrapped))
 
-    def _say(self, error: Exception | str) -> None:
-        self.message.value = f"<b>{html.escape(str(error), quote=False)}</b>"
+    def _say(self, sentence: str) -> None:
+        self.message.value = f"<b>{html.escape(sentence, quote=False)}</b>"
 
     def _choose_scene(self, _: object = None) -> None:
-        scene = scenes.draw(self.settings.scenes, SPLIT, self.scene.value)
+        scene = draw(self.settings.scenes, SPLIT, self.scene.value)
         self.read(scene.image, scene.regions)
 
     @_alone
     def _new_phrase(self, _: object = None) -> None:
-        if self.phrase.value in self.boxes:
-            self._draw_box(self.boxes[self.phrase.value])
+        """Give the phrase its box, if the scene has one, and the sliders its edges (else the whole picture)."""
+        (width, height), box = self.size, self.boxes.get(self.phrase.value)
+        x1, y1, x2, y2 = (0, 0, width, height) if box is None else map(round, box)
+        for slider, side, extent in ((self.across, width, (x1, x2)), (self.down, height, (y1, y2))):
+            slider.unobserve(self._draw_box, names="value")
+            slider.max, slider.value = side, extent
+            slider.observe(self._draw_box, names="value")
+        self.box = None if box is None else (x1 / width, y1 / height, x2 / width, y2 / height)
         self.ask()
 
-    def _draw_box(self, box: Box) -> None:
-        """Draw a box (xyxy, pixels of the picture) that is shown with the next answers."""
-        (width, height), (x1, y1, x2, y2) = self.size, map(round, box)
-        for slider, side, extent in ((self.across, width, (x1, x2)), (self.down, height, (y1, y2))):
-            slider.unobserve(self.show, names="value")
-            slider.max, slider.value = side, extent
-            slider.observe(self.show, names="value")
+    @_alone
+    def _draw_box(self, _: object = None) -> None:
+        (x1, x2), (y1, y2), (width, height) = self.across.value, self.down.value, self.size
+        self.box = (x1 / width, y1 / height, x2 / width, y2 / height)
+        self.show()
 
     def _new_suggestion(self, _: object) -> None:
         if self.suggestions.value:
@@ -203,40 +192,8 @@ class Explorer:
             self._say(f"{self.upload.value[0].name}: cannot be read as an image")
 
 
-def draw_scene(settings: SceneSettings, index: int) -> Image.Image:
-    """A scene of the split in which twins stand side by side."""
-    return scenes.draw(settings, SPLIT, index).image
-
-
-def png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
+def quick_png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file, written in a third of the time of one that is as small as can be."""
     buffer = io.BytesIO()
-    image.save(buffer, format="png")
+    image.save(buffer, format="png", compress_level=1)
     return buffer.getvalue()
-
-
-def example_of(region: Region, grounders: Mapping[str, Grounder | RegionGrounder]) -> Example:
-    """A region with every system's heatmap or box, its point, and whether it hits, for the qualitative figure."""
-    image, systems = region.image.open(), {}
-    for name, grounder in grounders.items():
-        answer = grounder.ground(image, region.phrase)
-        hit = bool(point_hits([answer.point], [region])[0])
-        if isinstance(answer, RegionGrounding):
-            systems[name] = Shown(answer.point, hit, box=answer.boxes[0])
-        else:
-            systems[name] = Shown(answer.point, hit, heatmap=answer.heatmap)
-    return Example(image, region.phrase, region.boxes, systems)
-
-
-def method_inputs(region: Region, grounder: Grounder) -> dict[str, object]:
-    """The arrays that the figure of the method shows: image (square, as the model sees it), heatmap, mask, phrase."""
-    image = region.image.open()
-    sides = (image.width, image.height) * 2
-    relative = [tuple(edge / side for edge, side in zip(box, sides, strict=True)) for box in region.boxes]
-    image = image.resize((image.width, image.width)) if image.width != image.height else image
-    return {
-        "image": np.asarray(image),
-        "heatmap": grounder.ground(image, region.phrase).heatmap,
-        "mask": box_mask(relative, image.width).numpy(),
-        "phrase": region.phrase,
-    }
