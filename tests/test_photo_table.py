@@ -62,16 +62,9 @@ def test_what_is_read_back_is_what_was_written(tmp_path_factory, records):
     made, folder = table(*regions), tmp_path_factory.mktemp("tables") / "table"
     opened = open_table(folder, lambda: made)
     expected = [(image, [Phrase(text, tuple(boxes)) for text, boxes in phrases]) for image, phrases in records]
-    assert rows(made) == rows(opened) == expected
+    assert rows(made) == rows(opened) == rows(open_table(folder, lambda: pytest.fail("made again"))) == expected
+    assert isinstance(opened.lines, np.memmap) and not opened.lines.flags.writeable
     assert opened.about == ABOUT
-
-
-def test_second_opening_maps_the_arrays_and_makes_nothing(tmp_path):
-    open_table(tmp_path / "table", lambda: table(region("a-0")))
-    opened = open_table(tmp_path / "table", lambda: pytest.fail("made again"))
-    assert rows(opened) == rows(table(region("a-0")))
-    for array in (opened.lines, opened.ends):
-        assert isinstance(array, np.memmap) and not array.flags.writeable
 
 
 def test_table_whose_writing_was_cut_off_is_made_again(tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def test_malformed_thing_is_named_or_left_out(root, name, change, message):
     [
         ("image_data", [FILES["image_data"][0], {"image_id": 2}], "image_data.json, image 1: has no width"),
         ("image_data", FILES["image_data"][:1], "region_descriptions.json, image 1: image_data.json has no image 2"),
-        ("region_descriptions", [{"id": 1}, FILES["region_descriptions"][1]], "image 0: has no regions"),
+        ("region_descriptions", [{"id": 1}], "region_descriptions.json, image 0: has no regions"),
         ("region_descriptions", [3], "region_descriptions.json, image 0: "),
     ],
 )
