@@ -105,16 +105,12 @@ def test_stopped_run_goes_on_with_the_same_bits(tmp_path, capsys, undisturbed, t
     assert same(continued, run(tmp_path / "undisturbed", **training) if changes_numbers else undisturbed)
 
 
-def test_run_may_go_on_after_its_last_update(tmp_path, undisturbed):
-    run(tmp_path)
-    again = run(tmp_path)
-    assert again[2].account()["continued_at"] == [STEPS] and same(again, undisturbed)
-
-
-def test_how_often_is_no_part_of_the_result(tmp_path, undisturbed):
+def test_number_of_snapshots_is_no_part_of_the_result_and_a_finished_run_may_go_on(tmp_path, undisturbed):
     assert same(run(tmp_path, snapshot_every=0), undisturbed)
     assert not (tmp_path / "snapshots").exists()
     assert same(run(tmp_path, snapshot_every=3), undisturbed)
+    again = run(tmp_path)
+    assert again[2].account()["continued_at"] == [STEPS] and same(again, undisturbed)
 
 
 HELD = ["text_encoder.", "visual_encoder_m.", "image_queue", "queue_ptr_txt", "0.exp_avg", "0.step"]
