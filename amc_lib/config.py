@@ -186,6 +186,18 @@ class SceneSettings:
     referring_a: int = 600
     referring_b: int = 600
 
+    def __post_init__(self) -> None:
+        check(self, not_negative="seed")
+        require(self.size >= 64, f"size {self.size} is below 64 pixels, where pictograms cannot be told apart")
+        for name, least in (("objects", 2), ("train_objects", 1), ("distractors", 0)):
+            low, high = getattr(self, name)
+            require(least <= low <= high, f"{name} {low} to {high} must be a range from at least {least}")
+        narrowest, widest = self.object_width
+        require(0 < narrowest <= widest < 1, f"object_width {self.object_width} must be a range inside (0, 1)")
+        require(0 <= self.max_occlusion < 1, f"max_occlusion {self.max_occlusion} is outside [0, 1)")
+        degrees = self.rotation_degrees
+        require(0 <= degrees <= 180, f"rotation_degrees {degrees} is outside [0, 180]")
+
     def count(self, split: str) -> int:
         """Number of scenes in a split. Raises ValueError for an unknown split."""
         splits = ("pretrain", "train", "val", "phrases", "referring_a", "referring_b")

@@ -1,6 +1,7 @@
 """Scenes: what is said of a picture is true of it, its boxes are exact, and a seed always gives the same picture."""
 
 import hashlib
+import inspect
 import os
 import pickle
 import re
@@ -8,23 +9,30 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from amc_lib.config import SceneSettings
+from amc_lib.config import SceneSettings, VisionSettings
+from amc_lib.files import ROOT
+from amc_lib.model.trunk import Lite0Trunk, pixels
+from amc_study.scenes import cache
 from amc_study.scenes import scene as scenes
-from amc_study.scenes.concepts import CONCEPTS
+from amc_study.scenes.cache import DRAWING, fingerprint
+from amc_study.scenes.concepts import CONCEPTS, PARTS
 from amc_study.scenes.language import article, vocabulary
-from amc_study.scenes.pictograms import distractor, pictogram
+from amc_study.scenes.pictograms import DISTRACTORS, distractor, pictogram
 from amc_study.scenes.scene import SPLITS
+from amc_study.scenes.splits import open_scenes
 
 SETTINGS = SceneSettings()
-SCENES_PER_SPLIT = 60
+SCENES_PER_SPLIT = 30
 COLOURS = ("red", "blue", "green", "yellow", "orange", "purple", "pink", "brown", "black", "white", "grey")
 SIZES = {"small": "small", "little": "small", "big": "big", "large": "big"}
 PATTERNS = {w: w for w in ("plain", "striped", "spotted")} | {"stripes": "striped", "spots": "spotted"}
@@ -86,20 +94,23 @@ def rendered_alone(placement, size: int) -> np.ndarray:
 def test_scenes_do_not_depend_on_order_or_process():
     wanted = [("val", 7), ("train", 3), ("referring_a", 0), ("phrases", 11)]
     here = [digest(scenes.draw(SETTINGS, split, i)) for split, i in wanted]
-    assert [digest(scenes.draw(SETTINGS, split, i)) for split, i in reversed(wanted)] == here[::-1]
     code = (
-        "from tests.test_scenes import *\n"
-        f"print([digest(scenes.draw(SETTINGS, split, i)) for split, i in {wanted[::-1]}][::-1])"
+        "import hashlib\nfrom amc_lib.config import SceneSettings\nfrom amc_study.scenes import scene as scenes\n"
+        f"{inspect.getsource(digest)}\n"
+        f"print([digest(scenes.draw(SceneSettings(), split, i)) for split, i in {wanted[::-1]}][::-1])"
     )
-    there = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        env={**os.environ, "PYTHONHASHSEED": "42", "PYTHONPATH": "."},
-    )
+    environment = {**os.environ, "PYTHONHASHSEED": "42", "PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}"}
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert there.stdout.strip() == repr(here)
+
+
+def test_words_of_the_study_stay_the_same():
+    """Captions and phrases of some scenes as they were when the shipped checkpoints were trained."""
+    words = [
+        (scene.captions, [(r.id, r.phrase, r.kind, r.annotated, len(r.boxes)) for r in scene.regions])
+        for scene in (scenes.draw(SETTINGS, split, index) for split in SPLITS for index in (0, 5))
+    ]
+    assert hashlib.sha256(repr(words).encode()).hexdigest()[:16] == "a183d1cfd0fc80d1"
 
 
 def test_seeds_and_splits_share_no_scene(drawn):
@@ -176,14 +187,6 @@ def test_all_kinds_of_phrases_occur(drawn):
     for split in ("train", "val", "phrases"):
         kinds = Counter(region.kind for scene in drawn[split] for region in scene.regions)
         assert min(kinds[kind] for kind in ("object", "group", "part")) >= 5
-
-
-def test_counts_in_words_are_the_numbers_of_boxes(drawn):
-    numbers = {"two": 2, "both": 2, "three": 3}
-    counted = [(r, w) for s in all_scenes(drawn) for r in s.regions for w in r.phrase.split() if w in numbers]
-    assert counted
-    for region, word in counted:
-        assert len(region.boxes) == numbers[word]
 
 
 @pytest.mark.parametrize("split", ["referring_a", "referring_b"])
@@ -263,6 +266,7 @@ def test_article(words, expected):
         ({"max_occlusion": 1.0}, "max_occlusion"),
         ({"rotation_degrees": 200}, "rotation_degrees"),
         ({"distractors": (0, 1000)}, "distractors"),
+        ({"train_objects": (3, 2)}, "train_objects"),
     ],
 )
 def test_impossible_settings_are_refused(change, word):
@@ -274,3 +278,125 @@ def test_impossible_settings_are_refused(change, word):
 def test_scenes_that_do_not_exist_are_refused(split, index):
     with pytest.raises(ValueError, match=split):
         scenes.draw(SETTINGS, split, index)
+
+
+# ---------------------------------------------------------------------------------------------------------- pictograms
+
+COLOUR_ANCHORS = {  # what a person would point at on a colour chart, chosen apart from the code's tones
+    "red": (220, 30, 30),
+    "blue": (50, 110, 220),
+    "green": (70, 170, 60),
+    "yellow": (255, 230, 40),
+    "orange": (250, 150, 40),
+    "purple": (140, 80, 180),
+    "pink": (255, 170, 200),
+    "brown": (140, 90, 40),
+    "black": (40, 40, 40),
+    "white": (255, 255, 255),
+    "grey": (170, 170, 170),
+}
+
+
+def test_concepts_are_many_and_have_names_of_their_own():
+    assert len(CONCEPTS) >= 150
+    assert {"people", "animals", "food", "plants", "vehicles", "objects"} <= {c.category for c in CONCEPTS}
+    for taken in ([c.name for c in CONCEPTS], [c.plural for c in CONCEPTS], [c.character for c in CONCEPTS]):
+        assert len(set(taken)) == len(taken)
+    assert not {c.character for c in CONCEPTS} & set(DISTRACTORS)
+    assert set(PARTS) <= {c.name for c in CONCEPTS}
+
+
+def test_a_fifth_of_each_category_is_unannotated():
+    sizes = Counter(c.category for c in CONCEPTS)
+    unannotated = Counter(c.category for c in CONCEPTS if not c.annotated)
+    for category, size in sizes.items():
+        assert abs(unannotated[category] - size / 5) <= 0.5
+
+
+@pytest.mark.parametrize("concept", [c for c in CONCEPTS if c.colours], ids=lambda c: c.name)
+def test_colour_words_are_what_one_sees(concept):
+    rasters = {colour: np.asarray(pictogram(concept, colour)).astype(int) for colour in concept.colours}
+    ink = next(iter(rasters.values()))[..., 3] > 127
+    changing = ink & (np.ptp(np.stack(list(rasters.values())), axis=0).max(-1) > 60)
+    assert changing.sum() > 0.08 * ink.sum(), "the coloured area is too small to be seen"
+    for colour, raster in rasters.items():
+        shades, counts = np.unique(raster[changing][:, :3], axis=0, return_counts=True)
+        seen = shades[counts.argmax()]
+        nearest = min(COLOUR_ANCHORS, key=lambda word: sum((seen - COLOUR_ANCHORS[word]) ** 2))
+        assert nearest == colour
+
+
+@pytest.mark.parametrize("concept", [c for c in CONCEPTS if c.patterns], ids=lambda c: c.name)
+def test_patterns_mark_a_good_part_of_the_fill(concept):
+    for colour in concept.colours:
+        plain = np.asarray(pictogram(concept, colour)).astype(int)
+        for pattern in concept.patterns:
+            marked = np.abs(np.asarray(pictogram(concept, colour, pattern)).astype(int) - plain).max(-1) > 60
+            assert 0.06 < marked.sum() / (plain[..., 3] > 127).sum() < 0.6
+
+
+def test_unknown_colours_and_patterns_are_refused():
+    dog = next(c for c in CONCEPTS if c.name == "dog")
+    with pytest.raises(ValueError, match="dog"):
+        pictogram(dog, "turquoise")
+    with pytest.raises(ValueError, match="dog"):
+        pictogram(dog, "black", "striped")
+
+
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+def test_split_is_drawn_once_and_holds_what_its_scenes_show(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "CACHE", tmp_path)
+    monkeypatch.setattr(cache, "WORKERS", 1)
+    settings, vision = replace(SETTINGS, size=96, object_width=(0.2, 0.3), objects=(2, 3), val=3), VisionSettings(64)
+    split = open_scenes(settings, vision, "val")
+    scene = scenes.draw(settings, "val", 2)
+    assert split.captions[2] == list(scene.captions) and split.regions[2] == list(scene.regions)
+    expected = Lite0Trunk()(pixels(scene.image, 64)[None])[0]
+    torch.testing.assert_close(split.inputs[2].float(), expected, atol=4e-3, rtol=2e-3)  # float16
+    assert len(list(tmp_path.iterdir())) == 1
+
+    monkeypatch.setattr(cache, "_fill", None)
+    again = open_scenes(settings, vision, "val")
+    assert torch.equal(again.inputs, split.inputs) and again.regions == split.regions
+    assert open_scenes(replace(settings, phrases=7), vision, "val").captions == split.captions  # which it does not read
+    for changed in (replace(settings, seed=1), replace(settings, val=4)):
+        with pytest.raises(TypeError):
+            open_scenes(changed, vision, "val")
+
+
+def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "CACHE", tmp_path)
+    monkeypatch.setattr(cache, "WORKERS", 1)
+
+    def interrupted(settings, split, start, stop):
+        if start:
+            raise KeyboardInterrupt
+        return {"rows": np.zeros((stop - start, 2))}, [None] * (stop - start)
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.open_entry("rows", interrupted, replace(SETTINGS, val=4), "val", None, scenes_a_task=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fingerprint_knows_statements_and_tables_and_no_comments(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "ROOT", tmp_path)
+    (tmp_path / "code.py").write_text('"""Draws."""\nx = 1  # one\n')
+    (tmp_path / "table.csv").write_text("a\n")
+    first = fingerprint([1], ["*.py", "table.csv"])
+    (tmp_path / "code.py").write_text('"""Draws well."""\n\nx = 1\n')
+    assert fingerprint([1], ["*.py", "table.csv"]) == first != fingerprint([2], ["*.py", "table.csv"])
+    (tmp_path / "table.csv").write_text("b\n")
+    assert fingerprint([1], ["*.py", "table.csv"]) != first
+    (tmp_path / "table.csv").write_text("a\n")
+    (tmp_path / "code.py").write_text("x = 2\n")
+    assert fingerprint([1], ["*.py", "table.csv"]) != first
+    with pytest.raises(ValueError, match=r"no file matches 'renamed\.py'"):
+        fingerprint([1], ["*.py", "renamed.py"])
+
+
+def test_all_that_draws_is_in_the_fingerprint():
+    known = {path for pattern in DRAWING for path in ROOT.glob(pattern)}
+    drawing = {Path(module.__file__) for name, module in sys.modules.items() if name.startswith("amc_study.scenes.")}
+    assert drawing <= known and ROOT / "notebooks/amc_study/scenes/concepts.csv" in known

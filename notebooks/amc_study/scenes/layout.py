@@ -140,6 +140,8 @@ def _box(seen: np.ndarray, corner: tuple[int, int]) -> Box:
 
 def lay_out(things: list[Thing], settings: SceneSettings, rng: np.random.Generator) -> tuple[Canvas, list[int]]:
     """Place all things and some distractors at random; also the layer of each thing. ValueError if they do not fit."""
+    if settings.distractors[1] > len(DISTRACTORS):
+        raise ValueError(f"distractors {settings.distractors}: there are no more than {len(DISTRACTORS)}")
     number = int(rng.integers(settings.distractors[0], settings.distractors[1] + 1))
     extras = [DISTRACTORS[i] for i in rng.choice(len(DISTRACTORS), number, replace=False)]
     pieces = [_posed(thing, thing.width, settings, rng) for thing in things]
