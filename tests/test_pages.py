@@ -73,6 +73,7 @@ def test_missing_table_is_named_and_the_rest_stays(folder):
     assert "Missing: table1.csv. `04_evaluate` writes it." in text and "Missing: claims.csv" in text
     assert len(text) > 0.8 * len(whole)
     assert "Missing: table1.csv" in pages.render("figures.md.j2", folder / "nothing")
+    assert "missing: table1.csv" in pages.render("README.md.j2", folder / "nothing")
 
 
 def test_table_across_keeps_the_order_of_rows_and_columns():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -52,13 +53,14 @@ class Results:
         return first(where(self.table("table1"), system=system, split=split, concepts=concepts))
 
     def lead(self, rival: str, split: str = "phrases", concepts: str = "all") -> dict[str, Any]:
-        """By how many points AMC is ahead of `rival`: difference, ci_low, ci_high of the paired comparison.
+        """By how many points AMC is ahead of `rival`: the row of the paired comparison in claims.csv.
 
-        Empty where claims.csv has no such row.
+        Without such a row the numbers are NaN and `claim` is None.
         """
         task = split if concepts == "all" else "concepts never boxed"
         row = first(where(self.table("claims"), claim=f"AMC is better than {rival}: {task}"))
-        return row if pd.notna(row.get("difference")) else {}
+        unknown = {"claim": None} | dict.fromkeys(("difference", "ci_low", "ci_high"), math.nan)
+        return row if pd.notna(row.get("difference")) else unknown
 
     def ablation(self, name: str) -> dict[str, Any]:
         """An ablation's settings on `phrases`: base (the setting that others are compared with), others, table."""
@@ -71,6 +73,8 @@ class Results:
 
     def table1(self) -> pd.DataFrame:
         """Table 1 with intervals, and what each system costs as far as it was measured."""
+        if self.missing("table1"):
+            return pd.DataFrame({"pointing accuracy, %": ["missing: table1.csv"]})
         wide, costs = headings(self.table("table1"), "system"), self.table("costs")
         if costs is not None:
             costs = costs.set_index("system")
@@ -115,7 +119,7 @@ def number(value: float, low: float | None = None, high: float | None = None, fo
 
 
 def signed(value: float, form: str = ".1f") -> str:
-    return f"{value:+{form}}".replace("-", "−")
+    return "–" if pd.isna(value) else f"{value:+{form}}".replace("-", "−")
 
 
 def change(row: Any, interval: bool = False) -> str:

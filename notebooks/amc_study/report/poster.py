@@ -100,8 +100,8 @@ def in_short(part: SubFigure, results: Results) -> None:
         ("VMRM", "all", "against the system\nwith a detector"),
     ):
         ahead = results.lead(rival, concepts=concepts)
-        ends = f"points [{signed(ahead['ci_low'])}, {signed(ahead['ci_high'])}]\n" if ahead else ""
-        numbers.append((signed(ahead["difference"]) if ahead else "–", ends + words))
+        ends = f"points [{signed(ahead['ci_low'])}, {signed(ahead['ci_high'])}]\n" if ahead["claim"] else ""
+        numbers.append((signed(ahead["difference"]), ends + words))
     for place, (number, words) in enumerate(numbers):
         box.text(place + 0.06, 0.78, number, fontsize=19, weight="bold", color=BAND, va="center")
         box.text(place + 0.06, 0.56, words, fontsize=9, va="top", linespacing=1.3)
@@ -130,7 +130,7 @@ def accuracy_table(part: SubFigure, results: Results) -> None:
 
 def main(folder: Path = FOLDER) -> None:
     figure = poster_figure(folder)
-    to_image(figure, DPI).quantize(256).save(png := io.BytesIO(), "PNG", optimize=True)
+    to_image(figure, DPI).quantize(256, kmeans=5).save(png := io.BytesIO(), "PNG", optimize=True)
     figure.savefig(pdf := io.BytesIO(), format="pdf", dpi=DPI, metadata={"CreationDate": None})
     write_bytes(folder / "poster.png", png.getvalue())
     write_bytes(folder / "poster.pdf", pdf.getvalue())

@@ -22,7 +22,18 @@ from amc_study.run_folder import open_run
 STUDY = HOMES["scenes"]
 LARGE = 200_000  # characters of base64; larger pictures become JPEG, figures/ has them in full
 WIDGET = "application/vnd.jupyter.widget-view+json"
-SHOWN = ("method", "data", "pretrain", "amc-0", "vmrm-0", "evaluate", "explore", "explanations", "own-data", "ablations")
+SHOWN = (
+    "method",
+    "data",
+    "pretrain",
+    "amc-0",
+    "vmrm-0",
+    "evaluate",
+    "explore",
+    "explanations",
+    "own-data",
+    "ablations",
+)
 
 
 def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
