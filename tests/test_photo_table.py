@@ -28,8 +28,8 @@ def table(*regions: Region) -> PhotoTable:
     return build(regions, ROOT, ABOUT)
 
 
-def rows(of: PhotoTable) -> list[tuple[str, list[Phrase]]]:
-    return [(of.image(row), of.phrases(row)) for row in range(len(of))]
+def rows(table: PhotoTable) -> list[tuple[str, list[Phrase]]]:
+    return [(table.image(row), table.phrases(row)) for row in range(len(table))]
 
 
 @pytest.mark.parametrize(

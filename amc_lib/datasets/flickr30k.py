@@ -91,4 +91,4 @@ def chain_boxes(path: Path, reading: Reading) -> dict[str, tuple[Box, ...]]:
                 boxes[chain].append(box)
         if len(reading.skipped) > skipped:
             without |= chains
-    return {chain: tuple(of_chain) for chain, of_chain in boxes.items() if chain not in without}
+    return {chain: tuple(its_boxes) for chain, its_boxes in boxes.items() if chain not in without}

@@ -46,9 +46,9 @@ class PhotoTable:
 def build(regions: Sequence[Region], root: Path, about: dict[str, Any]) -> PhotoTable:
     """A table of regions. Neighbours whose ids agree up to the last "-" are phrases of one row (one record)."""
     lines, ends = bytearray(), []
-    for _, of_row in groupby(regions, key=lambda region: region.id.rpartition("-")[0]):
-        of_row = list(of_row)
-        image, phrases = of_row[0].image.path.relative_to(root).as_posix(), [(r.phrase, r.boxes) for r in of_row]
+    for _, members in groupby(regions, key=lambda region: region.id.rpartition("-")[0]):
+        members = list(members)
+        image, phrases = members[0].image.path.relative_to(root).as_posix(), [(r.phrase, r.boxes) for r in members]
         lines += json.dumps({"image": image, "phrases": phrases}, ensure_ascii=False).encode() + b"\n"
         ends.append(len(lines))
     return PhotoTable(np.frombuffer(bytes(lines), np.uint8), np.array(ends, np.int64), about)
