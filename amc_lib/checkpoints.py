@@ -72,7 +72,7 @@ def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], A
     if is_official(source):
         settings = preset("paper")
         tokenizer, model = paper_tokenizer(settings), ALBEF(settings.model)
-        report = load_official(Path(source).expanduser(), model)
+        report = load_official(_locate(source), model)
         return Checkpoint(model, tokenizer, settings, {"imported": report}, report.sha256)
     folder, about = find(source), description(source)
     path = folder / WEIGHTS
@@ -132,21 +132,29 @@ def description(source: str | Path) -> dict[str, Any]:
 
 def weights_hash(source: str | Path) -> str:
     """The sha256 that `load_checkpoint` would give, without loading."""
-    return sha256_of(Path(source).expanduser()) if is_official(source) else description(source)["sha256"]
+    return sha256_of(_locate(source)) if is_official(source) else description(source)["sha256"]
 
 
 def find(source: str | Path) -> Path:
     """The folder of a checkpoint given by path or by the name of a shipped one. Raises CheckpointError."""
-    for folder in (Path(source).expanduser(), SHIPPED / str(source)):
-        if os.path.isfile(folder / DESCRIPTION):
-            return folder
+    if exists(source):
+        return _locate(source)
     names = ", ".join(shipped()) or "none"
     raise CheckpointError(f"no checkpoint at {str(source)!r:.200} in {Path.cwd()}; shipped ones: {names}")
 
 
 def exists(source: str | Path) -> bool:
     """Whether there is a checkpoint folder at a path or of a shipped name."""
-    return any(os.path.isfile(folder / DESCRIPTION) for folder in (Path(source).expanduser(), SHIPPED / str(source)))
+    return _locate(source) is not None and not is_official(source)
+
+
+def _locate(source: str | Path) -> Path | None:
+    """The folder or official file at a path (also relative to the repository), or the folder of a shipped name."""
+    path = Path(source).expanduser()
+    for place in (path, ROOT / path, SHIPPED / path):
+        if os.path.isfile(place) or os.path.isfile(place / DESCRIPTION):
+            return place
+    return None
 
 
 def shipped() -> list[str]:
@@ -156,7 +164,7 @@ def shipped() -> list[str]:
 
 def is_official(source: str | Path) -> bool:
     """Whether a source is a single file, as the authors' are, of whatever ending."""
-    return os.path.isfile(Path(source).expanduser())
+    return os.path.isfile(_locate(source) or "")
 
 
 def official_albef() -> Path:

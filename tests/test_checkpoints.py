@@ -125,9 +125,11 @@ def test_missing_checkpoint_lists_those_that_are_shipped(tmp_path, monkeypatch):
     assert load_checkpoint("amc-tiny").settings == SETTINGS
 
 
-def test_home_folder_is_understood(folder, monkeypatch):
+def test_home_and_the_repository_are_places_to_look(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     assert load_checkpoint(f"~/{folder.name}").sha256 == weights_hash(folder)
+    monkeypatch.setattr(checkpoints, "ROOT", folder.parent)
+    assert weights_hash(folder.name) == weights_hash(folder)
 
 
 @pytest.mark.parametrize(

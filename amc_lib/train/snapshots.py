@@ -79,7 +79,7 @@ class Snapshots:
             return
         problem = next((result for result in written if isinstance(result, str)), None)
         if problem is None:
-            hashes = {name: digest for of_process in written for name, digest in of_process.items()}
+            hashes = {name: digest for files in written for name, digest in files.items()}
             result = _write(folder, {MANIFEST: json_bytes(hashes)})
             problem = result if isinstance(result, str) else None
         if problem:

@@ -37,7 +37,10 @@ class TrainingState:
             moments = self.optimizer.state_dict()["state"].items()  # of AdamW; the rate is set anew at every update
             parts["model"] = self._weights()
             parts["optimizer"] = {f"{i}.{name}": t for i, tensors in moments for name, t in tensors.items()}
-        return {part: {name: t.detach().cpu().contiguous() for name, t in of.items()} for part, of in parts.items()}
+        return {
+            part: {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            for part, tensors in parts.items()
+        }
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take the snapshot's values. Raises ValueError if it does not fit the model."""
