@@ -87,8 +87,8 @@ def test_table_across_keeps_the_order_of_rows_and_columns():
 
 def test_differences_are_bold_only_where_they_are_sure():
     row = {"difference": -2.25, "difference_low": -3.0, "difference_high": 0.5, "p": 0.04}
-    assert pages.change(row, interval=True) == "**−2.2 [−3.0, +0.5]**"
-    assert pages.change(row | {"p": 0.06}) == "−2.2"
+    assert pages.change(row) == "**−2.2 [−3.0, +0.5]**"
+    assert pages.change(row | {"p": 0.06}) == "−2.2 [−3.0, +0.5]"
     assert pages.change(row | {"difference": float("nan")}) == "–"
 
 

@@ -54,7 +54,7 @@ def step_rows(settings: Settings, batches: tuple[int, ...], rounds: int, sizes: 
     gflop = count_flops(fast, batch) / 1e9
     rows.append(row(f"train_step_gflop_b{size}", gflop, "GFLOP, counted"))
     for precision, rate in rates.items():
-        shares = [100 * gflop / s / max(rate) for s in seconds[precision]]
+        shares = [100 * gflop / s / statistics.median(rate) for s in seconds[precision]]
         rows.append(row(f"matmul_share{SUFFIX[precision]}", shares, "%"))
     return rows
 

@@ -63,13 +63,12 @@ class Results:
         return row if pd.notna(row.get("difference")) else unknown
 
     def ablation(self, name: str) -> dict[str, Any]:
-        """An ablation's settings on `phrases`: base (the setting that others are compared with), others, table."""
+        """base: the setting that others are compared with, on `phrases`; table: all settings with their differences."""
         table = self.table(f"ablation_{name}")
         rows = where(table, split="phrases", concepts="all")
-        base = rows["difference"].isna()
         wide = headings(table, "setting")
-        wide["difference on phrases"] = rows.set_index("setting").apply(change, axis=1, interval=True)
-        return {"base": first(rows[base]), "others": rows[~base].to_dict("records"), "table": wide.reset_index()}
+        wide["difference on phrases"] = rows.set_index("setting").apply(change, axis=1)
+        return {"base": first(rows[rows["difference"].isna()]), "table": wide.reset_index()}
 
     def table1(self) -> pd.DataFrame:
         """Table 1 with intervals, and what each system costs as far as it was measured."""
@@ -122,12 +121,11 @@ def signed(value: float, form: str = ".1f") -> str:
     return "–" if pd.isna(value) else f"{value:+{form}}".replace("-", "−")
 
 
-def change(row: Any, interval: bool = False) -> str:
-    """A row's difference, bold where its corrected p is below SIGNIFICANT; a dash where there is none."""
+def change(row: Any) -> str:
+    """A row's difference with its interval, bold where its corrected p is below SIGNIFICANT."""
     if pd.isna(row["difference"]):
         return "–"
-    ends = f" [{signed(row['difference_low'])}, {signed(row['difference_high'])}]" if interval else ""
-    text = signed(row["difference"]) + ends
+    text = f"{signed(row['difference'])} [{signed(row['difference_low'])}, {signed(row['difference_high'])}]"
     return f"**{text}**" if row["p"] < SIGNIFICANT else text
 
 
@@ -165,7 +163,7 @@ def render(template: str, folder: Path = FOLDER) -> str:
     results = Results(folder)
     names = ("table", "account", "files", "missing", "accuracy", "lead", "ablation", "table1")
     environment.globals |= {name: getattr(results, name) for name in names}
-    for function in (where, first, cells, number, signed, change, wide, markdown, listed):
+    for function in (where, first, cells, number, signed, wide, markdown, listed):
         environment.filters[function.__name__] = function
     return environment.get_template(template).render()
 
