@@ -27,7 +27,7 @@ class Browser:
 
     def __init__(self, address: str, profile: Path) -> None:
         arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        arguments += ["--window-size=1500,2600", f"--user-data-dir={profile}"]
+        arguments += ["--window-size=1440,2600", f"--user-data-dir={profile}"]
         options = {"goog:chromeOptions": {"binary": CHROMIUM, "args": arguments}}
         self._address = f"{address}/session"
         session = self._post("", {"capabilities": {"alwaysMatch": options}})

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_grounder import HEIGHT, PHRASES, WIDTH, tiny_checkpoint
+from test_grounder import HEIGHT, WIDTH, tiny_checkpoint
 from tiny_scenes import run_notebook
 from traitlets.utils.bunch import Bunch
 
@@ -72,13 +72,6 @@ def a_scene(explorer: Explorer, index: int) -> Image.Image:
 
 
 # ---------------------------------------------------------------------------------------------- tokens, losses, boxes
-
-
-def test_encoded_picture_gives_the_same_answers_and_is_not_encoded_again(grounder, picture, monkeypatch):
-    encoded, fresh = grounder.encode(picture), grounder.ground(picture, PHRASES)
-    monkeypatch.setattr(grounder.checkpoint.model, "encode_image", None)  # whoever encodes now fails
-    for kept, new in zip(grounder.ground(encoded, PHRASES), fresh, strict=True):
-        assert (kept.point, kept.score) == (new.point, new.score) and (kept.heatmap == new.heatmap).all()
 
 
 def test_questions_from_two_threads_do_not_meet(grounder, picture):

@@ -23,7 +23,7 @@ from amc_study.explain.explore import Explorer, load_systems
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / "build" / "browser"
 TOKEN = "explore"
-SCENE, TYPED = 2, "the spotted cup"
+SCENE, TYPED = 3, "pink kite"
 
 RUN_MENU = "return [...document.querySelectorAll('.lm-MenuBar-item')].find(item => item.textContent.trim() == 'Run')"
 RUN_ALL = "return document.querySelector('.lm-Menu-item[data-command=\"runmenu:run-all\"]')"

@@ -15,7 +15,7 @@ from test_evaluation import WORDS
 
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import SceneSettings
-from amc_lib.evaluate import ground_phrases, match_probabilities
+from amc_lib.evaluate import ground_phrases
 from amc_lib.regions import Region
 from amc_lib.tokens import SPECIAL, Tokenizer
 from amc_study.explain.claims import RETRIEVAL
@@ -88,11 +88,6 @@ def test_matches_are_those_of_single_pairs(checkpoint, pairs, scores):
     np.testing.assert_allclose(found.right, probability.diagonal(), atol=1e-5)
     for kind, wrong in wrong_captions(pairs.captions, seed=0).items():
         np.testing.assert_allclose(found.wrong[kind], probability[np.arange(COUNT), wrong], atol=1e-5)
-
-
-def test_one_phrase_and_many_pictures(checkpoint, pairs, scores):
-    found = match_probabilities(checkpoint.model, checkpoint.tokenizer, pairs.images, pairs.captions[2])
-    np.testing.assert_allclose(found, scores[1][:, 2], atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])

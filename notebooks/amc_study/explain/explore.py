@@ -18,7 +18,7 @@ from amc_lib.grounder import Grounder, Grounding, checked_phrases, read_image
 from amc_lib.regions import Region
 from amc_study.comparison import study_folders
 from amc_study.explain.explanation import box_terms, heading, loss_table, outlined, overlay, token_strip
-from amc_study.rival.region_grounder import RegionGrounder, RegionGrounding
+from amc_study.rival.region_grounder import RegionGrounder, RegionGrounding, open_grounder
 from amc_study.scenes.scene import draw
 
 SPLIT = "referring_b"  # of the scenes to choose from: the one in which twins stand side by side
@@ -45,13 +45,8 @@ def load_systems(
     leaves it. The detector-based system takes part where its checkpoint is there.
     """
     usual = {system: sources[0] for system, sources in study_folders(tier, None, seeds=1).items()}
-    systems: dict[str, System] = {
-        "ALBEF": Grounder.load(albef or usual["ALBEF"]),
-        "AMC": Grounder.load(amc or usual["AMC"]),
-    }
-    if vmrm or "VMRM" in usual:
-        systems["VMRM"] = RegionGrounder.load(vmrm or usual["VMRM"])
-    return systems
+    named = {"ALBEF": albef, "AMC": amc, "VMRM": vmrm}
+    return {name: open_grounder(source or usual[name]) for name, source in named.items() if source or name in usual}
 
 
 class Explorer:
