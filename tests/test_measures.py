@@ -32,7 +32,7 @@ from amc_study.explain.misses import OUTCOMES, distance, outcome_table, outcomes
 from amc_study.explain.samples import first_images, one_an_image
 from amc_study.rival.region_answers import RegionAnswers
 from amc_study.scenes.splits import SceneSplit
-from amc_study.statistics import accuracy_interval
+from amc_study.statistics import mean_interval
 from amc_study.table import answer_rows
 
 SIDE = 24
@@ -86,7 +86,7 @@ def test_groups_are_quarters_and_hold_their_accuracies(split):
     shares = np.array([area_share(r, (SIDE, SIDE)) for r in single])
     smallest = shares <= np.quantile(shares, 0.25)
     ids = [r.image_id for r, take in zip(single, smallest, strict=True) if take]
-    interval = accuracy_interval(hits[:, [r.kind == "object" for r in regions]][:, smallest], ids)
+    interval = mean_interval(100 * hits[:, [r.kind == "object" for r in regions]][:, smallest], ids)
     row = table[table["by"] == "size"].iloc[0]
     assert (row.accuracy, row.ci_low, row.seeds) == (round(interval.value, 2), round(interval.low, 2), 2)
     assert row.group == f"{100 * shares.min():.1f}–{100 * shares[smallest].max():.1f} %"

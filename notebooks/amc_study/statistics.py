@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 DRAWS_AT_ONCE = 250  # counts of 250 draws from 10,000 images take 20 MB
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval, in the unit of what was averaged (percent for accuracies)."""
+    """An estimate with its interval, in the unit of what was averaged."""
 
     value: float
     low: float
@@ -28,28 +27,6 @@ class Difference(Interval):
     """A paired difference in percentage points with its interval, and the two-sided p of no difference."""
 
     p: float
-
-
-@dataclass(frozen=True)
-class Discordance:
-    """Phrases that one system alone hits, and McNemar's exact two-sided p of their being equally many."""
-
-    only_first: int
-    only_second: int
-    p: float
-
-    @property
-    def odds_ratio(self) -> float:
-        """only_first / only_second: infinite where the second hits nothing alone, 1 where neither does."""
-        if self.only_second == 0:
-            return float("inf") if self.only_first else 1.0
-        return self.only_first / self.only_second
-
-    @property
-    def cohens_g(self) -> float:
-        """Share of the discordant phrases that the first alone hits, minus a half: [-0.5, 0.5]."""
-        discordant = self.only_first + self.only_second
-        return self.only_first / discordant - 0.5 if discordant else 0.0
 
 
 def mean_interval(
@@ -64,12 +41,6 @@ def mean_interval(
     sums, phrases = _resample(values, image_ids, draws, seed)
     low, high = np.quantile(sums[:, 0] / phrases, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
-
-
-def accuracy_interval(hits: np.ndarray, image_ids: Sequence[str], **options: float) -> Interval:
-    """Accuracy in percent of hits [P] or [S, P], with `mean_interval`'s interval."""
-    mean = mean_interval(hits, image_ids, **options)
-    return Interval(100 * mean.value, 100 * mean.low, 100 * mean.high)
 
 
 def paired_difference(
@@ -98,15 +69,6 @@ def paired_difference(
     low, high = 100 * np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     tail = 1 + min((resampled <= 0).sum(), (resampled >= 0).sum())
     return Difference(100 * float(differences.mean()), float(low), float(high), min(1.0, float(2 * tail / (draws + 1))))
-
-
-def mcnemar(first: np.ndarray, second: np.ndarray) -> Discordance:
-    """Discordant phrases of hits bool [P] each. Takes phrases for independent, which those of one image are not."""
-    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    discordant = only_first + only_second
-    p = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
-    return Discordance(only_first, only_second, p)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
