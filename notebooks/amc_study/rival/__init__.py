@@ -1,1 +1,1 @@
-"""The detector-based system that the poster compares with (VMRM)."""
+"""VMRM, the detector-based system that the poster compares with: a detector, and a model over its proposals."""

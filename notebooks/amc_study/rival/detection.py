@@ -39,9 +39,8 @@ def average_precisions(
     otherwise it is a false alarm.
     """
     totals = torch.cat([labels for _, labels in true]).bincount()
-    scores = torch.cat([of_picture for _, of_picture, _ in found])
-    labels = torch.cat([of_picture for _, _, of_picture in found])
-    hits = torch.cat([_hits(*of_picture, *truth) for of_picture, truth in zip(found, true, strict=True)])
+    hits = torch.cat([_hits(*detections, *truth) for detections, truth in zip(found, true, strict=True)])
+    scores, labels = (torch.cat([detections[k] for detections in found]) for k in (1, 2))
     order = scores.argsort(descending=True, stable=True)
     hits, labels = hits[order], labels[order]
     return {label: _area(hits[labels == label], total) for label, total in enumerate(totals.tolist()) if total}
@@ -91,7 +90,7 @@ def _found(detector: Detector, objects: ObjectSplit) -> dict[str, float]:
     for suffix, with_boxes in (("", True), ("_unboxed", False)):
         boxes = [boxes_of([thing for thing in scene if thing.annotated == with_boxes]) for scene in objects.objects]
         for count in COUNTS:
-            hits = [recalled(p.boxes, of_scene, count) for p, of_scene in zip(found, boxes, strict=True)]
+            hits = [recalled(p.boxes, true, count) for p, true in zip(found, boxes, strict=True)]
             numbers[f"recall{count}{suffix}"] = float(torch.cat(hits).float().mean())
     return numbers
 
@@ -105,7 +104,7 @@ def _named(detector: Detector, objects: ObjectSplit) -> dict[str, float]:
         answers.append(torch.stack(detector.name(objects.levels(scenes), [target.boxes for target in targets])))
         truths += [torch.stack((target.labels - 1, target.colours, target.patterns)) for target in targets]
     answer, truth = torch.cat(answers, dim=1), torch.cat(truths, dim=1)  # [3, things]
-    right = [(of_kind == true)[true != UNKNOWN].float().mean() for of_kind, true in zip(answer, truth, strict=True)]
+    right = [(named == true)[true != UNKNOWN].float().mean() for named, true in zip(answer, truth, strict=True)]
     return dict(zip(("label", "colour", "pattern"), map(float, right), strict=True))
 
 

@@ -98,7 +98,7 @@ class Detector(nn.Module):
         Anchors and boxes are sampled with torch's global generator.
         """
         boxed = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
-        boxes, of_anchors, size = self._candidates(levels, boxed)
+        boxes, anchor_losses, size = self._candidates(levels, boxed)
         parts = levels[0].new_zeros(3)
         for _ in range(ROUNDS):
             boxes, matched, labels, goals = self.heads.select_training_samples(boxes, boxed)
@@ -109,8 +109,8 @@ class Detector(nn.Module):
             boxes = self._corrected(boxes, deltas.detach(), size)
         label, box, attribute = parts
         return {
-            "objectness": of_anchors["loss_objectness"],
-            "anchor_box": of_anchors["loss_rpn_box_reg"],
+            "objectness": anchor_losses["loss_objectness"],
+            "anchor_box": anchor_losses["loss_rpn_box_reg"],
             "label": label,
             "box": AUXILIARY * box,
             "attribute": AUXILIARY * attribute,
@@ -118,19 +118,16 @@ class Detector(nn.Module):
 
     @torch.inference_mode()
     def propose(self, levels: Levels, count: int | None = None) -> list[Proposals]:
-        """The best boxes of each picture, in pixels of the input: at most `count`, by default the settings'.
-
-        No two boxes of a picture overlap by more than `settings.overlap`, whatever their labels.
-        """
+        """The best boxes of each picture, at most `count` (by default `settings.boxes`), in pixels of the input."""
         boxes, _, size = self._candidates(levels)
         for _ in range(ROUNDS):
             logits, deltas = self.heads.box_predictor(*self._look(levels, boxes))
             boxes = self._corrected(boxes, deltas, size)
-        counts = [len(of_picture) for of_picture in boxes]
+        counts = [len(part) for part in boxes]
         scores, labels = (values.split(counts) for values in logits.softmax(1)[:, 1:].max(1))
         most, overlap = count or self.settings.boxes, self.settings.overlap
         best = [nms(*pair, overlap)[:most] for pair in zip(boxes, scores, strict=True)]
-        boxes = [of_picture[rows] for of_picture, rows in zip(boxes, best, strict=True)]
+        boxes = [part[rows] for part, rows in zip(boxes, best, strict=True)]
         features = self._look(levels, boxes)[0].split([len(rows) for rows in best])
         return [Proposals(boxes[i], scores[i][rows], labels[i][rows], features[i], size) for i, rows in enumerate(best)]
 
@@ -161,7 +158,7 @@ class Detector(nn.Module):
     def _corrected(self, boxes: list[Tensor], deltas: Tensor, size: tuple[int, int]) -> list[Tensor]:
         """Boxes of each picture moved as the box head says, inside pictures of `size` (height, width)."""
         moved = clip_boxes_to_image(self.heads.box_coder.decode(deltas[:, :4], boxes)[:, 0], size)
-        return list(moved.split([len(of_picture) for of_picture in boxes]))
+        return list(moved.split([len(part) for part in boxes]))
 
     def _attribute_loss(
         self, naming: Tensor, labelled: Tensor, matched: list[Tensor], targets: Sequence[Target]

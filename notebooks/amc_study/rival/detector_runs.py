@@ -60,7 +60,7 @@ class SceneDetector:
         """At most `settings.boxes` proposals for each picture, in its own pixels."""
         levels = self.trunk(torch.stack([pixels(image, self.settings.image_size) for image in images]))
         found = self.detector.propose(levels)
-        return [of_image.resized(image.size[::-1]) for of_image, image in zip(found, images, strict=True)]
+        return [proposals.resized(image.size[::-1]) for proposals, image in zip(found, images, strict=True)]
 
     @property
     def metrics(self) -> dict[str, Any]:

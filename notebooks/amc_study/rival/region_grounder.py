@@ -1,4 +1,4 @@
-"""RegionGrounder: the detector-based system asked about a picture, beside `Grounder`, which needs no detector."""
+"""RegionGrounder: the detector-based system for any picture and phrase, as `Grounder` is for heatmaps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_CHECKPOINT = "vmrm-scenes"
 
 @dataclass(frozen=True)
 class RegionGrounding:
-    """One phrase asked of one image."""
+    """The answer to one phrase in one image."""
 
     image: Image.Image
     phrase: str
@@ -85,10 +85,10 @@ class RegionGrounder:
         model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
         scores = score_regions(model, tokenizer, inputs[None], phrases, [0] * len(phrases), [self.way])[self.way]
         groundings = []
-        for text, of_phrase in zip(phrases, scores, strict=True):
-            order = torch.argsort(of_phrase, descending=True, stable=True)
+        for text, row in zip(phrases, scores, strict=True):
+            order = torch.argsort(row, descending=True, stable=True)
             boxes = [tuple(box) for box in proposals.boxes[order].tolist()]
-            groundings.append(RegionGrounding(picture, text, boxes, of_phrase[order].tolist()))
+            groundings.append(RegionGrounding(picture, text, boxes, row[order].tolist()))
         return groundings
 
 

@@ -104,13 +104,12 @@ def pair_losses(
     negatives, _ = draw_negatives(sims.T, sims, same, hard=hard_negatives, generator=generator)
     other, matched = rows[negatives], cosines.argmax(-1)  # [B] or none; [B, I], each image's most similar region
     phrases = torch.arange(len(rows), device=rows.device)
-    of_own, of_other = matched[phrases, rows], matched[phrases[: len(other)], other]
+    own, others = matched[phrases, rows], matched[phrases[: len(other)], other]
     memory = model.text_encoder.remember(image_embeds)
-    alone = single_tokens(
-        memory, torch.cat((rows, other, rows)), 1 + torch.cat((of_own, of_other, of_own))
-    )  # 0: class token
-    asked = torch.cat((text_embeds, text_embeds[: len(other)], corrupted[0]))
-    fused = model.text_encoder.fuse(asked, torch.cat((mask, mask[: len(other)], mask)), alone)
+    tokens = 1 + torch.cat((own, others, own))  # token 0 is the class token
+    alone = single_tokens(memory, torch.cat((rows, other, rows)), tokens)
+    texts = torch.cat((text_embeds, text_embeds[: len(other)], corrupted[0]))
+    fused = model.text_encoder.fuse(texts, torch.cat((mask, mask[: len(other)], mask)), alone)
     fused_pairs, fused_corrupted = fused.split((len(rows) + len(other), len(rows)))
     return PairLosses(
         mlm=_language(model, fused_corrupted, batch.mlm_labels),
@@ -128,8 +127,8 @@ def single_tokens(memory: ImageMemory, image: Tensor, token: Tensor) -> ImageMem
 
 def _contrast(sim: Tensor, own: Tensor) -> Tensor:
     """InfoNCE in both directions: of a phrase its image, of an image (equally) its phrases."""
-    of_image = own.T.float() / own.T.sum(1, keepdim=True).clamp(min=1)  # [I, B]
-    return (F.cross_entropy(sim, own.float()) + F.cross_entropy(sim.T, of_image)) / 2
+    image_targets = own.T.float() / own.T.sum(1, keepdim=True).clamp(min=1)  # [I, B]
+    return (F.cross_entropy(sim, own.float()) + F.cross_entropy(sim.T, image_targets)) / 2
 
 
 def _language(model: VMRM, fused: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What can truly be said of a scene: noun phrases, referring expressions and captions, lower case.
+"""True statements about a scene: noun phrases, referring expressions and captions, lower case.
 
 A phrase is built from a `Description` and means all things of the scene that fit it, so that it is never also true of
 a thing without a box.
