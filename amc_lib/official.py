@@ -7,6 +7,7 @@ ALBEF.pth, AMC's checkpoints and ALBEF's finetuned ones differ in names, in the 
 from __future__ import annotations
 
 import argparse
+import pickle
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,14 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):  # settings beside the weights
                 tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=head[:2] == b"PK")
+    except pickle.UnpicklingError as error:
+        called = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = (
+            f"it would call {called[1]}; save its tensors alone"
+            if called
+            else "it is neither safetensors nor written by torch.save"
+        )
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason}") from error
     except Exception as error:  # a damaged file can raise nearly anything
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason:.300}") from error

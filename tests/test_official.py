@@ -299,7 +299,7 @@ def test_nothing_in_a_file_is_executed(tmp_path, state, zipped):
 
     content = {"model": state, "config": Trap()}
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'a.pth'}: cannot be read as a checkpoint")):
+    with pytest.raises(CheckpointError, match=r"a\.pth: cannot be read as a checkpoint: it would call [\w.]+; save its tensors alone$"):
         read_official(tmp_path / "a.pth")
     assert not (tmp_path / "sprung").exists()
     torch.load(tmp_path / "a.pth", weights_only=False)
