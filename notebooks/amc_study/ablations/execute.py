@@ -3,12 +3,11 @@
 Started again after an interruption, even by SIGKILL, it repeats nothing that is on record, and a training that was cut
 off goes on from its newest snapshot. One experiment in a process of its own:
 
-    python -m amc_study.ablations.execute '{"parameters": {...}, "read": "gradcam"}' --home FOLDER --records FILE
+    python -m amc_study.ablations.execute '{"parameters": {...}, "read": "gradcam"}' FOLDER_OF_RUNS FILE_OF_RECORDS
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -66,7 +65,7 @@ def _in_a_process(experiment: Experiment, home: Path, records: Path, threads: in
     log = home / "logs" / f"{experiment.key}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     task = json.dumps({"parameters": dict(experiment.parameters), "read": experiment.read})
-    command = [sys.executable, "-m", __name__, task, "--home", str(home), "--records", str(records)]
+    command = [sys.executable, "-m", __name__, task, str(home), str(records)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     begin = time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
@@ -108,17 +107,12 @@ def finished_run(experiment: Experiment, studies: Path) -> Run | None:
     return None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m amc_study.ablations.execute", description="Run one experiment.")
-    parser.add_argument("experiment", help="JSON: parameters of notebook 03, and read")
-    parser.add_argument("--home", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--records", type=Path, required=True, help="file of the records")
-    given = parser.parse_args()
+def main(task: str, home: str, records: str) -> None:
     try:
-        run_experiment(Experiment(**json.loads(given.experiment)), given.home, given.records)
+        run_experiment(Experiment(**json.loads(task)), Path(home), Path(records))
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
