@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import time
 from pathlib import Path
 
 import nbformat
@@ -170,26 +169,21 @@ def start(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def train_notebook(start, tmp_path, monkeypatch):
-    """Execute 03 with some parameters; gives the executed notebook's text and the seconds that it took."""
+    """Execute 03 with some parameters; gives the executed notebook's text."""
     monkeypatch.setenv("IPYTHONDIR", str(start.parent / "ipython"))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
-    def execute(**parameters: object) -> tuple[str, float]:
-        begin, executed = time.perf_counter(), tmp_path / "out.ipynb"
-        try:
-            papermill.execute_notebook(TRAIN, executed, parameters, cwd=ROOT, progress_bar=False)
-        finally:
-            seconds = time.perf_counter() - begin
+    def execute(**parameters: object) -> str:
+        executed = tmp_path / "out.ipynb"
+        papermill.execute_notebook(TRAIN, executed, parameters, cwd=ROOT, progress_bar=False)
         outputs = [output for cell in read(executed) for output in cell.get("outputs", [])]
-        return "".join(output.get("text", "") for output in outputs), seconds
+        return "".join(output.get("text", "") for output in outputs)
 
     return execute
 
 
 def test_03_leaves_a_checkpoint_and_metrics_in_the_folder_it_names(start, tmp_path, train_notebook):
-    text, _ = train_notebook(
-        lambda1=1.0, epochs=2, seed=5, batch_size=32, init=str(start), output=str(tmp_path / "run")
-    )
+    text = train_notebook(lambda1=1.0, epochs=2, seed=5, batch_size=32, init=str(start), output=str(tmp_path / "run"))
     assert text.rstrip().endswith("The run is in run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     settings, final = metrics["provenance"]["settings"], metrics["final"]
@@ -208,16 +202,12 @@ def test_03_leaves_a_checkpoint_and_metrics_in_the_folder_it_names(start, tmp_pa
     ("wrong", "message"),
     [
         ({"lamda1": 1.0}, "unknown parameter 'lamda1'; did you mean 'lambda1'?"),
-        ({"lambda1": "abc"}, "lambda1 must be a number, got 'abc'"),
         ({"lambda1": -1}, "lambda1 must not be negative, got -1"),
-        ({"tier": "photos"}, "unknown tier 'photos'; known: scenes, paper"),
-        ({"init": "nowhere"}, "no checkpoint at 'nowhere'"),
     ],
     ids=str,
 )
-def test_03_stops_at_once_at_what_is_wrong(start, train_notebook, tmp_path, wrong, message):
-    begin = time.perf_counter()
-    with pytest.raises(papermill.PapermillExecutionError, match=re.escape(message)):
+def test_03_stops_at_once_at_what_is_wrong_with_one_sentence(start, train_notebook, tmp_path, wrong, message):
+    with pytest.raises(papermill.PapermillExecutionError, match=re.escape(message)) as stopped:
         train_notebook(**({"init": str(start), "output": str(tmp_path / "run")} | wrong))
-    assert time.perf_counter() - begin < 60  # seconds on an idle core; the cores may be busy
+    assert len(str(stopped.value).splitlines()) < 30  # the cell and the sentence, not the library's frames
     assert not (tmp_path / "run").exists()

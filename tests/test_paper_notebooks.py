@@ -42,7 +42,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(root) -> dict[str, str]:
-    paths = os.pathsep.join(map(str, (root / "site", ROOT, ROOT / "tests")))
+    paths = os.pathsep.join(map(str, (root / "site", ROOT, ROOT / "notebooks", ROOT / "tests")))
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
@@ -80,7 +80,7 @@ def trained(root, environment) -> Path:
 
 
 def test_01_checks_and_shows_the_data(root, environment):
-    text = execute("01_data.ipynb", root, environment)
+    text = execute("01_data.ipynb", root, environment, figures=str(root / "figures"))
     assert "Visual Genome" in text and "differs" in text  # a mini copy has other counts than the known ones
     assert "'held_out_images': 2" in text
     sizes = pd.read_csv(root / "figures" / "paper" / "paper_splits.csv").set_index("split")
@@ -117,7 +117,7 @@ def test_04_asks_all_splits_and_writes_the_table(root, environment, trained):
     printed = launch("amc_study.answers", environment, *sources)
     stored = sorted(path.name for path in (root / "runs" / "answers").rglob("*.safetensors"))
     assert len(stored) == 3 * 4  # one part of each split for each checkpoint
-    execute("04_evaluate.ipynb", root, environment, runs=str(trained))
+    execute("04_evaluate.ipynb", root, environment, runs=str(trained), figures=str(root / "figures"))
     assert (
         sorted(path.name for path in (root / "runs" / "answers").rglob("*.safetensors")) == stored
     )  # nothing asked again

@@ -8,6 +8,7 @@ import types
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from IPython import get_ipython
@@ -79,11 +80,9 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _without_library_frames(shell: Any, kind: type, error: Exception, frames: types.TracebackType, **_: Any) -> None:
-    """Show an error of this library with the cell's line alone, and any other in full."""
-    cell, deepest = frames.tb_next or frames, frames
-    while deepest.tb_next:
-        deepest = deepest.tb_next
-    if deepest.tb_frame.f_code.co_filename.startswith(LIBRARIES):
+    """Show an error that this library has raised with the cell's line alone, and any other in full."""
+    cell, deepest = frames.tb_next or frames, extract_tb(frames)[-1]
+    if deepest.filename.startswith(LIBRARIES) and deepest.line.startswith("raise"):
         error.__cause__, error.__suppress_context__ = None, True
         frames = types.TracebackType(None, cell.tb_frame, cell.tb_lasti, cell.tb_lineno)
     shell.showtraceback((kind, error, frames), tb_offset=0)

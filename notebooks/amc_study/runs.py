@@ -127,12 +127,11 @@ def pretrained(settings: Settings) -> str | Path:
 def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
     """The histories of named runs as one long table with columns run, step, name, value.
 
-    A loss of exactly 0 is one that was not taken (ITM and MLM before fusion, AMC without lambdas) and is left out;
-    `amc` is shown by its two terms where a run has recorded them.
+    A loss of exactly 0 is one that was not taken (ITM and MLM before fusion, AMC without lambdas) and is left out.
     """
     parts = []
     for run_name, run in runs.items():
-        shown = [name for name in CURVES if name in run.history and (name != "amc" or "mean" not in run.history)]
+        shown = [name for name in CURVES if name in run.history]
         values = run.history.replace(0.0, float("nan")).melt("step", shown, var_name="name")
         parts.append(values.dropna().assign(run=run_name))
     return pd.concat(parts, ignore_index=True)
