@@ -56,4 +56,4 @@ def mean_weights(counts: Tensor) -> list[float]:
     total = counts.clone()
     dist.all_reduce(total)
     pairs = zip(counts.tolist(), total.tolist(), strict=True)
-    return [own * world_size() / of_all if of_all else 1.0 for own, of_all in pairs]
+    return [here * world_size() / everywhere if everywhere else 1.0 for here, everywhere in pairs]

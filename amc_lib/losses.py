@@ -94,23 +94,23 @@ def contrastive_loss(
     (bool [B, B]: rows of the same image), all pairs of its image alike. Returns the loss and the similarities sim_i2t,
     sim_t2i [B, B] (divided by the temperature) from which hard negatives are drawn.
     """
-    own = slice(first, first + len(image_feat))
+    here = slice(first, first + len(image_feat))
     matching = torch.eye(len(image_feat), device=image_feat.device) if matching is None else matching
     losses, sims = [], []
     with torch.autocast(image_feat.device.type, enabled=False):  # bf16 would round the similarities
         for feat, feat_m, others_m, queue in (
-            (image_feat, image_feat_m[own], text_feat_m, text_queue),
-            (text_feat, text_feat_m[own], image_feat_m, image_queue),
+            (image_feat, image_feat_m[here], text_feat_m, text_queue),
+            (text_feat, text_feat_m[here], image_feat_m, image_queue),
         ):
             feat, feat_m, others_m = (x.to(temperature.dtype) for x in (feat, feat_m, others_m))
             candidates = torch.cat((others_m.T, queue), dim=1)  # [E, A + Q]
             sim = feat @ candidates / temperature  # [B, A + Q]
             with torch.no_grad():
                 truth = torch.zeros_like(sim)
-                truth[:, own] = matching / matching.sum(1, keepdim=True)
+                truth[:, here] = matching / matching.sum(1, keepdim=True)
                 targets = alpha * (feat_m @ candidates / temperature).softmax(1) + (1 - alpha) * truth
             losses.append(F.cross_entropy(sim, targets))
-            sims.append(sim[:, own].detach())
+            sims.append(sim[:, here].detach())
     return (losses[0] + losses[1]) / 2, *sims
 
 
@@ -127,7 +127,7 @@ def draw_negatives(
 
     Hard negatives are drawn with the softmax of the similarities [B, B], all others uniformly; never a pair that
     `matching` (bool [B, B], by default the diagonal) marks. A batch of one image has no negatives: both are then
-    empty. Similarities that are no numbers count as 0: the loss will show them.
+    empty. Similarities that are not finite count as 0: the loss will show them.
     """
     if matching is None:
         matching = torch.eye(len(sim_i2t), dtype=torch.bool, device=sim_i2t.device)
@@ -136,9 +136,7 @@ def draw_negatives(
         return empty, empty
     drawn = []
     for similarities in (sim_t2i, sim_i2t):
-        likeness = (
-            similarities.float().nan_to_num(0, 0, 0) if hard else torch.zeros_like(similarities, dtype=torch.float)
-        )
+        likeness = similarities.float().nan_to_num(0, 0, 0) * float(hard)
         weights = likeness.softmax(1).masked_fill_(matching, 0)
         lost = weights.sum(1) == 0  # all the weight stood on the row's own image
         weights[lost] = (~matching[lost]).float()

@@ -111,9 +111,9 @@ def training_losses(
     # ITM: the matching pairs, each phrase with another image, each image with another phrase. The pass of the pairs
     # that do not match also reads the corrupted phrases of MLM.
     other_image, other_text = negatives or draw_negatives(*sims, same_image, hard=hard_negatives, generator=generator)
-    K, own = len(other_image), torch.arange(B, device=rows.device)  # K is B, or 0 in a batch of one image
+    K = len(other_image)  # B, or 0 in a batch of one image
     texts = torch.cat((text_embeds[:K], take_rows(text_embeds, other_text), *corrupted))  # [2K + B, L, D]
-    seen = memory.rows(rows[torch.cat((other_image, own[:K], own))])
+    seen = memory.rows(torch.cat((rows[other_image], rows[:K], rows)))
     fused = encoder.fuse(texts, torch.cat((mask[:K], mask[other_text], mask)), seen)
     itm = matching_loss(torch.cat((itm_logits, model.match(fused[: 2 * K]))), positives=B)
 

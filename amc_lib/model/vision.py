@@ -56,12 +56,12 @@ def resize_positions(pos_embed: Tensor, grid: int) -> Tensor:
 @contextmanager
 def input_side(tower: ImageTower, side: int) -> Iterator[None]:
     """Inside the block the tower reads square images of `side` pixels, its position embeddings resized to them."""
-    own, patches = tower.pos_embed, tower.patch_embed
-    own_side = patches.img_size[0]
+    positions, patches = tower.pos_embed, tower.patch_embed
+    side_before = patches.img_size[0]
     patches.set_input_size((side, side))
-    tower.pos_embed = nn.Parameter(resize_positions(own.detach(), patches.grid_size[0]), requires_grad=False)
+    tower.pos_embed = nn.Parameter(resize_positions(positions.detach(), patches.grid_size[0]), requires_grad=False)
     try:
         yield
     finally:
-        patches.set_input_size((own_side, own_side))
-        tower.pos_embed = own
+        patches.set_input_size((side_before, side_before))
+        tower.pos_embed = positions
