@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from amc_lib.config import SceneSettings
 from amc_lib.regions import Region
 from amc_study.comparison import baseline_hits, pick_examples, union_area
 from amc_study.scenes.splits import SceneSplit
@@ -39,7 +39,7 @@ def test_baselines_are_the_covered_share_and_the_middle():
         region(0, 1, boxes=((10.0, 0.0, 20.0, 20.0),)),  # its edge runs through the middle
         region(0, 2),
     ]
-    split = SceneSplit(SceneSettings(size=SIDE), "phrases", torch.zeros(1, 1), [[]], [regions])
+    split = SceneSplit(SimpleNamespace(size=SIDE), "phrases", torch.zeros(1, 1), [[]], [regions])
     baselines = baseline_hits(split)
     assert baselines["chance"].tolist() == [175 / 400, 200 / 400, 50 / 400]
     assert baselines["centre"].tolist() == [True, False, False]

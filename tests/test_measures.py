@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from amc_lib import gradcam
-from amc_lib.config import SceneSettings
 from amc_lib.evaluate import Pointing
 from amc_lib.regions import Region
 from amc_study.explain.difficulty import area_share, difficulty_table, neighbours, overlap
@@ -56,7 +56,7 @@ def box(x: float, y: float, width: float, height: float | None = None) -> tuple[
 
 
 def split_of(scenes: list[list[Region]]) -> SceneSplit:
-    return SceneSplit(SceneSettings(size=SIDE), "phrases", torch.zeros(len(scenes), 1), [], scenes)
+    return SceneSplit(SimpleNamespace(size=SIDE), "phrases", torch.zeros(len(scenes), 1), [], scenes)
 
 
 def rows(split: SceneSplit, hits, points=None, seed: int = 0) -> pd.DataFrame:
