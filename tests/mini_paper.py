@@ -14,13 +14,13 @@ from paper_data import write_paper_data
 
 from amc_lib import presets
 from amc_lib.config import ModelSettings, Settings, TextSettings, TrainingSettings, VisionSettings
-from amc_lib.datasets import photos
 from amc_lib.model import ALBEF
 from amc_lib.official import export_official
 from amc_lib.presets import preset
 from amc_study import answers, runs
 from amc_study import order as study
 from amc_study.figures import style
+from amc_study.photos import pairs
 
 PAPER = preset("paper")
 LAYER = 2  # of the tiny text encoder: the first fusion layer
@@ -56,7 +56,7 @@ def install(root: Path, put=setattr) -> None:
     """`put(target, name, value)` sets an attribute; pytest's `monkeypatch.setattr` undoes it later."""
     os.environ["AMC_DATA"] = str(root)
     put(presets, "_PRESETS", presets._PRESETS | {"paper": lambda: settings(root)})
-    put(photos, "CACHE", root / "cache")
+    put(pairs, "CACHE", root / "cache")
     put(answers, "ANSWERS", root / "runs" / "answers")
     put(runs, "RUNS", root / "runs")
     put(study, "HOMES", study.HOMES | {"paper": root / "runs" / "paper"})

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from amc_lib.checkpoints import Checkpoint, load_checkpoint, official_albef
-from amc_lib.datasets.photos import PhotoSplit, evaluation_splits
 from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import Pointing, peak, point_at
 from amc_lib.model import ALBEF
@@ -25,6 +24,7 @@ from amc_lib.presets import preset
 from amc_lib.regions import Region
 from amc_study import answers
 from amc_study.answers import ask, ask_in_parts
+from amc_study.photos.splits import PhotoSplit, evaluation_splits
 
 LAYER = mini_paper.LAYER
 SPLITS = pytest.mark.parametrize("split", ["flickr30k", "refcoco+ A"])  # the second at 48 pixels, of a model of 32

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from amc_lib.data import Phrase
 from amc_lib.datasets.image_files import ImageFile
-from amc_lib.datasets.photo_table import PhotoTable, build, open_table
 from amc_lib.regions import Box, Region
+from amc_study.photos.photo_table import PhotoTable, build, open_table
 
 ROOT = Path("/data/visual_genome")
 ABOUT = {"regions": 3, "first_skipped": ["übel: no such image"]}

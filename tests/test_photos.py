@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader
 from amc_lib.checkpoints import load_checkpoint, official_albef, paper_tokenizer
 from amc_lib.config import Settings
 from amc_lib.data import Collator, EpochBatches
-from amc_lib.datasets import photos
 from amc_lib.datasets.image_files import UnreadableImageError
-from amc_lib.datasets.photos import PhotoPairs, evaluation_splits, training_pairs, validation_split
 from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluate import ground_phrases
 from amc_lib.presets import preset
 from amc_lib.step import Batch
+from amc_study.photos import pairs as photo_pairs
+from amc_study.photos.pairs import PhotoPairs, training_pairs
+from amc_study.photos.splits import evaluation_splits, validation_split
 from amc_study.runs import finetune
 
 FIRST_IDS = ("2315353", "2315354")  # of Visual Genome's pictures; evaluation needs these two
@@ -130,8 +131,8 @@ def test_finetuning_is_refused_where_it_is_not_known_what_to_hold_out(root, sett
 
 
 def test_table_is_read_once_and_again_after_a_change(root, settings, monkeypatch):
-    made, read = [], photos._read_training
-    monkeypatch.setattr(photos, "_read_training", lambda folder: made.append(folder) or read(folder))
+    made, read = [], photo_pairs._read_training
+    monkeypatch.setattr(photo_pairs, "_read_training", lambda folder: made.append(folder) or read(folder))
     assert training_pairs(settings).about["images"] == training_pairs(settings).about["images"] == 10 and len(made) == 1
     path = root / "visual_genome" / "region_descriptions.json"
     write_json(path, read_json(path)[:-1])
@@ -169,7 +170,7 @@ def test_next_picture_stands_in_for_one_that_cannot_be_read(root, settings):
 
 
 def test_one_picture_with_many_phrases_does_not_stop_training(root, settings, monkeypatch):
-    monkeypatch.setattr(photos, "MOST_UNREADABLE", 3)
+    monkeypatch.setattr(photo_pairs, "MOST_UNREADABLE", 3)
     names = ["VG_100K/2315355.jpg"] * 5 + ["VG_100K_2/2315356.jpg"]
     records = [{"image": name, "caption": "cup", "bbox": [[1, 2, 30, 40]]} for name in names]
     write_json(root / "visual_genome" / "records" / "own.json", records)
@@ -181,7 +182,7 @@ def test_one_picture_with_many_phrases_does_not_stop_training(root, settings, mo
 
 @pytest.mark.parametrize(("most", "named"), [(3, 3), (20, 10)])
 def test_too_many_unreadable_pictures_stop_with_one_sentence(root, settings, monkeypatch, most, named):
-    monkeypatch.setattr(photos, "MOST_UNREADABLE", most)
+    monkeypatch.setattr(photo_pairs, "MOST_UNREADABLE", most)
     pairs = training_pairs(settings)
     for path in (root / "visual_genome").glob("VG_*/*.jpg"):
         truncate(path)

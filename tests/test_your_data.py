@@ -24,7 +24,6 @@ from amc_lib import presets
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import Settings
 from amc_lib.data import box_mask
-from amc_lib.datasets.photos import PhotoSplit
 from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import point_at, point_hits
 from amc_lib.model import ALBEF
@@ -33,6 +32,7 @@ from amc_lib.regions import Region
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study import own_data, runs
 from amc_study.own_data import OwnData, SplitSettings, fitted, open_data, starting_checkpoint
+from amc_study.photos.splits import PhotoSplit
 from amc_study.runs import finetune
 from amc_study.scenes import scene as scenes
 from amc_study.scenes.language import vocabulary

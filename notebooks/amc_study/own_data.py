@@ -20,14 +20,16 @@ from tqdm.auto import tqdm
 from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset, Phrase
-from amc_lib.datasets import own_table, photo_table
-from amc_lib.datasets.photos import PhotoPairs, PhotoSplit
+from amc_lib.datasets import own_table
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment
 from amc_lib.files import sha256_of
 from amc_lib.model import ALBEF
 from amc_lib.model.trunk import Lite0Trunk, pixels
 from amc_lib.regions import Region
+from amc_study.photos import photo_table
+from amc_study.photos.pairs import PhotoPairs
+from amc_study.photos.splits import PhotoSplit
 
 WARMUP_SHARE = 0.1  # of all updates, at most
 

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset
-from amc_lib.datasets import photos
 from amc_lib.datasets.check import check
+from amc_lib.files import data_root
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
 from amc_lib.step import training_losses
+from amc_study.photos.pairs import training_pairs
+from amc_study.photos.splits import ATTRIBUTION, evaluation_splits, validation_split
 from amc_study.rival.detector_runs import TRAINED, SceneDetector, load_detector
 from amc_study.rival.proposals import ProposalSplit, open_proposals
 from amc_study.rival.vmrm import pair_losses
@@ -121,30 +123,30 @@ class Photographs:
     """Visual Genome to train on, Flickr30k Entities and RefCOCO+ to evaluate, as in the paper."""
 
     settings: Settings
-    attribution = photos.ATTRIBUTION
+    attribution = ATTRIBUTION
     official = True
     layer_is_chosen = False
     unread = "scenes"
     shipped: ClassVar[dict[str, str]] = {}
-    code = tuple(f"amc_lib/datasets/{name}.py" for name in ("photos", "photo_table", "transforms", "visual_genome"))
+    code = ("amc_lib/datasets/*.py", "notebooks/amc_study/photos/*.py")
     losses = staticmethod(training_losses)
     detector = None
 
     def training_pairs(self, stage: str) -> PairDataset:
-        return photos.training_pairs(self.settings)
+        return training_pairs(self.settings)
 
     def validation_split(self) -> Split:
-        return photos.validation_split(self.settings)
+        return validation_split(self.settings)
 
     def evaluation_splits(self) -> dict[str, Split]:
-        return photos.evaluation_splits(self.settings)
+        return evaluation_splits(self.settings)
 
     def shown_splits(self) -> dict[str, Split]:
         """All but those for training, whose millions stay on disk."""
         return {"validation": self.validation_split()} | self.evaluation_splits()
 
     def check_data(self) -> pd.DataFrame:
-        return check(photos.data_root())
+        return check(data_root())
 
 
 def tier_of(settings: Settings, detector: str | Path | None = None) -> Scenes | Photographs:

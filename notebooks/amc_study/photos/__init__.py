@@ -1,0 +1,1 @@
+"""Photographs of the paper tier: what finetuning visits, and the splits of evaluation."""

@@ -1,0 +1,116 @@
+"""Training pairs of the paper tier: Visual Genome's pictures and phrases, read and augmented anew at each visit."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from amc_lib.config import Settings
+from amc_lib.data import PairDataset, Pairs, Phrase
+from amc_lib.datasets import visual_genome
+from amc_lib.datasets.image_files import ImageFile, UnreadableImageError
+from amc_lib.datasets.records import Regions
+from amc_lib.datasets.transforms import Augment
+from amc_lib.distributed import process_state
+from amc_lib.files import ROOT, data_root
+from amc_study.photos import photo_table
+from amc_study.photos.photo_table import PhotoTable, open_table
+from amc_study.scenes.cache import fingerprint
+
+CACHE = ROOT / "data" / "cache"
+CODE = (  # what decides what a table holds
+    *(f"amc_lib/datasets/{name}.py" for name in ("visual_genome", "flickr30k", "refer", "records")),
+    *(f"notebooks/amc_study/photos/{name}.py" for name in ("pairs", "photo_table")),
+)
+MOST_UNREADABLE = 20  # pictures in a row that may fail before training stops
+
+
+class PhotoPairs(PairDataset):
+    """Rows of a table, each visit with its picture read and augmented anew.
+
+    A picture that cannot be read, or does not hold one of its boxes, is named in a warning, counted in
+    `Pairs.unreadable`, and the next row of another picture stands in.
+    """
+
+    def __init__(self, table: PhotoTable, root: Path, augment: Augment, seed: int, per_image: int = 1) -> None:
+        super().__init__(seed, per_image, table.about)
+        self.table, self.root, self.augment = table, root, augment
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Pairs:
+        failed: dict[str, str] = {}  # why, by picture: a picture has many rows, one after the other
+        for row in chain(range(index, len(self)), range(index)):
+            if (picture := self.table.image(row)) in failed:
+                continue
+            try:
+                return replace(self.pairs(row), unreadable=len(failed))
+            except UnreadableImageError as error:
+                failed[picture] = str(error)
+                warnings.warn(f"left out in this epoch: {error}", stacklevel=2)
+            if len(failed) == MOST_UNREADABLE:
+                break
+        first = next(iter(failed.values()))
+        raise UnreadableImageError(f"{len(failed)} pictures in a row cannot be read; the first: {first}")
+
+    def choices(self, row: int) -> list[Phrase]:
+        return self.table.phrases(row)
+
+    def image_name(self, row: int) -> str:
+        return self.table.image(row)
+
+    def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, list[Phrase]]:
+        path = self.root / self.table.image(row)
+        picture = ImageFile(path).open()
+        try:
+            return self.augment(picture, phrases, rng)
+        except ValueError as error:
+            raise UnreadableImageError(f"{path}: {error}") from error
+
+
+def training_pairs(settings: Settings) -> PhotoPairs:
+    """Visual Genome's regions without the images that evaluation needs; of several processes one reads, all map.
+
+    Where `visual_genome/records/` holds the authors' own annotation files, these are read instead.
+    """
+    root = data_root() / "visual_genome"
+    folder = CACHE / f"visual-genome-{_fingerprint(root)}"
+    with process_state().main_process_first():
+        table = open_table(folder, lambda: _read_training(root))
+    training = settings.finetuning
+    augment = Augment(settings.photos, settings.model.vision.image_size)
+    return PhotoPairs(table, root, augment, training.seed, training.phrases_per_image)
+
+
+def _records(root: Path) -> list[Path]:
+    """The authors' annotation files."""
+    return sorted((root / "records").glob("[!.]*.json"))
+
+
+def _read_training(root: Path) -> PhotoTable:
+    held_out = visual_genome.held_out_ids(root, data_root() / "flickr30k", data_root() / "refer")
+    if files := _records(root):
+        parts = [visual_genome.read_records(path, root, strict=False) for path in files]
+        everything = list(chain.from_iterable(parts))
+        kept = [region for region in everything if region.image.path.stem not in held_out]
+        held = held_out & {region.image.path.stem for region in everything}
+        regions = Regions(kept, chain.from_iterable(part.skipped for part in parts), len(held))
+    else:
+        regions = visual_genome.read(root, held_out=held_out, strict=False)
+    return photo_table.build(regions, root, regions.about)
+
+
+def _fingerprint(root: Path) -> str:
+    """Hash of names, sizes and times of annotation files, picture folders and held-out lists, and of the code."""
+    data = data_root()
+    sources = [*sorted(root.glob("*.json")), *_records(root), data / "refer" / "refcoco+" / "refs(unc).p"]
+    sources += [data / "flickr30k" / f"{split}.txt" for split in ("val", "test")]
+    sources += [root / name for name in visual_genome.IMAGE_FOLDERS]  # their times change with what is put there
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources if path.exists()]
+    return fingerprint(stats, CODE)

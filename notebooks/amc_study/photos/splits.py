@@ -1,0 +1,97 @@
+"""Splits of evaluation: photographs as the authors of each data set resize them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from amc_lib.config import Settings
+from amc_lib.datasets import flickr30k, refer
+from amc_lib.datasets.records import Regions
+from amc_lib.datasets.transforms import Resize, to_input
+from amc_lib.files import data_root
+from amc_lib.model import ALBEF
+from amc_lib.model.vision import input_side
+from amc_lib.regions import Box, Region
+from amc_lib.tokens import MAX_WORDS, clean
+
+ATTRIBUTION = "Pictures: Flickr30k, MS COCO, SAIAPR TC-12; for research only"
+EVALUATED = {  # the splits of table 1, as (data set, split)
+    "flickr30k": ("flickr30k", "test"),
+    "refcoco+ A": ("refcoco+", "testA"),
+    "refcoco+ B": ("refcoco+", "testB"),
+    "refclef": ("refclef", "test"),
+}
+TITLES = {"flickr30k": "Flickr30k", "refcoco+": "RefCOCO+", "refclef": "RefCLEF"}
+
+
+@dataclass(frozen=True)
+class PhotoSplit:
+    """A split of photographs to be asked of a model, resized as the split's authors do."""
+
+    title: str
+    regions: Regions
+    image_size: int  # side of the model's input, pixels
+    resize: Resize
+    detections: dict[str, tuple[Box, ...]] | None = None  # image id -> boxes xyxy, for the ranking of boxes
+
+    @property
+    def skipped(self) -> list[str]:
+        return self.regions.skipped
+
+    def all_regions(self) -> list[Region]:
+        return list(self.regions)
+
+    def load(self, region: Region) -> tuple[Tensor, tuple[int, int]]:
+        """The model's input [3, S, S] and the picture's (height, width). ValueError names region and file."""
+        try:
+            picture = region.image.open()
+        except ValueError as error:
+            raise ValueError(f"{self.title}, region {region.id}: {error}") from error
+        return to_input(picture, self.image_size, self.resize), (picture.height, picture.width)
+
+    def fit(self, model: ALBEF) -> AbstractContextManager:
+        """The model as these inputs need it, inside the block: its position embeddings resized."""
+        return input_side(model.visual_encoder, self.image_size)
+
+    def size(self, region: Region) -> tuple[int, int]:
+        """(height, width) of the picture, from its header."""
+        return region.image.size()
+
+
+def evaluation_splits(settings: Settings) -> dict[str, PhotoSplit]:
+    """The splits of table 1 that are there; those that are not are said to be left out."""
+    splits = {}
+    for name, (dataset, split) in EVALUATED.items():
+        if (folder := _folder(dataset)).is_dir():
+            splits[name] = open_split(settings, dataset, split)
+        else:
+            print(f"{name}: left out, there is no {folder}")
+    if not splits:
+        raise ValueError(f"{data_root()}: holds none of the evaluation sets; data/README.md says what goes where")
+    return splits
+
+
+def validation_split(settings: Settings) -> PhotoSplit:
+    return open_split(settings, "flickr30k", "val")
+
+
+def _folder(dataset: str) -> Path:
+    return data_root() / dataset if dataset == "flickr30k" else data_root() / "refer" / dataset
+
+
+def open_split(settings: Settings, dataset: str, split: str) -> PhotoSplit:
+    """A split of flickr30k, refcoco+ or refclef; phrases are cut and pictures resized as the authors do."""
+    folder, photos = _folder(dataset), settings.photos
+    if dataset == "flickr30k":
+        regions, words, side = flickr30k.read(folder, split, strict=False), MAX_WORDS, settings.model.vision.image_size
+    else:
+        regions = refer.read(folder.parent, dataset, "unc", split, strict=False)
+        words, side = photos.refer_max_words, photos.refer_image_size
+    cut = Regions((replace(region, phrase=clean(region.phrase, words)) for region in regions), regions.skipped)
+    detections = refer.read_detections(folder / "dets.json") if (folder / "dets.json").is_file() else None
+    resize = "bilinear" if dataset == "flickr30k" else "bicubic"
+    return PhotoSplit(f"{TITLES[dataset]} {split}", cut, side, resize, detections)
