@@ -20,15 +20,16 @@ from tqdm.auto import tqdm
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.distributed import process_state
 from amc_lib.evaluate import Pointing, point_at
-from amc_lib.files import ROOT, write_bytes
+from amc_lib.files import write_bytes
 from amc_lib.regions import Region
 from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.region_answers import DEFAULT_WAY, RegionAnswers, choose_regions
 from amc_study.rival.region_tower import open_checkpoint
+from amc_study.run_folder import RUNS
 from amc_study.scenes.cache import fingerprint
 from amc_study.tiers import Split, tier_of
 
-ANSWERS = ROOT / "runs" / "answers"
+ANSWERS = RUNS / "answers"
 IMAGES_A_PART = 100
 IMAGES_AT_ONCE = 4  # of photographs: about 50 phrases, whose keys and values take 0.5 GB at base size
 CODE = (  # what answers depend on

@@ -13,8 +13,10 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from amc_lib.checkpoints import DESCRIPTION, Checkpoint, save_checkpoint
-from amc_lib.files import write_bytes, write_csv, write_json
+from amc_lib.files import ROOT, write_bytes, write_csv, write_json
 from amc_study.rival.region_tower import open_checkpoint
+
+RUNS = ROOT / "runs"
 
 
 class RunError(RuntimeError):

@@ -32,7 +32,7 @@ from amc_lib.checkpoints import (
 from amc_lib.config import Settings
 from amc_lib.data import Collator
 from amc_lib.distributed import process_state
-from amc_lib.files import ROOT, plain
+from amc_lib.files import plain
 from amc_lib.model import ALBEF
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_lib.train import Snapshots, train
@@ -42,12 +42,11 @@ from amc_study.own_data import OwnData
 from amc_study.provenance import provenance, settings_hash
 from amc_study.rival.detector_runs import load_detector
 from amc_study.rival.region_tower import build_model, open_checkpoint
-from amc_study.run_folder import Run, alone_in, is_finished, open_run, require_writable, write_run
+from amc_study.run_folder import RUNS, Run, alone_in, is_finished, open_run, require_writable, write_run
 from amc_study.scenes import language
 from amc_study.scenes.cache import fingerprint
 from amc_study.tiers import Photographs, Scenes, Split, tier_of
 
-RUNS = ROOT / "runs"
 CODE = (  # what decides, with the tier's own code, which weights come out
     *(f"amc_lib/{name}.py" for name in ("data", "distributed", "gradcam", "losses", "step", "tokens")),
     "amc_lib/model/*.py",
