@@ -68,21 +68,16 @@ def test_other_name_of_the_image_folder_and_a_byte_order_mark(root):
     (root / "test.txt").write_bytes(b"\xef\xbb\xbf7\r\n")
     (root / "flickr30k-images").rename(root / "images")
     assert flickr30k.read(root, "test")[0].image.open().mode == "RGB"
-    (root / "images").rename(root / "pictures")
-    with refused(f"{root}: has no folder flickr30k-images or images"):
-        flickr30k.read(root, "test")
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("Sentences/7.txt", "[/EN#1/people Two men stand .", "Sentences/7.txt: has no marked phrase, or one that is"),
-        ("Sentences/7.txt", "\n", "Sentences/7.txt: has no marked phrase"),
         ("Sentences/7.txt", "[/EN#1/people ...]", "Sentences/7.txt, phrase 0: the phrase '...' has no words"),
         ("Annotations/7.xml", "<annotation>", "Annotations/7.xml: is not XML"),
         ("Annotations/7.xml", ANNOTATIONS.replace("<xmin>21", "<xmin>x"), "7.xml, object 2: could not convert string"),
         ("Annotations/7.xml", ANNOTATIONS.replace("<xmax>11", "<xmax>1"), "object 1: the box (0, 1, 0, 21) has no"),
-        ("Annotations/7.xml", ANNOTATIONS.replace("<xmax>11", "<xmax>inf"), "object 1: the box (0, 1, inf, 21) has no"),
         (
             "Annotations/7.xml",
             ANNOTATIONS.replace("21<", "61<").replace("31<", "71<"),
@@ -95,27 +90,20 @@ def test_malformed_record_is_named_or_left_out(root, name, text, message):
     (root / name).write_text(text, encoding="utf-8")
     with refused(message):
         flickr30k.read(root, "test")
-    (sentence,) = flickr30k.read(root, "test", strict=False).skipped
-    assert message in sentence
-
-
-def test_a_bad_box_takes_its_chains_with_it(root):
-    annotate(root, "<xmax>11", "<xmax>1")
     regions = flickr30k.read(root, "test", strict=False)
-    assert [r.phrase for r in regions] == ["a dog"] and len(regions.skipped) == 1
+    assert message in regions.skipped[0] and len(regions.skipped) == 1
+    if "object 1" in message:  # a bad box takes its chain with it
+        assert [r.phrase for r in regions] == ["a dog"]
 
 
-def test_other_pictures_are_read_beside_a_bad_one(root):
-    (root / "test.txt").write_text("8\n7\n9\n", encoding="utf-8")
+def test_other_pictures_are_read_beside_a_missing_one(root):
+    (root / "test.txt").write_text("8\n7\n", encoding="utf-8")
     for folder, suffix in (("Sentences", "txt"), ("Annotations", "xml")):
-        for copy in "89":
-            (root / folder / f"{copy}.{suffix}").write_bytes((root / folder / f"7.{suffix}").read_bytes())
-    (root / "Annotations" / "9.xml").write_bytes(b"\xff\xfe<annotation/>")
+        (root / folder / f"8.{suffix}").write_bytes((root / folder / f"7.{suffix}").read_bytes())
     regions = flickr30k.read(root, "test", strict=False)
     assert [r.id for r in regions] == ["7-0", "7-1", "7-3"]
-    first, second = regions.skipped
-    assert first == f"{root / 'test.txt'}, image 8: the image '8.jpg' is not in flickr30k-images or images"
-    assert f"{root / 'Annotations' / '9.xml'}: cannot be read as UTF-8 text" in second
+    missing = f"{root / 'test.txt'}, image 8: the image '8.jpg' is not in flickr30k-images or images"
+    assert regions.skipped == [missing]
 
 
 def test_what_is_missing_is_named(root):

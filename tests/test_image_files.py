@@ -42,16 +42,13 @@ READ = pytest.mark.parametrize("read", [read_image, lambda path: ImageFile(path)
     ("save", "expected", "tolerance"),
     [
         (lambda: saved(ramp(), "PNG"), ramp(), 0),
-        (lambda: saved(ramp(), "BMP"), ramp(), 0),
-        (lambda: saved(ramp(), "PPM"), ramp(), 0),
         (lambda: saved(ramp(), "WEBP", lossless=True), ramp(), 0),
         (lambda: saved(ramp("CMYK"), "JPEG"), ramp(), 12),
-        (lambda: saved(ramp("CMYK"), "TIFF"), ramp("CMYK").convert("RGB"), 0),
         (lambda: saved(ramp("P"), "PNG"), ramp("P").convert("RGB"), 0),
         (lambda: saved(ramp("P"), "GIF", save_all=True, append_images=[MIRRORED]), ramp("P").convert("RGB"), 12),
         (lambda: saved(deep(), "PNG"), GREY, 1),
     ],
-    ids=["png", "bmp", "ppm", "webp", "cmyk jpeg", "cmyk tiff", "palette", "first frame of gif", "16 bits"],
+    ids=["png", "webp", "cmyk jpeg", "palette", "first frame of gif", "16 bits"],
 )
 def test_kinds_look_as_they_should(
     tmp_path, read, save: Callable[[], bytes], expected: Image.Image | np.ndarray, tolerance: float
@@ -77,12 +74,11 @@ def test_rotated_picture_is_turned_for_a_person_and_not_for_the_boxes_of_a_data_
     [
         (saved(ramp(), "PNG")[:-30], "cannot be read as an image"),
         (b"", "cannot be read as an image of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"),
-        (b"<html>", "cannot be read as an image of BMP"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image of BMP"),
         (b"P5 99999 99999 255\n", "cannot be read as an image: "),  # says to be of ten billion pixels
         (saved(ramp("F"), "TIFF"), "its values are floats, whose range is not known"),
     ],
-    ids=["truncated", "empty", "web page", "EPS, which starts programs", "bomb", "floats"],
+    ids=["truncated", "empty", "EPS, which starts programs", "bomb", "floats"],
 )
 def test_file_that_is_not_a_picture_is_named(tmp_path, read, data, message):
     path = tmp_path / "picture"

@@ -14,9 +14,9 @@ from amc_lib.datasets.check import FAILED, check
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what `check` finds; 1 if anything that the study needs is missing or broken, else 0."""
     parser = argparse.ArgumentParser(prog="python -m amc_lib.datasets")
-    command = parser.add_subparsers(dest="command", required=True).add_parser("check", help="is the data whole?")
-    command.add_argument("root", help="the folder of the data, such as data/paper")
-    command.add_argument("--decode", action="store_true", help="open every picture too (takes long)")
+    parser.add_argument("command", choices=["check"])
+    parser.add_argument("root", help="the folder of the data, such as data/paper")
+    parser.add_argument("--decode", action="store_true", help="open every picture too (takes long)")
     options = parser.parse_args(arguments)
     rows = check(options.root, options.decode)
     for row in rows.itertuples():

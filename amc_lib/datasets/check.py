@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,33 +27,32 @@ class Part(NamedTuple):
     role: Literal["evaluation", "training", "optional"] = "evaluation"
 
 
-def _genome(root: Path, source: str) -> Regions:
-    return visual_genome.read(root / "visual_genome", sources=(source,), strict=False)
+def _genome(source: str) -> Callable[[Path], Regions]:
+    return lambda root: visual_genome.read(root / "visual_genome", (source,), strict=False)
 
 
-def _refer(root: Path, dataset: str, split: str) -> Regions:
-    return refer.read(root / "refer", dataset, "unc", split, strict=False)
+def _refer(dataset: str, split: str) -> Callable[[Path], Regions]:
+    return lambda root: refer.read(root / "refer", dataset, "unc", split, strict=False)
 
 
 def _pictures(root: Path) -> int:
     return len(ImageFolder(root / "visual_genome", visual_genome.IMAGE_FOLDERS))
 
 
+def _detections(root: Path) -> int:
+    return len(refer.read_detections(root / "refer/refcoco+/dets.json"))
+
+
 PARTS = (
     Part("Visual Genome", "pictures of VG_100K", _pictures, 108_077),
-    Part("Visual Genome", "region descriptions", partial(_genome, source="regions"), 5_408_689, "training"),
-    Part("Visual Genome", "attributes", partial(_genome, source="attributes"), None, "training"),
+    Part("Visual Genome", "region descriptions", _genome("regions"), 5_408_689, "training"),
+    Part("Visual Genome", "attributes", _genome("attributes"), None, "training"),
     Part("Flickr30k Entities", "pictures of test", lambda r: len(flickr30k.image_ids(r / "flickr30k", "test")), 1_000),
     Part("Flickr30k Entities", "phrases of test", lambda r: flickr30k.read(r / "flickr30k", "test", strict=False)),
-    Part("RefCOCO+", "sentences of testA", partial(_refer, dataset="refcoco+", split="testA"), 5_726),
-    Part("RefCOCO+", "sentences of testB", partial(_refer, dataset="refcoco+", split="testB"), 4_889),
-    Part(
-        "RefCOCO+",
-        "pictures of dets.json",
-        lambda root: len(refer.read_detections(root / "refer/refcoco+/dets.json")),
-        role="optional",
-    ),
-    Part("RefCLEF", "sentences of test", partial(_refer, dataset="refclef", split="test")),
+    Part("RefCOCO+", "sentences of testA", _refer("refcoco+", "testA"), 5_726),
+    Part("RefCOCO+", "sentences of testB", _refer("refcoco+", "testB"), 4_889),
+    Part("RefCOCO+", "pictures of dets.json", _detections, role="optional"),
+    Part("RefCLEF", "sentences of test", _refer("refclef", "test")),
     Part("ALBEF", "bytes of ALBEF.pth", lambda root: (root / "checkpoints/ALBEF.pth").stat().st_size),
     Part("BERT", "tokens", lambda root: len(read_text(root / "bert-base-uncased/vocab.txt").splitlines()), 30_522),
 )
@@ -77,22 +75,18 @@ def check(root: str | Path, decode: bool = False) -> pd.DataFrame:
             sentence = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
             rows.append((part.set, sentence, None, None, verdict))
             continue
-        found = len(content) if isinstance(content, Regions) else content
-        verdict = "ok" if part.expected in (None, found) else "differs"
-        rows.append((part.set, part.what, found, part.expected, verdict))
-        if isinstance(content, Regions):
-            verdict = "left out" if part.role == "training" else "broken"
-            rows += _sentences(part, "records left out", content.skipped, verdict)
-            if decode:
-                rows += _sentences(part, "pictures that do not open", _unreadable(content, opened), "broken")
+        regions = content if isinstance(content, Regions) else Regions()
+        found = content if isinstance(content, int) else len(content)
+        rows.append((part.set, part.what, found, part.expected, "ok" if part.expected in (None, found) else "differs"))
+        faults = [("records left out", regions.skipped, "left out" if part.role == "training" else "broken")]
+        if decode:
+            faults.append(("pictures that do not open", _unreadable(regions, opened), "broken"))
+        for what, sentences, verdict in faults:
+            if sentences:
+                rows.append((part.set, f"{part.what}: {what}", len(sentences), 0, verdict))
+            rows += [(part.set, sentence, None, None, verdict) for sentence in sentences[:SENTENCES]]
     frame = pd.DataFrame(list(dict.fromkeys(rows)), columns=["set", "what", "found", "expected", "verdict"])
     return frame.astype({"found": "Int64", "expected": "Int64"})
-
-
-def _sentences(part: Part, what: str, sentences: list[str], verdict: str) -> Iterator[tuple]:
-    if sentences:
-        yield part.set, f"{part.what}: {what}", len(sentences), 0, verdict
-    yield from ((part.set, sentence, None, None, verdict) for sentence in sentences[:SENTENCES])
 
 
 def _unreadable(regions: Regions, opened: set[Path]) -> list[str]:

@@ -14,8 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from amc_lib.datasets.image_files import ImageFolder
-from amc_lib.datasets.records import Reading, Regions, box_xyxy, phrase_of, read_text
-from amc_lib.regions import Box, Region
+from amc_lib.datasets.records import Reading, Regions, box_xyxy, read_text, region
+from amc_lib.regions import Box
 
 SPLITS = ("train", "val", "test")
 IMAGE_FOLDERS = ("flickr30k-images", "images")
@@ -33,7 +33,7 @@ def read(root: str | Path, split: str, strict: bool = True) -> Regions:
     """
     root, reading = Path(root), Reading(strict)
     ids, images = image_ids(root, split), ImageFolder(root, IMAGE_FOLDERS)
-    regions: list[Region] = []
+    regions = []
     for image_id in ids:
         with reading.record(f"{root / split}.txt, image {image_id}"):
             sentences = root / "Sentences" / f"{image_id}.txt"
@@ -42,9 +42,7 @@ def read(root: str | Path, split: str, strict: bool = True) -> Regions:
             for number, (chain, phrase) in enumerate(marked):
                 if chain in boxes:
                     with reading.record(f"{sentences}, phrase {number}"):
-                        kind = "group" if len(boxes[chain]) > 1 else "object"
-                        name = f"{image_id}-{number}"
-                        regions.append(Region(name, split, image, image_id, phrase_of(phrase), boxes[chain], kind))
+                        regions.append(region(f"{image_id}-{number}", split, image, image_id, phrase, boxes[chain]))
     return Regions(regions, reading.skipped)
 
 

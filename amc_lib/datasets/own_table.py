@@ -9,20 +9,22 @@ left out: a row that cannot be read is an error.
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from PIL import ExifTags
 from tqdm.auto import tqdm
 
 from amc_lib.datasets.image_files import ImageFile, open_image, reading, to_rgb
-from amc_lib.datasets.records import Regions, read_text
-from amc_lib.regions import Region
+from amc_lib.datasets.records import Regions, read_text, region
+from amc_lib.regions import Box
 from amc_lib.tokens import clean
 
-EDGES = ["x1", "y1", "x2", "y2"]
-COLUMNS = ["image", "phrase", *EDGES]
+EDGES = ("x1", "y1", "x2", "y2")
+COLUMNS = ("image", "phrase", *EDGES)
 SPLITS = ("train", "val", "test")
 OTHER_NAMES = {  # in the tables of annotation tools
     **{"filename": "image", "file_name": "image", "file": "image", "path": "image"},
@@ -31,7 +33,14 @@ OTHER_NAMES = {  # in the tables of annotation tools
     **{"w": "x2 (x + w)", "h": "y2 (y + h)", "width": "x2 (x + width)", "height": "y2 (y + height)"},
 }
 PERCENT_SIDE = 300  # pixels: boxes in larger pictures that all end below 100 are in percent
-Checks = list[tuple[pd.Series, pd.Series | str]]  # rows at fault, and what is wrong with them
+
+
+class _Row(NamedTuple):
+    image: str
+    phrase: str
+    words: str  # of the cleaned phrase
+    box: Box
+    split: str
 
 
 def read(path: str | Path, images: str | Path | None = None) -> Regions:
@@ -45,23 +54,35 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
     root = path.parent if images is None else Path(images).expanduser()
     if not root.is_dir():
         raise ValueError(f"{root.absolute()}: no such folder of pictures")
-    cells = _table(path)
-    cells["image"] = cells["image"].map(lambda name: PurePosixPath(name).as_posix())
-    cells["words"] = cells["phrase"].map(_words)
-    table = cells.assign(**{name: pd.to_numeric(cells[name], errors="coerce") for name in EDGES})
-    _refuse(path, _row_checks(cells, table))
-    _refuse(path, _picture_checks(table, root))
-    return _regions(table, root)
+    rows, faults, numbers, splits = {}, {}, {}, {}
+    for number, cells in _cells(path):
+        try:
+            row = rows[number] = _row(cells)
+            if (first := numbers.setdefault((row.image, row.words, row.box), number)) != number:
+                raise ValueError(f"repeats row {first}")
+            if (split := splits.setdefault(row.image, row.split)) != row.split:
+                raise ValueError(f"{row.image} is in the split {split} in a row above")
+        except ValueError as error:
+            faults[number] = str(error)
+    _refuse(path, faults)
+    _refuse(path, _picture_faults(rows, root))
+    grouped: dict[str, dict[str, list[_Row]]] = {}  # by image and words
+    for row in rows.values():
+        grouped.setdefault(row.image, {}).setdefault(row.words, []).append(row)
+    return Regions(
+        region(f"{image}-{n}", same[0].split, ImageFile(root / image), image, same[0].phrase, [row.box for row in same])
+        for image, phrases in grouped.items()
+        for n, same in enumerate(phrases.values())
+    )
 
 
-def _table(path: Path) -> pd.DataFrame:
-    """The cells as text, rows without any left out; the index counts rows below the header from 0."""
+def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Row number and cells by column of every row that is not empty."""
     text = read_text(path)
     separator = max(",;\t|", key=text.partition("\n")[0].count)
+    kept = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
-        table = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skip_blank_lines=False
-        ).fillna("")
+        table = pd.read_csv(io.StringIO(text), sep=separator, **kept).fillna("")
     except ValueError as error:  # of pandas, also for an empty file
         raise ValueError(f"{path}: is not a CSV table: {error}") from error
     names = [str(name).strip().lower() for name in table.columns]
@@ -73,72 +94,68 @@ def _table(path: Path) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f"{path}: a row has more cells than the header has names")
     table = table.set_axis(names, axis=1).apply(lambda column: column.str.strip())
-    if (table == "").all(axis=None):
+    table = table[(table != "").any(axis=1)]
+    if table.empty:
         raise ValueError(f"{path}: holds no row below its header")
-    return table[(table != "").any(axis=1)].copy()
+    return zip(table.index + 2, table.to_dict("records"), strict=True)
 
 
-def _words(phrase: str) -> str:
-    """The cleaned phrase, "" where it has no words."""
+def _row(cells: Mapping[str, str]) -> _Row:
+    """ValueError for what can be seen to be wrong without the picture or another row."""
+    edges = []
+    for name in EDGES:
+        try:
+            edges.append(float(cells[name]))
+        except ValueError:
+            edges.append(math.nan)
+        if not math.isfinite(edges[-1]):
+            raise ValueError(f"{name} is {cells[name]!r}, which is not a number")
     try:
-        return clean(phrase)
-    except ValueError:
-        return ""
+        words = clean(cells["phrase"])
+    except ValueError as error:
+        raise ValueError(f"the phrase {cells['phrase']!r} has no words") from error
+    image = PurePosixPath(cells["image"])
+    if image.is_absolute() or ".." in image.parts or not image.name:
+        raise ValueError(f"the image {cells['image']!r} is not a file below the folder of the pictures")
+    if not (edges[0] < edges[2] and edges[1] < edges[3]):
+        raise ValueError("the box has no area: x1 must be smaller than x2, y1 than y2")
+    if (split := cells.get("split", "train")) not in SPLITS:
+        raise ValueError(f"the split {split!r} is none of {', '.join(SPLITS)}")
+    return _Row(image.as_posix(), cells["phrase"], words, tuple(edges), cells.get("split", ""))
 
 
-def _refuse(path: Path, checks: Checks) -> None:
-    """ValueError for the first row at fault."""
-    faults = pd.concat([rows for rows, _ in checks], axis=1).to_numpy(bool)  # [rows, checks]
-    if faults.any():
-        bad = np.flatnonzero(faults.any(axis=1))
-        rows, sentence = checks[faults[bad[0]].argmax()]
-        sentence = sentence if isinstance(sentence, str) else sentence.iloc[bad[0]]
-        more = f" (and {len(bad) - 1} more rows are at fault)" if len(bad) > 1 else ""
-        raise ValueError(f"{path}, row {rows.index[bad[0]] + 2}: {sentence:.300}{more}")
+def _refuse(path: Path, faults: Mapping[int, str]) -> None:
+    """ValueError for the first of the faults, which are sentences by row number."""
+    if faults:
+        number, more = min(faults), len(faults) - 1
+        others = f" (and {more} more rows are at fault)" if more else ""
+        raise ValueError(f"{path}, row {number}: {faults[number]:.300}{others}")
 
 
-def _row_checks(cells: pd.DataFrame, table: pd.DataFrame) -> Checks:
-    """What can be seen without the pictures; `cells` are texts, `table` has numbers for the edges."""
-    images, rows = table["image"], pd.Series(table.index + 2, table.index)
-    outside = images.isin(["", "."]) | images.str.startswith("/") | images.str.contains(r"(?:^|/)\.\.(?:/|$)")
-    no_area = (table["x1"] >= table["x2"]) | (table["y1"] >= table["y2"])
-    first = rows.groupby([table[name] for name in ("image", "words", *EDGES)]).transform("first").fillna(rows)
-    checks = [(~np.isfinite(table[name]), f"{name} is '" + cells[name] + "', which is not a number") for name in EDGES]
-    checks += [
-        (table["words"] == "", "the phrase '" + table["phrase"] + "' has no words"),
-        (outside, "the image '" + images + "' is not a file below the folder of the pictures"),
-        (no_area, "the box has no area: x1 must be smaller than x2, y1 than y2"),
-        (first != rows, "repeats row " + first.astype(int).astype(str)),
-    ]
-    if "split" in table:
-        split, earlier = table["split"], table.groupby("image")["split"].transform("first")
-        checks += [
-            (~split.isin(SPLITS), "the split '" + split + f"' is none of {', '.join(SPLITS)}"),
-            (split != earlier, images + " is in the split " + earlier + " in a row above"),
-        ]
-    return checks
-
-
-def _picture_checks(table: pd.DataFrame, root: Path) -> Checks:
-    """Pictures that do not open, boxes outside their picture, and boxes that are not in pixels."""
-    sizes, broken = {}, pd.Series("", table.index)
-    for image, rows in tqdm(table.groupby("image", sort=False), desc="reading pictures", unit="picture"):
+def _picture_faults(rows: Mapping[int, _Row], root: Path) -> dict[int, str]:
+    """Pictures that do not open, boxes that are not in pixels, or boxes outside their picture; by row number."""
+    first = {row.image: number for number, row in reversed(rows.items())}
+    sizes, broken = {}, {}  # sizes: (width, height)
+    for image in tqdm(dict.fromkeys(row.image for row in rows.values()), desc="reading pictures", unit="picture"):
         try:
             sizes[image] = _size(root / image)
         except ValueError as error:
-            broken[rows.index[0]] = str(error)
-    if broken.any():
-        return [(broken != "", broken)]
-    width, height = (table["image"].map(lambda image, side=side: sizes[image][side]) for side in (0, 1))
-    largest, every = table[EDGES].max(axis=None), pd.Series(True, table.index)
-    look = "the boxes of the table look like"
+            broken[first[image]] = str(error)
+    if broken:
+        return broken
+    largest, look = max(max(row.box) for row in rows.values()), "the boxes of the table look like"
     if largest <= 1:
-        return [(every, f"{look} shares of the sides (0 to 1): multiply x by the picture's width and y by its height")]
-    if 50 < largest <= 100 and min(width.min(), height.min()) >= PERCENT_SIDE:
-        return [(every, f"{look} percent of the sides: multiply x by the picture's width / 100, y by its height / 100")]
-    beyond = (table[["x1", "y1"]] < 0).any(axis=1) | (table["x2"] > width) | (table["y2"] > height)
-    size = width.astype(str) + " x " + height.astype(str)
-    return [(beyond, "the box lies outside the image of " + size + ", or partly")]
+        sentence = f"{look} shares of the sides (0 to 1): multiply x by the picture's width and y by its height"
+        return dict.fromkeys(rows, sentence)
+    if 50 < largest <= 100 and min(map(min, sizes.values())) >= PERCENT_SIDE:
+        sentence = f"{look} percent of the sides: multiply x by the picture's width / 100, y by its height / 100"
+        return dict.fromkeys(rows, sentence)
+    return {
+        number: f"the box lies outside the image of {width} x {height}, or partly"
+        for number, row in rows.items()
+        for width, height in [sizes[row.image]]
+        if min(row.box) < 0 or row.box[2] > width or row.box[3] > height
+    }
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -148,14 +165,3 @@ def _size(path: Path) -> tuple[int, int]:
         if turned in range(2, 9):
             raise ValueError(f"it is stored turned (EXIF orientation {turned}), so boxes are unclear; save it upright")
         return to_rgb(file).size
-
-
-def _regions(table: pd.DataFrame, root: Path) -> Regions:
-    regions = []
-    for image, rows in table.groupby("image", sort=False):
-        for number, (_, same) in enumerate(rows.groupby("words", sort=False)):
-            boxes = tuple(map(tuple, same[EDGES].to_numpy(float).tolist()))
-            kind, first = "group" if len(boxes) > 1 else "object", same.iloc[0]
-            source, split = ImageFile(root / image), first.get("split", "")
-            regions.append(Region(f"{image}-{number}", split, source, image, first["phrase"], boxes, kind))
-    return Regions(regions)

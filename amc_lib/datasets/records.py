@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from amc_lib.regions import Box, Region
+from amc_lib.regions import Box, ImageSource, Region
 from amc_lib.tokens import clean
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what reading a bad record raises
@@ -20,15 +20,12 @@ class RecordError(ValueError):
 
 
 class Regions(list[Region]):
-    """Regions that a reader has read, with what it left out.
-
-    `skipped` holds one sentence for each malformed record, `held_out` the number of images that evaluation needs.
-    """
+    """Regions that a reader has read, with what it left out."""
 
     def __init__(self, regions: Iterable[Region] = (), skipped: Iterable[str] = (), held_out: int = 0) -> None:
         super().__init__(regions)
-        self.skipped = list(skipped)
-        self.held_out = held_out
+        self.skipped = list(skipped)  # a sentence for each malformed record
+        self.held_out = held_out  # images that evaluation needs
 
     @property
     def about(self) -> dict[str, Any]:
@@ -84,12 +81,17 @@ def read_json(path: Path, kind: type) -> Any:
     return value
 
 
-def phrase_of(text: Any) -> str:
-    """The phrase as written. ValueError for one that has no words."""
-    if not isinstance(text, str):
-        raise ValueError(f"the phrase {text!r:.80} is not text")
-    clean(text)
-    return text
+def words_of(phrase: Any) -> str:
+    """The cleaned phrase. ValueError for one that has no words."""
+    if not isinstance(phrase, str):
+        raise ValueError(f"the phrase {phrase!r:.80} is not text")
+    return clean(phrase)
+
+
+def region(id: str, split: str, image: ImageSource, image_id: str, phrase: Any, boxes: Sequence[Box]) -> Region:
+    """A region, a group where it has several boxes. ValueError for a phrase without words."""
+    words_of(phrase)
+    return Region(id, split, image, image_id, phrase, tuple(boxes), "group" if len(boxes) > 1 else "object")
 
 
 def box_xyxy(x1: float, y1: float, x2: float, y2: float, *, size: tuple[float, float] | None = None) -> Box:

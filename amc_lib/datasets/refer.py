@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
-from amc_lib.datasets.records import Reading, Regions, box_from_size, phrase_of, read_json
+from amc_lib.datasets.records import Reading, Regions, box_from_size, read_json, region
 from amc_lib.regions import Box, Region
 
 IMAGE_FOLDERS = {  # below the root, as the refer toolkit lays them out
-    "refcoco": "images/mscoco/images/train2014",
-    "refcoco+": "images/mscoco/images/train2014",
-    "refcocog": "images/mscoco/images/train2014",
+    **dict.fromkeys(("refcoco", "refcoco+", "refcocog"), "images/mscoco/images/train2014"),
     "refclef": "images/saiapr_tc-12",
 }
 
@@ -41,16 +39,14 @@ def read(root: str | Path, dataset: str, split_by: str, split: str, strict: bool
     if split not in splits:
         raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits)[:9])}")
     annotations, pictures = _instances(root / dataset / "instances.json")
-    images = ImageFolder(root, (IMAGE_FOLDERS[dataset],))
-    regions: list[Region] = []
+    images, regions = ImageFolder(root, (IMAGE_FOLDERS[dataset],)), []
     for number, ref in enumerate(refs):
         where = f"{path}, ref {number}"
         if ref.get("split") == split:
             with reading.record(where):
                 picture = pictures.get(ref["image_id"], {})
                 image = images.find(picture.get("file_name") or _image_name(ref["file_name"]))
-                box = _box(ref, annotations, picture)
-                regions += _regions(ref, image, box, where, reading)
+                regions += _regions(ref, image, _box(ref, annotations, picture), where, reading)
     return Regions(regions, reading.skipped)
 
 
@@ -83,7 +79,7 @@ def _regions(ref: Mapping[str, Any], image: ImageFile, box: Box, where: str, rea
     for number, sentence in enumerate(ref["sentences"]):
         with reading.record(f"{where}, sentence {number}"):
             name = f"{ref['ref_id']}-{sentence['sent_id']}"
-            yield Region(name, ref["split"], image, str(ref["image_id"]), phrase_of(sentence["sent"]), (box,))
+            yield region(name, ref["split"], image, str(ref["image_id"]), sentence["sent"], (box,))
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -109,19 +105,15 @@ def read_refs(path: Path) -> list[Mapping[str, Any]]:
 def read_detections(path: str | Path) -> dict[str, tuple[Box, ...]]:
     """A detector's boxes for each image id (MAttNet's dets.json), xyxy in pixels of the original picture.
 
-    Either shape in circulation is read: image id -> boxes [x, y, width, height] (or records with such a `box`), or one
-    list of records with `image_id` and `box`. Raises ValueError with one sentence that names the record.
+    Either shape in circulation is read: image id -> boxes [x, y, width, height], or a list of records with `image_id`
+    and `box`. Raises ValueError with one sentence that names the record.
     """
     path, reading, boxes = Path(path), Reading(strict=True), {}
     detections = read_json(path, list | dict)
     if isinstance(detections, dict):
         with reading.record(f"{path}"):
-            detections = [_detection(image_id, box) for image_id in detections for box in detections[image_id]]
+            detections = [{"image_id": image_id, "box": box} for image_id in detections for box in detections[image_id]]
     for number, detection in enumerate(detections):
         with reading.record(f"{path}, detection {number}"):
             boxes.setdefault(str(detection["image_id"]), []).append(box_from_size(*detection["box"]))
     return {image_id: tuple(its_boxes) for image_id, its_boxes in boxes.items()}
-
-
-def _detection(image_id: str, box: Any) -> Mapping[str, Any]:
-    return {"image_id": image_id} | box if isinstance(box, dict) else {"image_id": image_id, "box": box}

@@ -55,7 +55,7 @@ class Augment:
         self, picture: Image.Image, phrases: Sequence[Phrase], rng: np.random.Generator
     ) -> tuple[Tensor, list[Phrase]]:
         chosen = [self._one_box(phrase, rng) for phrase in phrases]
-        edges = torch.tensor([box for phrase in chosen for box in phrase.boxes]).reshape(-1, 4)
+        edges = torch.tensor([box for phrase in chosen for box in phrase.boxes]).reshape(-1, 4)  # [n, 4]
         edges = _clipped(edges, picture.width, picture.height)
         corners = BoundingBoxes(edges, format="XYXY", canvas_size=(picture.height, picture.width))
         image, corners = _squared(functional.pil_to_tensor(picture), self.side), _squared(corners, self.side)

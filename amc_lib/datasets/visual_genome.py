@@ -21,13 +21,11 @@ from typing import Any, NamedTuple
 
 from amc_lib.datasets import flickr30k, refer
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
-from amc_lib.datasets.records import Reading, Regions, box_from_size, box_xyxy, phrase_of, read_json
+from amc_lib.datasets.records import Reading, Regions, box_from_size, box_xyxy, read_json, region, words_of
 from amc_lib.regions import Box, Region
-from amc_lib.tokens import clean
 
 SPLIT = "train"
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
-FILES = {"regions": "region_descriptions.json", "attributes": "attributes.json"}  # by source
 
 
 def held_out_ids(root: str | Path, flickr30k_root: str | Path, refer_root: str | Path) -> set[str]:
@@ -38,7 +36,7 @@ def held_out_ids(root: str | Path, flickr30k_root: str | Path, refer_root: str |
     reading, coco, flickr, ids = Reading(strict=True), set(), set(), set()
     for split in ("val", "test"):
         with reading.record(f"{Path(flickr30k_root, split)}.txt"):
-            flickr |= set(map(int, flickr30k.image_ids(Path(flickr30k_root), split)))
+            flickr.update(map(int, flickr30k.image_ids(Path(flickr30k_root), split)))
     path = Path(refer_root, "refcoco+", "refs(unc).p")
     for number, ref in enumerate(refer.read_refs(path)):
         with reading.record(f"{path}, ref {number}"):
@@ -60,7 +58,6 @@ class _Picture(NamedTuple):
 
 def read(
     root: str | Path,
-    split: str = SPLIT,
     sources: Sequence[str] = ("regions", "attributes"),
     held_out: Collection[str] = (),
     strict: bool = True,
@@ -71,19 +68,17 @@ def read(
     sentence that names the file and the record; with `strict=False` what is malformed is left out and counted: an
     image that is missing, a phrase without words, a box without area inside the picture.
     """
-    if split != SPLIT:
-        raise ValueError(f"unknown Visual Genome split {split!r}; known: {SPLIT}")
     root, reading = Path(root), Reading(strict)
     pictures, regions = _pictures(root, held_out, reading), []
     for source in sources:
-        path, phrases = root / FILES[source], _READERS[source]
-        for number, record in enumerate(read_json(path, list)):
-            where = f"{path}, image {number}"
+        name, regions_of = _SOURCES[source]
+        for number, record in enumerate(read_json(root / name, list)):
+            where = f"{root / name}, image {number}"
             with reading.record(where):
                 if (image_id := str(_image_id(record))) not in pictures:
                     raise ValueError(f"image_data.json has no image {image_id}")
                 if picture := pictures[image_id]:
-                    regions += phrases(record[source], picture, where, reading)
+                    regions += regions_of(record[source], picture, where, reading)
     return Regions(regions, reading.skipped, len(pictures.keys() & set(held_out)))
 
 
@@ -115,9 +110,9 @@ def _described(things: Sequence[Any], picture: _Picture, where: str, reading: Re
     """One region for each description."""
     for number, thing in enumerate(things):
         with reading.record(f"{where}, region {number}"):
-            box, phrase = _clipped(thing, ("width", "height"), picture.size), phrase_of(thing["phrase"])
+            box = _clipped(thing, ("width", "height"), picture.size)
             name = f"regions:{picture.image_id}:{thing['region_id']}-0"
-            yield Region(name, SPLIT, picture.image, picture.image_id, phrase, (box,))
+            yield region(name, SPLIT, picture.image, picture.image_id, thing["phrase"], [box])
 
 
 def _attributed(things: Sequence[Any], picture: _Picture, where: str, reading: Reading) -> Iterator[Region]:
@@ -125,17 +120,17 @@ def _attributed(things: Sequence[Any], picture: _Picture, where: str, reading: R
     boxes: dict[str, dict[Box, None]] = {}
     for number, thing in enumerate(things):
         with reading.record(f"{where}, object {number}"):
-            words = [clean(phrase_of(attribute)) for attribute in thing.get("attributes", ())]
-            phrases = [f"{word} {clean(phrase_of(name))}" for word in words for name in thing["names"]]
+            words = [words_of(attribute) for attribute in thing.get("attributes", ())]
+            phrases = [f"{word} {words_of(name)}" for word in words for name in thing["names"]]
             box = _clipped(thing, ("w", "h"), picture.size) if phrases else None
             for phrase in phrases:
                 boxes.setdefault(phrase, {})[box] = None
     for number, (phrase, its_boxes) in enumerate(boxes.items()):
-        name, kind = f"attributes:{picture.image_id}:{number}-0", "group" if len(its_boxes) > 1 else "object"
-        yield Region(name, SPLIT, picture.image, picture.image_id, phrase, tuple(its_boxes), kind)
+        name = f"attributes:{picture.image_id}:{number}-0"
+        yield region(name, SPLIT, picture.image, picture.image_id, phrase, [*its_boxes])
 
 
-_READERS = {"regions": _described, "attributes": _attributed}
+_SOURCES = {"regions": ("region_descriptions.json", _described), "attributes": ("attributes.json", _attributed)}
 
 
 def read_records(path: str | Path, image_root: str | Path, strict: bool = True) -> Regions:
@@ -144,21 +139,17 @@ def read_records(path: str | Path, image_root: str | Path, strict: bool = True) 
     Boxes are pixels of the original picture. Every caption is one region with all boxes of its record; ids are
     `FILE:RECORD-CAPTION`. Errors and `strict` as in `read`; a record with any fault is left out whole.
     """
-    path, image_root, reading = Path(path), Path(image_root), Reading(strict)
+    path, image_root, reading, regions = Path(path), Path(image_root), Reading(strict), []
     is_file = cache(os.path.isfile)  # a picture has many records
-    regions: list[Region] = []
     for number, record in enumerate(read_json(path, list)):
         with reading.record(f"{path}, record {number}"):
             name, captions = record["image"], record["caption"]
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise ValueError(f"the image {name!r:.80} is not below {image_root}")
-            if not is_file(image_root / name):
+            parts = PurePosixPath(name)
+            if parts.is_absolute() or ".." in parts.parts or not is_file(image_root / name):
                 raise ValueError(f"the image {name!r:.80} is not in {image_root}")
-            boxes = tuple(box_xyxy(*box) for box in record["bbox"])
-            kind = "group" if len(boxes) > 1 else "object"
-            phrases = [phrase_of(text) for text in (captions if isinstance(captions, list) else [captions])]
+            image, boxes = ImageFile(image_root / name), [box_xyxy(*box) for box in record["bbox"]]
             regions += [
-                Region(f"{path.stem}:{number}-{n}", SPLIT, ImageFile(image_root / name), name, phrase, boxes, kind)
-                for n, phrase in enumerate(phrases)
+                region(f"{path.stem}:{number}-{n}", SPLIT, image, name, caption, boxes)
+                for n, caption in enumerate(captions if isinstance(captions, list) else [captions])
             ]
     return Regions(regions, reading.skipped)

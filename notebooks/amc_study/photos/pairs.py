@@ -79,24 +79,25 @@ def training_pairs(settings: Settings) -> PhotoPairs:
 
     Where `visual_genome/records/` holds the authors' own annotation files, these are read instead.
     """
-    root = data_root() / "visual_genome"
-    folder = CACHE / f"visual-genome-{_fingerprint(root)}"
+    data, training = data_root(), settings.finetuning
+    root = data / "visual_genome"
+    own = sorted((root / "records").glob("[!.]*.json"))
+    sources = [*sorted(root.glob("*.json")), *own, data / "refer" / "refcoco+" / "refs(unc).p"]
+    sources += [data / "flickr30k" / f"{split}.txt" for split in ("val", "test")]
+    sources += [root / name for name in visual_genome.IMAGE_FOLDERS]  # their times change with what is put there
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources if path.exists()]
     with process_state().main_process_first():
-        table = open_table(folder, lambda: _read_training(root))
-    training = settings.finetuning
+        table = open_table(CACHE / f"visual-genome-{fingerprint(stats, CODE)}", lambda: _read(data, own))
     augment = Augment(settings.photos, settings.model.vision.image_size)
     return PhotoPairs(table, root, augment, training.seed, training.phrases_per_image)
 
 
-def _records(root: Path) -> list[Path]:
-    """The authors' annotation files."""
-    return sorted((root / "records").glob("[!.]*.json"))
-
-
-def _read_training(root: Path) -> PhotoTable:
-    held_out = visual_genome.held_out_ids(root, data_root() / "flickr30k", data_root() / "refer")
-    if files := _records(root):
-        parts = [visual_genome.read_records(path, root, strict=False) for path in files]
+def _read(data: Path, own: list[Path]) -> PhotoTable:
+    """The table of the authors' files `own` or, without any, of Visual Genome."""
+    root = data / "visual_genome"
+    held_out = visual_genome.held_out_ids(root, data / "flickr30k", data / "refer")
+    if own:
+        parts = [visual_genome.read_records(path, root, strict=False) for path in own]
         everything = list(chain.from_iterable(parts))
         kept = [region for region in everything if region.image.path.stem not in held_out]
         held = held_out & {region.image.path.stem for region in everything}
@@ -104,13 +105,3 @@ def _read_training(root: Path) -> PhotoTable:
     else:
         regions = visual_genome.read(root, held_out=held_out, strict=False)
     return photo_table.build(regions, root, regions.about)
-
-
-def _fingerprint(root: Path) -> str:
-    """Hash of names, sizes and times of annotation files, picture folders and held-out lists, and of the code."""
-    data = data_root()
-    sources = [*sorted(root.glob("*.json")), *_records(root), data / "refer" / "refcoco+" / "refs(unc).p"]
-    sources += [data / "flickr30k" / f"{split}.txt" for split in ("val", "test")]
-    sources += [root / name for name in visual_genome.IMAGE_FOLDERS]  # their times change with what is put there
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources if path.exists()]
-    return fingerprint(stats, CODE)

@@ -1,7 +1,6 @@
 """Millions of phrases with boxes on disk: what finetuning on photographs reads, shared by all processes.
 
-Visual Genome's phrases as Python objects would cost several gigabytes in each process that reads images. Here they
-are written once as lines of JSON and mapped into memory.
+As Python objects, Visual Genome's phrases would cost several gigabytes in each process that reads images.
 """
 
 from __future__ import annotations

@@ -63,11 +63,11 @@ class PhotoSplit:
 
 
 def evaluation_splits(settings: Settings) -> dict[str, PhotoSplit]:
-    """The splits of table 1 that are there; those that are not are said to be left out."""
+    """The splits of table 1 that are there; for each that is not, a line is printed."""
     splits = {}
     for name, (dataset, split) in EVALUATED.items():
         if (folder := _folder(dataset)).is_dir():
-            splits[name] = open_split(settings, dataset, split)
+            splits[name] = _open(settings, dataset, split)
         else:
             print(f"{name}: left out, there is no {folder}")
     if not splits:
@@ -76,22 +76,22 @@ def evaluation_splits(settings: Settings) -> dict[str, PhotoSplit]:
 
 
 def validation_split(settings: Settings) -> PhotoSplit:
-    return open_split(settings, "flickr30k", "val")
+    return _open(settings, "flickr30k", "val")
 
 
 def _folder(dataset: str) -> Path:
-    return data_root() / dataset if dataset == "flickr30k" else data_root() / "refer" / dataset
+    return data_root() / ("" if dataset == "flickr30k" else "refer") / dataset
 
 
-def open_split(settings: Settings, dataset: str, split: str) -> PhotoSplit:
+def _open(settings: Settings, dataset: str, split: str) -> PhotoSplit:
     """A split of flickr30k, refcoco+ or refclef; phrases are cut and pictures resized as the authors do."""
     folder, photos = _folder(dataset), settings.photos
     if dataset == "flickr30k":
-        regions, words, side = flickr30k.read(folder, split, strict=False), MAX_WORDS, settings.model.vision.image_size
+        regions, words = flickr30k.read(folder, split, strict=False), MAX_WORDS
+        side, resize = settings.model.vision.image_size, "bilinear"
     else:
-        regions = refer.read(folder.parent, dataset, "unc", split, strict=False)
-        words, side = photos.refer_max_words, photos.refer_image_size
+        regions, words = refer.read(folder.parent, dataset, "unc", split, strict=False), photos.refer_max_words
+        side, resize = photos.refer_image_size, "bicubic"
     cut = Regions((replace(region, phrase=clean(region.phrase, words)) for region in regions), regions.skipped)
     detections = refer.read_detections(folder / "dets.json") if (folder / "dets.json").is_file() else None
-    resize = "bilinear" if dataset == "flickr30k" else "bicubic"
     return PhotoSplit(f"{TITLES[dataset]} {split}", cut, side, resize, detections)
