@@ -30,6 +30,7 @@ from amc_study.rival.vmrm import (
 from amc_study.scenes.scene import SceneImage
 
 WIDTH, PROPOSALS = 6, 5
+TOKENIZER = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
 
 
 def region_model(seed: int = 0) -> VMRM:
@@ -76,6 +77,11 @@ def losses_of(model: VMRM, batch: Batch, softness: float = 0.0, **options) -> Pa
     return pair_losses(model, batch, objective, TINY_AMC, generator=torch.Generator().manual_seed(0), **options)
 
 
+def features(model: VMRM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    text_embeds = model.encode_text(batch.input_ids, batch.attention_mask)
+    return model.text_features(text_embeds), region_features(model, model.encode_image(batch.image))
+
+
 def test_order_of_proposals_does_not_matter_and_places_do():
     model, regions = region_model().eval(), some_regions(2)
     order = torch.tensor([3, 0, 4, 2, 1])
@@ -89,13 +95,8 @@ def test_order_of_proposals_does_not_matter_and_places_do():
 
 def test_pretraining_losses_take_proposals_as_they_take_patches():
     model = region_model()
-    losses = training_losses(
-        model,
-        batch_of([0, 0, 1, 2]),
-        TINY_OBJECTIVE,
-        dataclasses.replace(TINY_AMC, lambda1=0.0, lambda2=0.0),
-        alpha=0.1,
-    )
+    without_amc = dataclasses.replace(TINY_AMC, lambda1=0.0, lambda2=0.0)
+    losses = training_losses(model, batch_of([0, 0, 1, 2]), TINY_OBJECTIVE, without_amc, alpha=0.1)
     losses.total.backward()
     assert all(loss.item() > 0 for loss in (losses.mlm, losses.itc, losses.itm))
     assert model.visual_encoder.feature[1].weight.grad.abs().sum() > 0
@@ -103,17 +104,9 @@ def test_pretraining_losses_take_proposals_as_they_take_patches():
 
 def test_similarities_are_cosines_and_padding_is_never_matched():
     model, batch = region_model(), batch_of([0, 1])
-    embeds = model.encode_image(batch.image)
-    text_feat = model.text_features(model.encode_text(batch.input_ids, batch.attention_mask))
-    region_feat = region_features(model, embeds)
-    found = similarities(text_feat, region_feat, batch.image)
-    assert found.shape == (2, 2, PROPOSALS)
-    for b in range(2):
-        for i in range(2):
-            for k in range(PROPOSALS):
-                padding = i == 0 and k == PROPOSALS - 1
-                expected = -1 if padding else float(text_feat[b] @ region_feat[i, k])
-                assert found[b, i, k].item() == pytest.approx(expected)
+    text_feat, region_feat = features(model, batch)
+    expected = torch.stack([(region_feat @ text).masked_fill(~is_proposal(batch.image), -1) for text in text_feat])
+    torch.testing.assert_close(similarities(text_feat, region_feat, batch.image), expected)
     assert is_proposal(batch.image).tolist() == [[True] * 4 + [False], [True] * 5]
 
 
@@ -122,25 +115,13 @@ def test_contrast_is_the_naive_one(softness):
     """Phrases 0 and 1 belong to image 0, phrase 2 to image 1; each image answers with its most similar region, or
     softly with all of them."""
     model, batch = region_model(), batch_of([0, 0, 1])
-    embeds = model.encode_image(batch.image)
-    text_feat = model.text_features(model.encode_text(batch.input_ids, batch.attention_mask))
-    cosines = similarities(text_feat, region_features(model, embeds), batch.image)
-    temperature = model.temp.item()
-
-    def best_of(values: list[float]) -> float:
-        if not softness:
-            return max(values)
-        return softness * math.log(sum(math.exp(value / softness) for value in values))
-
-    best = [[best_of(cosines[b, i].tolist()) / temperature for i in range(2)] for b in range(3)]
-
-    def log_share(values: list[float], index: int) -> float:
-        return values[index] - math.log(sum(math.exp(v) for v in values))
-
-    of_text = -sum(log_share(best[b], [0, 0, 1][b]) for b in range(3)) / 3
-    columns = [[best[b][i] for b in range(3)] for i in range(2)]
-    of_image = -((log_share(columns[0], 0) + log_share(columns[0], 1)) / 2 + log_share(columns[1], 2)) / 2
-    assert losses_of(model, batch, softness).itc.item() == pytest.approx((of_text + of_image) / 2)
+    cosines = similarities(*features(model, batch), batch.image)
+    best = cosines.amax(-1) if not softness else softness * (cosines / softness).exp().sum(-1).log()  # [3, 2]
+    sim = best / model.temp
+    phrases, images = sim.log_softmax(1), sim.log_softmax(0)
+    text_term = -(phrases[0, 0] + phrases[1, 0] + phrases[2, 1]) / 3
+    image_term = -((images[0, 0] + images[1, 0]) / 2 + images[2, 1]) / 2
+    assert losses_of(model, batch, softness).itc.item() == pytest.approx((text_term + image_term).item() / 2)
 
 
 def test_before_fusion_the_contrast_stands_alone_and_is_the_same():
@@ -150,26 +131,12 @@ def test_before_fusion_the_contrast_stands_alone_and_is_the_same():
     assert alone.itc.item() == pytest.approx(all_terms.itc.item())
 
 
-def test_only_the_asked_ways_are_scored_and_each_as_among_all():
-    model = region_model().float()
-    tokenizer = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
-    asked = (model, tokenizer, some_regions(2).float(), ["w1 w2", "w3"], [0, 1])
-    everything = score_regions(*asked)
-    assert set(everything) == set(WAYS)
-    for way in WAYS:
-        (only,) = score_regions(*asked, [way]).items()
-        assert only[0] == way
-        torch.testing.assert_close(only[1], everything[way])
-
-
 def test_matching_and_language_see_the_matched_region_alone():
     """Features of regions that nobody matches reach the fusion layers through the tower alone; with no mixing
     blocks in the tower they do not reach them at all."""
     model, batch = region_model(), batch_of([0, 1])
     model.visual_encoder.blocks = torch.nn.Sequential()
-    embeds = model.encode_image(batch.image)
-    text_feat = model.text_features(model.encode_text(batch.input_ids, batch.attention_mask))
-    matched = similarities(text_feat, region_features(model, embeds), batch.image).argmax(-1)  # [B, I]
+    matched = similarities(*features(model, batch), batch.image).argmax(-1)  # [B, I]
     loose = next(k for k in range(PROPOSALS) if k not in matched[:, 1].tolist())
     before = losses_of(model, batch)
     batch.image[1, loose, 2] += 1e-3  # too little to become the most similar
@@ -195,21 +162,17 @@ def test_one_image_alone_has_no_pairs_that_do_not_match():
     assert math.isfinite(losses.total.item()) and losses.itc.item() > 0
 
 
-def test_scores_have_three_ways_and_none_for_padding():
+def test_scores_have_three_ways_of_which_each_can_be_asked_alone_and_none_for_padding():
     model = region_model().float().eval()
-    tokenizer = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
-    regions, rows = some_regions(2).float(), [0, 1, 1]
-    scores = score_regions(model, tokenizer, regions, ["w1 w2", "w3", "w4 w5 w6"], rows)
-    assert {name: tuple(score.shape) for name, score in scores.items()} == dict.fromkeys(
-        ("similarity", "matching", "both"), (3, PROPOSALS)
-    )
-    for score in scores.values():
-        assert score[0, -1] == -math.inf and score[0, :-1].isfinite().all() and score[1:].isfinite().all()
-    finite = scores["both"][1:]
-    torch.testing.assert_close(finite, (scores["similarity"] + scores["matching"])[1:])
-    alone = score_regions(model, tokenizer, regions[1:], ["w3"], [0])
-    for name, score in scores.items():
-        torch.testing.assert_close(alone[name][0], score[1], rtol=1e-4, atol=1e-4)
+    regions, phrases, rows = some_regions(2).float(), ["w1 w2", "w3", "w4 w5 w6"], [0, 1, 1]
+    scores = score_regions(model, TOKENIZER, regions, phrases, rows)
+    torch.testing.assert_close(scores["both"][1:], (scores["similarity"] + scores["matching"])[1:])
+    for way in WAYS:
+        assert scores[way].shape == (3, PROPOSALS)
+        assert scores[way][0, -1] == -math.inf and scores[way].isfinite().sum() == 3 * PROPOSALS - 1
+        assert torch.equal(score_regions(model, TOKENIZER, regions, phrases, rows, [way])[way], scores[way])
+        alone = score_regions(model, TOKENIZER, regions[1:], ["w3"], [0], [way])[way]
+        torch.testing.assert_close(alone[0], scores[way][1], rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
@@ -254,11 +217,10 @@ def test_centres_are_points_and_boxes_are_right_at_half_the_union():
 
 
 def test_best_scored_proposal_is_chosen_by_every_way(split):
-    model, tokenizer = region_model().float(), Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
-    regions = split.all_regions()
-    answers = choose_regions(model, tokenizer, regions, split)
+    model, regions = region_model().float(), split.all_regions()
+    answers = choose_regions(model, TOKENIZER, regions, split)
     inputs = torch.stack([split.inputs[0], split.inputs[1]])
-    scores = score_regions(model, tokenizer, inputs, [region.phrase for region in regions], [0, 0, 1])
+    scores = score_regions(model, TOKENIZER, inputs, [region.phrase for region in regions], [0, 0, 1])
     for way, of_way in answers.items():
         for p, region in enumerate(regions):
             k = max(range(3), key=lambda k, p=p, way=way: scores[way][p, k].item())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from amc_study.rival.detector import UNKNOWN, Detector, Proposals
+from amc_study.rival.detector import UNKNOWN, Detector
 from amc_study.rival.detector_training import boxes_of, target_of
 from amc_study.rival.objects import ObjectSplit
 
@@ -26,7 +26,26 @@ def measure(detector: Detector, objects: ObjectSplit) -> dict[str, float]:
     boxes in finetuning. label, colour, pattern: share of the annotated things that are named correctly at their true
     boxes; colour and pattern where a thing has one.
     """
-    return _found(detector.eval(), objects) | _named(detector.eval(), objects)
+    detector.eval()
+    targets = [target_of(things, detector.vocabulary, objects.scale) for things in objects.objects]
+    proposals, names = [], []
+    for indices in torch.arange(len(objects)).split(SCENES_AT_ONCE):
+        levels = objects.levels(indices.tolist())
+        proposals += [p.resized((objects.settings.size,) * 2) for p in detector.propose(levels, max(COUNTS))]
+        names.append(torch.stack(detector.name(levels, [targets[index].boxes for index in indices])))
+    boxed = [boxes_of([thing for thing in scene if thing.annotated]) for scene in objects.objects]
+    unboxed = [boxes_of([thing for thing in scene if not thing.annotated]) for scene in objects.objects]
+    true = [(boxes, target.labels - 1) for boxes, target in zip(boxed, targets, strict=True)]
+    precisions = average_precisions([(p.boxes, p.scores, p.labels) for p in proposals], true).values()
+    numbers = {"map50": sum(precisions) / len(precisions)}
+    for suffix, boxes in (("", boxed), ("_unboxed", unboxed)):
+        for count in COUNTS:
+            hits = [recalled(p.boxes, true, count) for p, true in zip(proposals, boxes, strict=True)]
+            numbers[f"recall{count}{suffix}"] = float(torch.cat(hits).float().mean())
+    truth = torch.cat([torch.stack((t.labels - 1, t.colours, t.patterns)) for t in targets], dim=1)  # [3, things]
+    for kind, named, values in zip(("label", "colour", "pattern"), torch.cat(names, dim=1), truth, strict=True):
+        numbers[kind] = float((named == values)[values != UNKNOWN].float().mean())
+    return numbers
 
 
 def average_precisions(
@@ -48,9 +67,7 @@ def average_precisions(
 
 def recalled(proposals: Tensor, true: Tensor, count: int) -> Tensor:
     """Which true boxes [m, 4] one of the first `count` proposals [n, 4] overlaps by IoU 0.5 or more: bool [m]."""
-    if not len(proposals[:count]):
-        return torch.zeros(len(true), dtype=torch.bool)
-    return box_iou(true, proposals[:count]).amax(1) >= IOU
+    return (box_iou(true, proposals[:count]) >= IOU).any(1)
 
 
 def _hits(boxes: Tensor, scores: Tensor, labels: Tensor, true_boxes: Tensor, true_labels: Tensor) -> Tensor:
@@ -70,52 +87,6 @@ def _area(hits: Tensor, total: int) -> float:
 
     hits: bool [n], from the best score down; total: number of true boxes.
     """
-    if not len(hits):
-        return 0.0
     precision = hits.double().cumsum(0) / torch.arange(1, len(hits) + 1)
-    best_from_here = precision.flip(0).cummax(0).values.flip(0)
+    best_from_here = precision.flip(0).cummax(0).values.flip(0) if len(hits) else precision
     return float(best_from_here[hits].sum() / total)
-
-
-def _found(detector: Detector, objects: ObjectSplit) -> dict[str, float]:
-    """Mean average precision and recall."""
-    found = list(_proposals(detector, objects))
-    index = {name: number for number, name in enumerate(detector.vocabulary.classes)}
-    annotated = [[thing for thing in scene if thing.annotated] for scene in objects.objects]
-    true = [
-        (boxes_of(things), torch.tensor([index[t.concept] for t in things], dtype=torch.int64)) for things in annotated
-    ]
-    precisions = average_precisions([(p.boxes, p.scores, p.labels) for p in found], true).values()
-    numbers = {"map50": sum(precisions) / len(precisions)}
-    for suffix, with_boxes in (("", True), ("_unboxed", False)):
-        boxes = [boxes_of([thing for thing in scene if thing.annotated == with_boxes]) for scene in objects.objects]
-        for count in COUNTS:
-            hits = [recalled(p.boxes, true, count) for p, true in zip(found, boxes, strict=True)]
-            numbers[f"recall{count}{suffix}"] = float(torch.cat(hits).float().mean())
-    return numbers
-
-
-def _named(detector: Detector, objects: ObjectSplit) -> dict[str, float]:
-    """Shares of class, colour and pattern that are named correctly."""
-    answers, truths = [], []
-    scale = objects.side / objects.settings.size
-    for scenes in _scene_ranges(objects):
-        targets = [target_of(objects.objects[index], detector.vocabulary, scale) for index in scenes]
-        answers.append(torch.stack(detector.name(objects.levels(scenes), [target.boxes for target in targets])))
-        truths += [torch.stack((target.labels - 1, target.colours, target.patterns)) for target in targets]
-    answer, truth = torch.cat(answers, dim=1), torch.cat(truths, dim=1)  # [3, things]
-    right = [(named == true)[true != UNKNOWN].float().mean() for named, true in zip(answer, truth, strict=True)]
-    return dict(zip(("label", "colour", "pattern"), map(float, right), strict=True))
-
-
-def _proposals(detector: Detector, objects: ObjectSplit) -> Iterator[Proposals]:
-    """The first 100 proposals of every scene, in its own pixels."""
-    for scenes in _scene_ranges(objects):
-        for proposals in detector.propose(objects.levels(scenes), max(COUNTS)):
-            yield proposals.resized((objects.settings.size, objects.settings.size))
-
-
-def _scene_ranges(objects: ObjectSplit) -> Iterator[list[int]]:
-    """All scenes of a split, some at a time."""
-    for start in range(0, len(objects), SCENES_AT_ONCE):
-        yield list(range(start, min(start + SCENES_AT_ONCE, len(objects))))

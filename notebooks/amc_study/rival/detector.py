@@ -20,7 +20,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms, roi_align
 
 from amc_lib.model.trunk import CHANNELS, STRIDES
-from amc_study.rival.pyramid import Levels
+from amc_study.rival.objects import Levels
 from amc_study.rival.settings import DetectorSettings
 
 LEVELS = ("fine", "middle", "coarse")
@@ -166,16 +166,13 @@ class Detector(nn.Module):
         """Mean cross-entropy of colour and of pattern over the labelled boxes that have one."""
         total = naming.new_zeros(())
         for head, name in ((self.colour, "colours"), (self.pattern, "patterns")):
-            known = [_values(getattr(target, name), index) for target, index in zip(targets, matched, strict=True)]
-            values = torch.cat(known).where(labelled, UNKNOWN)
-            if (values != UNKNOWN).any():
-                total = total + F.cross_entropy(head(naming), values, ignore_index=UNKNOWN)
+            # a picture with nothing labelled matches every box with a first thing, which it lacks
+            padded = [F.pad(getattr(target, name), (0, 1), value=UNKNOWN) for target in targets]
+            known = torch.cat([values[index] for values, index in zip(padded, matched, strict=True)])
+            known = known.where(labelled, UNKNOWN)
+            if (known != UNKNOWN).any():
+                total = total + F.cross_entropy(head(naming), known, ignore_index=UNKNOWN)
         return total
-
-
-def _values(values: Tensor, index: Tensor) -> Tensor:
-    """`values[index]`, or UNKNOWN throughout where a picture has nothing labelled."""
-    return values[index] if len(values) else torch.full_like(index, UNKNOWN)
 
 
 def _proposal_network(settings: DetectorSettings) -> RegionProposalNetwork:

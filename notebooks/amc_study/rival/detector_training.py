@@ -13,8 +13,7 @@ from tqdm.auto import tqdm
 
 from amc_lib.train import DivergedError, parameter_groups
 from amc_study.rival.detector import UNKNOWN, Detector, Target, Vocabulary
-from amc_study.rival.objects import NamedObject, ObjectSplit
-from amc_study.rival.pyramid import Levels
+from amc_study.rival.objects import Levels, NamedObject, ObjectSplit
 from amc_study.rival.settings import DetectorSettings
 from amc_study.scenes.cast import PLAIN
 from amc_study.scenes.concepts import CONCEPTS, PATTERNS
@@ -33,12 +32,18 @@ def scene_vocabulary() -> Vocabulary:
 def target_of(things: list[NamedObject], vocabulary: Vocabulary, scale: float) -> Target:
     """What there is to learn in a scene: its annotated things. scale: pixels of the input for one of the scene."""
     things = [thing for thing in things if thing.annotated]
-    labels = [1 + vocabulary.classes.index(thing.concept) for thing in things]
-    colours = [_index(vocabulary.colours, thing.colour) for thing in things]
-    patterns = [_index(vocabulary.patterns, thing.pattern) for thing in things]
-    return Target(
-        boxes_of(things) * scale, *(torch.tensor(ids, dtype=torch.int64) for ids in (labels, colours, patterns))
-    )
+    ids = torch.tensor(
+        [
+            (
+                1 + vocabulary.classes.index(t.concept),
+                _index(vocabulary.colours, t.colour),
+                _index(vocabulary.patterns, t.pattern),
+            )
+            for t in things
+        ],
+        dtype=torch.int64,
+    ).reshape(-1, 3)
+    return Target(boxes_of(things) * scale, *ids.T)
 
 
 def boxes_of(things: list[NamedObject]) -> Tensor:
@@ -56,15 +61,13 @@ def train(detector: Detector, objects: ObjectSplit) -> list[dict[str, float]]:
     Raises DivergedError at the first loss that is not finite.
     """
     settings = detector.settings
-    optimizer = torch.optim.AdamW(
-        parameter_groups(detector, settings.weight_decay), lr=settings.learning_rate, fused=True
-    )
+    groups = parameter_groups(detector, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     history: list[dict[str, float]] = []
     recent: list[Tensor] = []
     begin = time.perf_counter()
-    batches = _batches(settings, objects, detector.vocabulary)
     detector.train()
-    with tqdm(batches, desc="detector", total=settings.steps, unit="step") as bar:
+    with tqdm(_batches(detector, objects), desc="detector", total=settings.steps, unit="step") as bar:
         for step, (levels, targets) in enumerate(bar, start=1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
@@ -93,16 +96,12 @@ def learning_rate(settings: DetectorSettings, step: int) -> float:
     return settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def _batches(
-    settings: DetectorSettings, objects: ObjectSplit, vocabulary: Vocabulary
-) -> Iterator[tuple[Levels, list[Target]]]:
+def _batches(detector: Detector, objects: ObjectSplit) -> Iterator[tuple[Levels, list[Target]]]:
     """`settings.steps` batches; every scene comes once before any comes again."""
-    rng = np.random.default_rng(settings.seed)
-    scale = objects.side / objects.settings.size
-    targets = [target_of(things, vocabulary, scale) for things in objects.objects]
-    waiting: list[int] = []
-    for _ in range(settings.steps):
-        while len(waiting) < settings.batch_size:
-            waiting += rng.permutation(len(objects)).tolist()
-        chosen, waiting = waiting[: settings.batch_size], waiting[settings.batch_size :]
+    settings, rng = detector.settings, np.random.default_rng(detector.settings.seed)
+    targets = [target_of(things, detector.vocabulary, objects.scale) for things in objects.objects]
+    visits = settings.steps * settings.batch_size
+    order = np.concatenate([rng.permutation(len(objects)) for _ in range(math.ceil(visits / len(objects)))])
+    for start in range(0, visits, settings.batch_size):
+        chosen = order[start : start + settings.batch_size].tolist()
         yield objects.levels(chosen), [targets[index] for index in chosen]

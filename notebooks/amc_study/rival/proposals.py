@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from amc_lib.config import SceneSettings
 from amc_lib.regions import Box, Region
@@ -49,10 +48,9 @@ class ProposalSplit(SceneSplit):
     @cached_property
     def detections(self) -> dict[str, tuple[Box, ...]]:
         """image id -> the proposals' boxes, xyxy in pixels, for the ranking of boxes by heatmaps."""
-        by_image = {region.image_id: self.boxes(region) for region in self.all_regions()}
+        boxes = {region.image_id: self.boxes(region) for region in self.all_regions()}
         return {
-            image_id: tuple(tuple(box) for box in boxes.tolist() if box[2] > box[0] and box[3] > box[1])
-            for image_id, boxes in by_image.items()
+            name: tuple(map(tuple, part[(part[:, 2:] > part[:, :2]).all(1)].tolist())) for name, part in boxes.items()
         }
 
 
@@ -69,23 +67,16 @@ def open_proposals(scenes: SceneSplit, detector: SceneDetector) -> ProposalSplit
 def _propose(folder: Path, sha256: str, settings: SceneSettings, split: str, start: int, stop: int) -> Part:
     """The proposals of each scene, the best first; without area, and with features 0, where there are fewer than K."""
     detector = _detector(folder, sha256)
+    K = detector.settings.boxes
     _, levels = draw_levels(settings, detector.settings.image_size, split, start, stop)
-    found = [p.resized((settings.size, settings.size)) for p in detector.detector.propose(levels)]
-    most = detector.settings.boxes
-    boxes, features = _padded([p.boxes for p in found], most), _padded([p.features for p in found], most)
+    boxes, features = torch.zeros(stop - start, K, 4), torch.zeros(stop - start, K, detector.settings.width)
+    for row, found in enumerate(detector.detector.propose(levels)):
+        boxes[row, : len(found.boxes)] = found.resized((settings.size, settings.size)).boxes
+        features[row, : len(found.boxes)] = found.features
     return {"boxes": boxes.numpy(), "features": features.half().numpy()}, []
-
-
-def _padded(rows: list[Tensor], most: int) -> Tensor:
-    """Rows of all scenes -> [scenes, most, ...], with zeros at the end."""
-    filler = rows[0].new_empty(most, *rows[0].shape[1:])  # makes the longest row `most` long
-    return pad_sequence([*rows, filler], batch_first=True)[:-1]
 
 
 @lru_cache(maxsize=1)
 def _detector(folder: Path, sha256: str) -> SceneDetector:
-    """The detector of this process; ValueError if the folder's weights have been replaced meanwhile."""
-    detector = load_detector(folder)
-    if detector.sha256 != sha256:
-        raise ValueError(f"{folder}: its weights changed while proposals were being found")
-    return detector
+    """The detector of this process, loaded anew where the folder's weights are others."""
+    return load_detector(folder)

@@ -45,9 +45,9 @@ class RegionAnswers:
     @property
     def iou(self) -> np.ndarray:
         """float [P]: the best IoU of the chosen box with a box of the region."""
-        pairs = zip(self.boxes.astype(float).tolist(), self.regions, strict=True)
-        boxes = [(torch.tensor([box]), torch.tensor(region.boxes, dtype=torch.float64)) for box, region in pairs]
-        return np.array([float(box_iou(chosen, truth).max()) for chosen, truth in boxes])
+        chosen = torch.from_numpy(self.boxes).float().split(1)
+        truth = [torch.tensor(region.boxes, dtype=torch.float64) for region in self.regions]
+        return np.array([float(box_iou(*pair).max()) for pair in zip(chosen, truth, strict=True)])
 
     @property
     def right_boxes(self) -> np.ndarray:
@@ -64,23 +64,21 @@ def choose_regions(
     progress: str | None = None,
 ) -> dict[str, RegionAnswers]:
     """The answers to `regions` by each way of scoring, in their order."""
-    boxes: dict[str, list[Tensor]] = {way: [] for way in ways}
-    best: dict[str, list[Tensor]] = {way: [] for way in ways}
+    best: dict[str, list[tuple[Tensor, Tensor]]] = {way: [] for way in ways}  # boxes and scores
     starts = range(0, len(regions), PHRASES_AT_ONCE)
     for start in tqdm(starts, desc=progress, disable=progress is None):
         part = regions[start : start + PHRASES_AT_ONCE]
         images = {region.image_id: region for region in part}
-        row_of = {image_id: row for row, image_id in enumerate(images)}
+        rows = [[*images].index(region.image_id) for region in part]
         inputs = torch.stack([split.load(region)[0] for region in images.values()])  # [I, K, F + 5]
-        rows = [row_of[region.image_id] for region in part]
-        scores = score_regions(model, tokenizer, inputs, [region.phrase for region in part], rows, ways)
         candidates = torch.stack([split.boxes(region) for region in part])  # [P, K, 4]
+        scores = score_regions(model, tokenizer, inputs, [region.phrase for region in part], rows, ways)
         for way in ways:
             highest, index = scores[way].max(1)
-            boxes[way].append(candidates[torch.arange(len(part)), index])
-            best[way].append(highest)
+            best[way].append((candidates[torch.arange(len(part)), index], highest))
     return {
-        way: RegionAnswers(list(regions), torch.cat(boxes[way]).numpy(), torch.cat(best[way]).numpy()) for way in ways
+        way: RegionAnswers(list(regions), *(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+        for way, parts in best.items()
     }
 
 
@@ -92,12 +90,12 @@ def way_accuracies(checkpoint: Checkpoint, split: ProposalSplit, ways: Sequence[
 
 def oracle(split: ProposalSplit) -> RegionAnswers:
     """The best that any choice among the proposals can do: one whose centre hits and, of those, of highest IoU."""
-    regions, boxes, overlaps = split.all_regions(), [], []
+    regions, boxes, scores = split.all_regions(), [], []
     for region in regions:
         candidates = split.boxes(region)  # [K, 4]
         overlap = box_iou(candidates, torch.tensor(region.boxes, dtype=candidates.dtype)).amax(1).numpy()  # [K]
-        all_of_them = RegionAnswers([region] * len(candidates), candidates.numpy(), overlap)
-        best = int((overlap + all_of_them.hits).argmax())  # a hit outweighs any overlap
-        boxes.append(all_of_them.boxes[best])
-        overlaps.append(overlap[best])
-    return RegionAnswers(regions, np.stack(boxes), np.array(overlaps))
+        each = RegionAnswers([region] * len(candidates), candidates.numpy(), overlap)
+        best = int((overlap + each.hits).argmax())  # a hit outweighs any overlap
+        boxes.append(each.boxes[best])
+        scores.append(overlap[best])
+    return RegionAnswers(regions, np.stack(boxes), np.array(scores))

@@ -41,24 +41,25 @@ class RegionGrounding:
 def open_grounder(source: str | Path, read: int | str | None = None) -> Grounder | RegionGrounder:
     """Whichever of the two a checkpoint needs; `read` is the layer of its heatmap, or the way of scoring proposals."""
     checkpoint = open_checkpoint(source)
-    if checkpoint.settings.model.vision.trunk == "regions":
-        return RegionGrounder(checkpoint, _its_detector(checkpoint), DEFAULT_WAY if read is None else read)
-    return Grounder(checkpoint, read)
+    if checkpoint.settings.model.vision.trunk != "regions":
+        return Grounder(checkpoint, read)
+    detector = load_detector(checkpoint.about.get("detector_sha256") or TRAINED)  # runs before November 2026: shipped
+    return RegionGrounder(checkpoint, detector, read or DEFAULT_WAY)
 
 
 class RegionGrounder:
     """A checkpoint over proposals with the detector that makes them. `way` is one of `region_answers.WAYS`."""
 
-    def __init__(self, checkpoint: Checkpoint, detector: SceneDetector, way: str = DEFAULT_WAY) -> None:
-        if checkpoint.settings.model.vision.trunk != "regions":
-            raise CheckpointError("this checkpoint reads pictures, not proposals: open it with Grounder.load")
+    def __init__(self, checkpoint: Checkpoint, detector: SceneDetector, way: str) -> None:
         self.checkpoint, self.detector, self.way = checkpoint, detector, way
 
     @classmethod
     def load(cls, source: str | Path = DEFAULT_CHECKPOINT, way: str = DEFAULT_WAY) -> RegionGrounder:
         """Load a run's folder or a shipped checkpoint by name, with the detector that it was trained with."""
-        checkpoint = open_checkpoint(source)
-        return cls(checkpoint, _its_detector(checkpoint), way)
+        grounder = open_grounder(source, way)
+        if not isinstance(grounder, cls):
+            raise CheckpointError("this checkpoint reads pictures, not proposals: open it with Grounder.load")
+        return grounder
 
     def ground(
         self, image: Image.Image | str | Path, phrase: str | Sequence[str]
@@ -90,8 +91,3 @@ class RegionGrounder:
             boxes = [tuple(box) for box in proposals.boxes[order].tolist()]
             groundings.append(RegionGrounding(picture, text, boxes, row[order].tolist()))
         return groundings
-
-
-def _its_detector(checkpoint: Checkpoint) -> SceneDetector:
-    """The detector whose proposals a checkpoint was trained on; the shipped one for runs before November 2026."""
-    return load_detector(checkpoint.about.get("detector_sha256") or TRAINED)
