@@ -77,11 +77,11 @@ def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], A
     folder, about = find(source), description(source)
     path = folder / WEIGHTS
     try:
-        content = unexpected_content(path) or f"damaged (its hash is not the one in {DESCRIPTION})"
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != about.get("sha256"):
+        content = unexpected_content(path) or f"damaged (its hash is not the one in {DESCRIPTION})"
         raise CheckpointError(f"{path}: is {content}")
     try:
         settings = stored_settings(about.get("settings"))
@@ -89,14 +89,9 @@ def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], A
         tensors, model = load(data), model_class(settings.model)
     except Exception as error:  # what a description and a safetensors header can be is not bounded
         raise CheckpointError(f"{folder}: {str(error).partition(chr(10))[0]:.300}") from error
-    load_weights(model, tensors, origin=folder)
-    return Checkpoint(model, tokenizer, settings, about.get("about", {}), about["sha256"])
-
-
-def load_weights(model: ALBEF, tensors: Mapping[str, Tensor], origin: object) -> None:
-    """Copy online weights into the model, comparing every name and shape; the momentum model becomes a copy."""
-    load_tensors(model, tensors, online_state(model), origin)
+    load_tensors(model, tensors, online_state(model), origin=folder)
     model.copy_to_momentum()
+    return Checkpoint(model, tokenizer, settings, about.get("about", {}), about["sha256"])
 
 
 def online_state(model: ALBEF) -> dict[str, Tensor]:
@@ -122,12 +117,9 @@ def description(source: str | Path) -> dict[str, Any]:
     """The JSON beside a checkpoint's weights: settings, vocabulary, sha256 of the weights, and `about`."""
     path = find(source) / DESCRIPTION
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint's description: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: is no description of a checkpoint")
-    return content
 
 
 def weights_hash(source: str | Path) -> str:

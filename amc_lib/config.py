@@ -19,15 +19,21 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def check(settings: object, *, positive: str = "", not_negative: str = "", share: str = "") -> None:
-    """Raise ValueError naming the first field (names separated by blanks) outside its range; shares are in [0, 1]."""
-    values = vars(settings)
-    for name in positive.split():
-        require(values[name] > 0, f"{name} must be positive, got {values[name]!r:.80}")
-    for name in not_negative.split():
-        require(values[name] >= 0, f"{name} must not be negative, got {values[name]!r:.80}")
-    for name in share.split():
-        require(0 <= values[name] <= 1, f"{name} must lie in [0, 1], got {values[name]!r:.80}")
+RANGES = {
+    "positive": (lambda value: value > 0, "be positive"),
+    "not_negative": (lambda value: value >= 0, "not be negative"),
+    "share": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
+    "below_one": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
+}
+
+
+def check(settings: object, **fields: str) -> None:
+    """Raise ValueError naming the first field outside its range; `fields` are names, with blanks between, by range."""
+    for kind, names in fields.items():
+        inside, wanted = RANGES[kind]
+        for name in names.split():
+            value = getattr(settings, name)
+            require(inside(value), f"{name} must {wanted}, got {value!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,11 @@ class VisionSettings:
     drop_path: float = 0.0  # stochastic depth of the last block
 
     def __post_init__(self) -> None:
-        check(self, positive="image_size patch_size width depth heads mlp_ratio", not_negative="region_width drop_path")
-        require(self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path}")
-        whole = self.image_size % self.patch_size == 0
-        require(whole, f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
-        require(self.width % self.heads == 0, f"vision width {self.width} is no multiple of its {self.heads} heads")
+        check(self, positive="image_size patch_size width depth heads mlp_ratio")
+        check(self, not_negative="region_width", below_one="drop_path")
+        size, patch, width, heads = self.image_size, self.patch_size, self.width, self.heads
+        require(size % patch == 0, f"image_size {size} is no multiple of patch_size {patch}")
+        require(width % heads == 0, f"vision width {width} is no multiple of its {heads} heads")
 
     @property
     def grid(self) -> int:
@@ -72,8 +78,7 @@ class TextSettings:
     max_tokens: int = 25  # [CLS] and [SEP] included (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
-        check(self, positive="vocab_size width layers heads ffn_width positions")
-        require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
+        check(self, positive="vocab_size width layers heads ffn_width positions", below_one="dropout")
         require(self.max_tokens > 2, f"max_tokens must be more than [CLS] and [SEP], got {self.max_tokens}")
         require(self.width % self.heads == 0, f"text width {self.width} is no multiple of its {self.heads} heads")
         inside = 0 < self.fusion_from < self.layers
@@ -187,16 +192,14 @@ class SceneSettings:
     referring_b: int = 600
 
     def __post_init__(self) -> None:
-        check(self, not_negative="seed")
+        check(self, not_negative="seed", below_one="max_occlusion")
         require(self.size >= 64, f"size {self.size} is below 64 pixels, where pictograms cannot be told apart")
         for name, least in (("objects", 2), ("train_objects", 1), ("distractors", 0)):
             low, high = getattr(self, name)
             require(least <= low <= high, f"{name} {low} to {high} must be a range from at least {least}")
         narrowest, widest = self.object_width
         require(0 < narrowest <= widest < 1, f"object_width {self.object_width} must be a range inside (0, 1)")
-        require(0 <= self.max_occlusion < 1, f"max_occlusion {self.max_occlusion} is outside [0, 1)")
-        degrees = self.rotation_degrees
-        require(0 <= degrees <= 180, f"rotation_degrees {degrees} is outside [0, 180]")
+        require(0 <= self.rotation_degrees <= 180, f"rotation_degrees {self.rotation_degrees} is outside [0, 180]")
 
     def count(self, split: str) -> int:
         """Number of scenes in a split. Raises ValueError for an unknown split."""
@@ -230,8 +233,7 @@ class BoxSettings:
     box_scale: float = 1.0  # factor on a box's width and height, about its centre
 
     def __post_init__(self) -> None:
-        check(self, positive="box_scale", share="box_share")
-        require(0 <= self.box_shift < 1, f"box_shift must lie in [0, 1), got {self.box_shift}")
+        check(self, positive="box_scale", share="box_share", below_one="box_shift")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ ALBEF.pth, AMC's checkpoints and ALBEF's finetuned ones differ in names, in the 
 from __future__ import annotations
 
 import argparse
+import math
 import pickle
 import re
 from collections.abc import Collection, Mapping
@@ -62,12 +63,10 @@ def load_official(path: str | Path, model: ALBEF) -> ImportReport:
 
     Position embeddings are resized to the model's image; queues of another length than the model's are left out.
     """
-    tensors = read_official(path)
-    names = {name: _our_name(name) for name in tensors}
-    if len(set(names.values())) < len(names):
-        raise CheckpointError(f"{path}: holds a tensor under two names")
-    tensors = {ours: tensors[name] for name, ours in names.items()}
-    notes = [f"{changed} tensors renamed"] if (changed := sum(a != b for a, b in names.items())) else []
+    theirs = read_official(path)
+    tensors = {_our_name(name): tensor for name, tensor in theirs.items()}
+    renamed = len(theirs.keys() - tensors.keys())
+    notes = [f"{renamed} tensors renamed"] if renamed else []
     if "queue_ptr" in tensors:
         tensors |= dict.fromkeys(POINTERS, tensors.pop("queue_ptr"))
     other = {name for name in QUEUES if name in tensors and tensors[name].shape[-1:] != (model.settings.queue_size,)}
@@ -124,11 +123,7 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
                 tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=head[:2] == b"PK")
     except pickle.UnpicklingError as error:
         called = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = (
-            f"it would call {called[1]}; save its tensors alone"
-            if called
-            else "it is neither safetensors nor written by torch.save"
-        )
+        reason = f"it would call {called[1]}; save its tensors alone" if called else "it was not written by torch.save"
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason}") from error
     except Exception as error:  # a damaged file can raise nearly anything
         reason = str(error).partition("\n")[0]
@@ -175,10 +170,9 @@ def _our_name(name: str) -> str:
 def _resize_positions(tensors: dict[str, Tensor], grid: int) -> list[str]:
     """Bring the image towers' position embeddings [1, 1 + n*n, D] to the model's grid (bicubic); a note for each."""
     notes = []
-    for name in ("visual_encoder.pos_embed", "visual_encoder_m.pos_embed"):
-        shape = tuple(tensors[name].shape) if name in tensors else ()
-        old = round((shape[1] - 1) ** 0.5) if len(shape) == 3 and shape[1] > 1 else grid
-        if old != grid and shape[:2] == (1, 1 + old * old):
+    for name in sorted(tensors.keys() & {"visual_encoder.pos_embed", "visual_encoder_m.pos_embed"}):
+        old = math.isqrt(tensors[name].shape[1] - 1) if tensors[name].ndim == 3 else grid
+        if old != grid and tensors[name].shape[1] == 1 + old * old:
             tensors[name] = resize_positions(tensors[name], grid)
             notes.append(f"resized: {name} {old}x{old} -> {grid}x{grid}")
     return notes

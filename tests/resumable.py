@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +155,23 @@ def _enter(log: Path, function: Callable, arguments: Sequence[Any], environment:
 # ------------------------------------------------------------------------------------------------------ from the test
 
 
+def fork_server() -> BaseContext:
+    """Starts processes with this file's imports done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with pytest.MonkeyPatch.context() as patch:  # the server reads sys.path from its environment
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
+    return context
+
+
 class Processes:
     """Starts functions of this file in processes; `printed` is what they wrote since it was last asked."""
 
     def __init__(self, home: Path) -> None:
         self.home, self.log, self.read = home, home / "printed.txt", 0
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([__name__])
-        with pytest.MonkeyPatch.context() as patch:  # the server reads sys.path from its environment
-            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-            patch.setenv("OMP_NUM_THREADS", "1")
-            forkserver.ensure_running()
+        self.context = fork_server()
         torch.manual_seed(0)
         save_checkpoint(home / "start", ALBEF(SETTINGS.model), tokenizer(), SETTINGS, {})
 
@@ -192,7 +199,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     about = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
     del metrics["final"]["seconds"]
     for record in (metrics["provenance"], about["about"]):
-        for name in ("seconds", "date", "commit", "dirty", "continued_at", "unwritten_snapshots"):
+        for name in ("seconds", "date", "commit", "dirty", "continued_at"):
             del record[name]
     history = pd.read_csv(folder / "history.csv").drop(columns="seconds")
     weights = (folder / "weights.safetensors").read_bytes()

@@ -75,34 +75,18 @@ def test_outputs_come_back_equal(folder):
 
 def test_settings_words_and_origin_come_back(folder):
     checkpoint = load_checkpoint(str(folder))
-    assert checkpoint.settings == SETTINGS
-    assert checkpoint.tokenizer.vocabulary == tuple(VOCABULARY)
-    assert checkpoint.tokenizer.max_tokens == 12
-    assert checkpoint.about == {"note": "λ"}
-    assert checkpoint.sha256 == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    assert weights_hash(folder) == checkpoint.sha256
+    assert checkpoint.settings == SETTINGS and checkpoint.about == {"note": "λ"}
+    assert checkpoint.tokenizer.vocabulary == tuple(VOCABULARY) and checkpoint.tokenizer.max_tokens == 12
+    assert checkpoint.sha256 == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == weights_hash(folder)
+    state = checkpoint.model.state_dict()
+    assert state[TEMP.replace("text_encoder", "text_encoder_m")].equal(state[TEMP])
 
 
-def test_momentum_model_starts_as_a_copy(folder):
-    model = load_checkpoint(folder).model
-    for name, tensor in model.vision_proj.state_dict().items():
-        assert model.vision_proj_m.state_dict()[name].equal(tensor)
-    query = model.state_dict()[TEMP]
-    assert model.state_dict()[TEMP.replace("text_encoder", "text_encoder_m")].equal(query)
-
-
-def test_only_the_online_model_is_in_the_file(folder):
-    names = set(load_file(folder / WEIGHTS))
-    model = tiny_model(torch.float32)
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trainable <= names
-    assert not [name for name in names if "_m." in name or "queue" in name]
-
-
-def test_frozen_trunk_is_left_out():
+def test_only_the_online_model_above_the_trunk_is_stored():
     model = tiny_model(torch.float32, trunk="lite0")
-    assert any(name.startswith("trunk.") for name in model.state_dict())
-    assert not [name for name in online_state(model) if name.startswith("trunk.")]
+    names = set(online_state(model))
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} <= names
+    assert not [name for name in names if "_m." in name or "queue" in name or name.startswith("trunk.")]
 
 
 def test_same_weights_same_hash(tmp_path):
@@ -125,24 +109,16 @@ def test_missing_checkpoint_lists_those_that_are_shipped(tmp_path, monkeypatch):
     assert load_checkpoint("amc-tiny").settings == SETTINGS
 
 
-def test_home_and_the_repository_are_places_to_look(folder, monkeypatch):
-    monkeypatch.setenv("HOME", str(folder.parent))
-    assert load_checkpoint(f"~/{folder.name}").sha256 == weights_hash(folder)
-    monkeypatch.setattr(checkpoints, "ROOT", folder.parent)
-    assert weights_hash(folder.name) == weights_hash(folder)
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda data: data[:-100], "is damaged (its hash is not the one in checkpoint.json)"),
-        (lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], "is damaged"),
         (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (lambda data: b"\n<!DOCTYPE html><html>", "is a web page, not the file itself"),
         (lambda data: b"", "is an empty file"),
         (lambda data: None, "cannot be read: No such file"),
     ],
-    ids=["cut", "bit", "lfs", "page", "empty", "absent"],
+    ids=["cut", "lfs", "page", "empty", "absent"],
 )
 def test_damaged_weights_are_named_for_what_they_are(folder, damage, message):
     path = folder / WEIGHTS
@@ -152,7 +128,7 @@ def test_damaged_weights_are_named_for_what_they_are(folder, damage, message):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("text", ["", '{"settings": ', "\x00", "[1]"])
+@pytest.mark.parametrize("text", ['{"settings": ', "[1]"])
 def test_broken_description_is_named(folder, text):
     (folder / DESCRIPTION).write_text(text)
     with refused(f"{folder / DESCRIPTION}: "):
@@ -167,13 +143,11 @@ def test_broken_description_is_named(folder, text):
         (lambda c: c.pop("vocabulary"), "the vocabulary lacks [PAD]"),
         (lambda c: c["settings"].pop("amc"), "settings lacks amc"),
         (lambda c: c["settings"]["model"].update(embed_dim="8"), "settings.model.embed_dim must be a whole number"),
-        (lambda c: c["settings"]["model"].update(depth=1), "settings.model: unknown parameter 'depth'"),
-        (lambda c: c["settings"]["amc"].update(layer=1), "layer 1 has no cross-attention"),
         (lambda c: c["settings"]["model"].update(box_head=True), "unknown parameter 'box_head'"),
         (lambda c: c["settings"]["model"]["vision"].update(depth=2), "does not fit the model: missing visual_encoder."),
         (lambda c: c["settings"]["model"].update(embed_dim=9), "size mismatch for vision_proj.weight"),
     ],
-    ids=range(10),
+    ids=range(8),
 )
 def test_what_is_wrong_in_the_description_is_said(folder, change, message):
     content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from amc_lib.config import BoxSettings
 from amc_lib.data import Collator, EpochBatches, FixedPairs, Pairs, Phrase, box_mask
-from amc_lib.tokens import IGNORED, Tokenizer, word_vocabulary
+from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study.ablations.seen_boxes import seen_boxes
 
 WORDS = ("red", "cat", "dog", "on", "grass", "tree")
@@ -49,11 +49,6 @@ def test_mask_is_the_naive_one(boxes, side):
     np.testing.assert_array_equal(mask.numpy(), naive_mask(boxes, side))
 
 
-@pytest.mark.parametrize("box", [(0.5, 0.5, 0.51, 0.51), (0.99, 0.0, 1.0, 0.01), (1.0, 1.0, 1.0, 1.0), (0, 0, 0, 0)])
-def test_smallest_box_has_one_pixel(box):
-    assert box_mask([box], SIDE).sum() == 1
-
-
 # ------------------------------------------------------------------------------------------------------------ dataset
 
 
@@ -85,13 +80,8 @@ def test_choice_depends_on_seed_epoch_and_image_alone():
     np.random.seed(7)
     torch.manual_seed(7)
     assert choices(data) == backwards[::-1]
-
-
-def test_choice_differs_between_epochs_images_and_seeds():
-    data = dataset()
     assert choices(data, 0) != choices(data, 1) != choices(data, 2)
     assert choices(data, 0) != choices(dataset(seed=1), 0)
-    assert len(set(choices(data))) > 1
 
 
 def test_every_phrase_has_its_turn():
@@ -106,26 +96,18 @@ def test_phrases_that_name_more_things_wait():
     assert {data[i].phrases[0].things for i in range(40)} == {1, 2}
     data.start_epoch(1)
     assert {data[i].phrases[0].things for i in range(40)} == {1, 2, 3, 4, 5}
+    only_long = FixedPairs([torch.zeros(1)], [[Phrase("cat and dog", things=2)]], seed=0)
+    only_long.start_epoch(0, most_things=1)
+    assert only_long[0].phrases[0].text == "cat and dog"
 
 
-def test_image_with_long_phrases_only_keeps_them():
-    data = FixedPairs([torch.zeros(1)], [[Phrase("cat and dog", things=2)]], seed=0)
-    data.start_epoch(0, most_things=1)
-    assert data[0].phrases[0].text == "cat and dog"
-
-
-@pytest.mark.parametrize("per_image", [1, 3, 9])
+@pytest.mark.parametrize("per_image", [3, 9])
 def test_several_phrases_of_an_image_differ(per_image):
     data = dataset(images=6, per_image=per_image)
     for i in range(6):
         texts = [phrase.text for phrase in data[i].phrases]
         assert len(texts) == len(set(texts)) == min(per_image, 5)
     assert choices(data) == choices(dataset(images=6))  # more of them do not change the first
-
-
-def test_images_and_phrases_must_be_as_many():
-    with pytest.raises(ValueError, match="2 images but phrases for 1"):
-        FixedPairs([torch.zeros(1)] * 2, [[Phrase("cat")]], seed=0)
 
 
 # ------------------------------------------------------------------------------------------------------------ sampler
@@ -170,15 +152,6 @@ def pairs(epoch: int = 0) -> list[Pairs]:
     return [Pairs((0, epoch, i), torch.full((3, 2, 2), float(i)).half(), (p,)) for i, p in enumerate(phrases)]
 
 
-def test_batch_has_the_shapes_that_a_step_reads(collator):
-    batch = collator(pairs())
-    assert batch.image.shape == (3, 3, 2, 2) and batch.image.dtype == torch.float32
-    texts = (batch.input_ids, batch.attention_mask, batch.mlm_input_ids, batch.mlm_labels)
-    assert {tuple(text.shape) for text in texts} == {(3, 6)}
-    assert {text.dtype for text in texts} == {torch.int64}
-    assert batch.box_mask.shape == (3, SIDE, SIDE)
-
-
 def test_phrases_of_one_image_share_its_row(collator):
     first, second, third = pairs()
     both = dataclasses.replace(first, phrases=first.phrases + second.phrases)
@@ -195,16 +168,6 @@ def test_batch_keeps_image_phrase_and_boxes_together(collator):
     assert batch.attention_mask.sum(1).tolist() == [6, 3, 5]
     assert batch.has_box.tolist() == [True, False, True]
     assert batch.box_mask.sum((1, 2)).tolist() == [4 * 2, 0, SIDE * SIDE]
-
-
-def test_labels_are_the_words_before_corruption(collator):
-    batches = [collator(pairs(epoch)) for epoch in range(20)]
-    for batch in batches:
-        chosen = batch.mlm_labels != IGNORED
-        assert batch.mlm_labels[chosen].equal(batch.input_ids[chosen])
-        assert batch.mlm_input_ids[~chosen].equal(batch.input_ids[~chosen])
-    share = sum((b.mlm_labels != IGNORED).sum().item() for b in batches) / (20 * 11)  # 11 words and [SEP]s a batch
-    assert share == pytest.approx(0.4, abs=0.1)
 
 
 def test_corruption_depends_on_the_pairs_alone(collator):

@@ -140,12 +140,6 @@ def test_names_of_other_files_are_understood(tmp_path, state):
     assert json.loads(json.dumps(plain(report)))["notes"] == list(report.notes)
 
 
-def test_name_that_is_there_twice_is_refused(tmp_path, state):
-    state["text_encoder.encoder.layer.0.output.dense.weight"] = state[BERT]
-    with pytest.raises(CheckpointError, match="holds a tensor under two names"):
-        load_official(write(tmp_path / "a.pth", state), tiny_model(torch.float32))
-
-
 # ------------------------------------------------------------------------------------------------- what may be absent
 
 
@@ -208,19 +202,7 @@ def test_queues_of_another_length_stay_out(tmp_path, state):
 # ------------------------------------------------------------------------------------------------ position embeddings
 
 
-def naive_resize(positions: Tensor, size: int) -> Tensor:
-    """[1, 1 + n*n, D] -> [1, 1 + size*size, D], channel by channel."""
-    n, width = round((positions.shape[1] - 1) ** 0.5), positions.shape[2]
-    resized = torch.empty(1, 1 + size * size, width)
-    resized[:, 0] = positions[:, 0]
-    for channel in range(width):
-        grid = positions[0, 1:, channel].reshape(1, 1, n, n)
-        grid = torch.nn.functional.interpolate(grid, size=(size, size), mode="bicubic", align_corners=False)
-        resized[0, 1:, channel] = grid.flatten()
-    return resized
-
-
-@pytest.mark.parametrize("old", [1, 3, 6])
+@pytest.mark.parametrize("old", [1, 6])
 def test_position_embeddings_are_resized_to_the_model(tmp_path, state, old):
     names = [f"visual_encoder{m}.pos_embed" for m in ("", "_m")]
     for name in names:
@@ -228,7 +210,11 @@ def test_position_embeddings_are_resized_to_the_model(tmp_path, state, old):
     model = tiny_model(torch.float32)
     report = load_official(write(tmp_path / "a.pth", state), model)
     for name in names:
-        torch.testing.assert_close(model.state_dict()[name], naive_resize(state[name], 4), rtol=1e-5, atol=1e-6)
+        grid = state[name][:, 1:].reshape(1, old, old, 24).permute(0, 3, 1, 2)  # [1, D, n, n]
+        resized = torch.nn.functional.interpolate(grid, size=(4, 4), mode="bicubic", align_corners=False)
+        ours = model.state_dict()[name]
+        assert ours[:, 0].equal(state[name][:, 0])
+        torch.testing.assert_close(ours[:, 1:].mT.reshape(1, 24, 4, 4), resized, rtol=1e-5, atol=1e-6)
     assert {f"resized: {name} {old}x{old} -> 4x4" for name in names} <= set(report.notes)
     assert_holds(model, state, but=tuple(names))
 
@@ -248,14 +234,11 @@ def lacking(*beginnings: str) -> Callable[[State], object]:
     ("change", "message"),
     [
         (lacking("itm_head."), "missing itm_head.weight; missing itm_head.bias"),
-        (lacking("text_encoder."), "missing text_encoder.bert.embeddings"),
         (lacking("visual_encoder_m."), "missing visual_encoder_m.cls_token"),
-        (lacking("vision_proj."), "missing vision_proj.weight"),
         (lacking("queue_ptr_txt"), "missing queue_ptr_txt"),
         (reshaped("text_encoder.bert.pooler.dense.bias", 24), "unexpected text_encoder.bert.pooler.dense.bias (24,)"),
         (reshaped("itm_head.weight", 3, 24), "size mismatch for itm_head.weight"),
         (reshaped("visual_encoder.pos_embed", 1, 16, 24), "size mismatch for visual_encoder.pos_embed"),
-        (reshaped("visual_encoder.pos_embed"), "size mismatch for visual_encoder.pos_embed"),
         (reshaped("image_queue", 9, 10), "size mismatch for image_queue"),
         (
             reshaped("text_encoder.cls.predictions.decoder.weight", 40, 24),
@@ -264,7 +247,7 @@ def lacking(*beginnings: str) -> Callable[[State], object]:
         (lambda s: s.update({BERT: s[BERT] / 0}), f"{BERT} is not finite"),
         (lambda s: s.update({BERT: [1, 2]}), "holds something else than named tensors"),
     ],
-    ids=range(13),
+    ids=range(10),
 )
 def test_what_does_not_fit_is_refused_by_name(tmp_path, state, change, message):
     change(state)
@@ -299,7 +282,9 @@ def test_nothing_in_a_file_is_executed(tmp_path, state, zipped):
 
     content = {"model": state, "config": Trap()}
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"a\.pth: cannot be read as a checkpoint: it would call [\w.]+; save its tensors alone$"):
+    with pytest.raises(
+        CheckpointError, match=r"a\.pth: cannot be read as a checkpoint: it would call [\w.]+; save its tensors alone$"
+    ):
         read_official(tmp_path / "a.pth")
     assert not (tmp_path / "sprung").exists()
     torch.load(tmp_path / "a.pth", weights_only=False)
@@ -326,12 +311,9 @@ def test_single_file_is_opened_as_a_model_of_the_paper_tier(tmp_path, exported, 
     assert checkpoint.sha256 == checkpoint.about["imported"].sha256 and checkpoint.tokenizer.vocabulary[5] == "w0"
 
 
-def test_model_on_a_trunk_is_no_model_of_the_authors(tmp_path, state):
-    model = tiny_model(torch.float32, trunk="lite0")
-    with pytest.raises(CheckpointError, match=r"does not fit the model: size mismatch|missing trunk\."):
-        load_official(write(tmp_path / "a.pth", state), model)
+def test_model_on_a_trunk_is_no_model_of_the_authors(tmp_path):
     with pytest.raises(CheckpointError, match="no frozen trunk"):
-        export_official(tmp_path / "b.pth", model)
+        export_official(tmp_path / "b.pth", tiny_model(torch.float32, trunk="lite0"))
     assert not (tmp_path / "b.pth").exists()
 
 
@@ -372,32 +354,11 @@ def test_vocabulary_keeps_its_order_and_its_size_is_checked(tmp_path):
 KEYS = (reference_folder() or Path()) / "albef_base_keys.json"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not KEYS.is_file(), reason="the names and shapes of the authors' tensors are not here")
-def test_full_size_file_is_loaded_and_exported(tmp_path):
-    """About 1.8 GB in memory for the model, and two files of that size."""
-    shapes = {name: tuple(shape) for name, shape in json.loads(KEYS.read_text()).items()}
-    write(tmp_path / "official.pth", full_size_state(shapes))
-    settings = preset("paper").model
-    model = ALBEF(settings)
-    report = load_official(tmp_path / "official.pth", model)
-    state = read_official(tmp_path / "official.pth")
-    assert_holds(model, state)
-    assert report.loaded == len(model.state_dict()) == len(shapes) - 2
-    assert len(report.notes) == 2  # position_ids, left out
-    exported = read_official(export_official(tmp_path / "exported.pth", model))
-    assert {name: tuple(tensor.shape) for name, tensor in exported.items()} == shapes
-    assert all(tensor.dtype == state[name].dtype and tensor.equal(state[name]) for name, tensor in exported.items())
-
-
-def full_size_state(shapes: dict[str, tuple[int, ...]]) -> State:
-    """Random values under the official names, tied where the authors tie, with the buffers as they save them."""
-    generator = torch.Generator().manual_seed(0)
-    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    for tower in ("text_encoder", "text_encoder_m"):
-        predictions, embeddings = f"{tower}.cls.predictions", f"{tower}.bert.embeddings"
-        state[f"{predictions}.decoder.weight"] = state[f"{embeddings}.word_embeddings.weight"]
-        state[f"{predictions}.decoder.bias"] = state[f"{predictions}.bias"]
-        state[f"{embeddings}.position_ids"] = torch.arange(512)[None]
-    pointers = ("queue_ptr_img", "queue_ptr_txt")
-    return state | {pointer: torch.tensor([4096]) for pointer in pointers}
+def test_model_has_the_authors_names_and_shapes():
+    with torch.device("meta"):
+        model = ALBEF(preset("paper").model)
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    authors = json.loads(KEYS.read_text())
+    positions = {f"text_encoder{m}.{POSITION_IDS}": [1, 512] for m in ("", "_m")}
+    assert shapes | positions == authors

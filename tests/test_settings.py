@@ -36,43 +36,22 @@ def refused(message: str):
     [
         (VisionSettings, {"image_size": 100}, "image_size 100 is no multiple of patch_size 16"),
         (VisionSettings, {"patch_size": 0}, "patch_size must be positive, got 0"),
-        (VisionSettings, {"width": 100}, "vision width 100 is no multiple of its 12 heads"),
         (TextSettings, {"width": 100}, "text width 100 is no multiple of its 12 heads"),
         (TextSettings, {"fusion_from": 12}, "fusion_from 12 must lie inside the 12 text encoder layers"),
         (TextSettings, {"max_tokens": 513}, "max_tokens 513 exceeds positions 512"),
         (ModelSettings, {"text": TextSettings(width=384)}, "vision width 768 and text width 384 must be equal"),
         (ModelSettings, {"momentum": 1.01}, "momentum must lie in [0, 1], got 1.01"),
-        (ModelSettings, {"queue_size": -1}, "queue_size must not be negative, got -1"),
-        (ObjectiveSettings, {"alpha": -0.5}, "alpha must lie in [0, 1], got -0.5"),
         (ObjectiveSettings, {"mlm_probability": 1}, "mlm_probability must lie in (0, 1), got 1"),
         (AmcSettings, {"lambda1": -1}, "lambda1 must not be negative, got -1"),
         (AmcSettings, {"delta2": float("nan")}, "delta2 must not be negative, got nan"),
         (TrainingSettings, {"epochs": 0}, "epochs must be positive, got 0"),
-        (TrainingSettings, {"seed": -1}, "seed must not be negative, got -1"),
         (PhotoSettings, {"flip": 1.5}, "flip must lie in [0, 1], got 1.5"),
-        (BoxSettings, {"box_share": 2}, "box_share must lie in [0, 1], got 2"),
         (BoxSettings, {"box_shift": 1.0}, "box_shift must lie in [0, 1), got 1.0"),
     ],
 )
 def test_impossible_value_is_refused_by_name(part, values, message):
     with refused(message):
         part(**values)
-
-
-@pytest.mark.parametrize(
-    ("part", "values"),
-    [
-        (ModelSettings, {"momentum": 0, "queue_size": 0}),
-        (ModelSettings, {"momentum": 1}),
-        (ObjectiveSettings, {"alpha": 1}),
-        (AmcSettings, {"lambda1": 0, "lambda2": 0, "delta1": 0, "delta2": 0}),
-        (TextSettings, {"max_tokens": 512, "fusion_from": 11}),
-        (TrainingSettings, {"seed": 0, "epochs": 1, "batch_size": 1}),
-    ],
-)
-def test_value_at_the_border_is_accepted(part, values):
-    settings = part(**values)
-    assert {name: getattr(settings, name) for name in values} == values
 
 
 @TIERS
@@ -90,16 +69,6 @@ def test_preset_has_the_authors_constants_and_room_for_its_batches(tier):
 def test_unknown_tier_is_refused(tier):
     with refused(f"unknown tier {tier!r}; known: scenes, paper"):
         resolve(tier, "finetuning", {})
-
-
-@TIERS
-@pytest.mark.parametrize("beyond", [False, True])
-def test_layer_without_cross_attention_is_refused(tier, beyond):
-    settings = preset(tier)
-    text = settings.model.text
-    layer = text.layers if beyond else text.fusion_from - 1
-    with refused(f"layer {layer} has no cross-attention; fusion layers are {text.fusion_from}-{text.layers - 1}"):
-        replace(settings, amc=replace(settings.amc, layer=layer))
 
 
 @pytest.mark.parametrize(("lambdas", "active"), [((0, 0), False), ((0.1, 0), True), ((0, 0.1), True)])
@@ -146,24 +115,17 @@ def test_more_holds_further_names(more):
     ("parameters", "message"),
     [
         ({"lamda1": 1}, "unknown parameter 'lamda1'; did you mean 'lambda1'? (known: "),
-        ({"learningrate": 1}, "unknown parameter 'learningrate'; did you mean 'learning_rate'? (known: "),
-        ({"object_width": None}, "unknown parameter 'object_width'"),
-        ({7: 1}, "unknown parameter 7"),
         ({"lambda1": "1.0"}, "lambda1 must be a number, got '1.0'"),
         ({"lambda1": True}, "lambda1 must be a number, got True"),
         ({"lambda1": float("nan")}, "lambda1 must be a number, got nan"),
         ({"learning_rate": 10**400}, "learning_rate must be a number, got 1000"),
-        ({"learning_rate": "1e-4"}, "learning_rate must be a number, got '1e-4'"),
         ({"delta1": [0.1]}, "delta1 must be a number, got [0.1]"),
         ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
-        ({"epochs": False}, "epochs must be a whole number, got False"),
         ({"batch_size": 0}, "batch_size must be positive, got 0"),
         ({"layer": 2}, "layer 2 has no cross-attention; fusion layers are 3-5"),
         ({"mean_form": "mean"}, "mean_form must be one of 'paper', 'official', got 'mean'"),
-        ({"precision": ["bf16"]}, "precision must be one of 'float32', 'bf16', got ['bf16']"),
         ({"checkpointing": 1}, "checkpointing must be a truth value, got 1"),
         ({"more": "{"}, "more must be a mapping of names to values, got '{'"),
-        ({"more": 3}, "more must be a mapping of names to values, got 3"),
         ({"more": {"layr": 4}}, "unknown parameter 'layr'; did you mean 'layer'?"),
         ({"seed": 3, "more": {"seed": 4}}, "'seed' is given twice, the second time in more"),
     ],
@@ -185,19 +147,13 @@ def test_settings_survive_json(tier):
     assert type(again.scenes.objects) is tuple and type(again.model.temperature_range) is tuple
 
 
-def test_fields_with_a_default_may_be_left_out():
-    assert from_mapping(TrainingSettings, {"epochs": 2}) == TrainingSettings(epochs=2)
-
-
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         (("model", "vision", "widht"), 1, "settings.model.vision: unknown parameter 'widht'; did you mean 'width'?"),
         (("model", "vision", "trunk"), "vgg", "settings.model.vision.trunk must be one of 'none', 'lite0'"),
         (("model", "text", "layers"), "six", "settings.model.text.layers must be a whole number, got 'six'"),
-        (("model", "vision", "width"), None, "settings.model.vision.width must be a whole number, got None"),
         (("scenes", "objects"), [1], "settings.scenes.objects must be 2 numbers, got [1]"),
-        (("scenes", "objects"), [1, 2.5], "settings.scenes.objects must be a whole number, got 2.5"),
         (("amc",), [1, 2], "settings.amc must be a mapping, got [1, 2]"),
         (("tier",), "photos", "settings.tier must be one of 'scenes', 'paper', got 'photos'"),
         (("objective", "alpha"), 2, "alpha must lie in [0, 1], got 2"),

@@ -100,7 +100,7 @@ def test_stopped_run_goes_on_with_the_same_bits(tmp_path, capsys, undisturbed, t
     continued = run(tmp_path / "stopped", **training)
     updates = STEPS // training.get("accumulation", 1)
     assert f"finetuning: continues at update {resumed} of {updates} from {tmp_path}" in capsys.readouterr().out
-    assert continued[2].account() == {"continued_at": [resumed], "unwritten_snapshots": 0}
+    assert continued[2].account() == {"continued_at": [resumed]}
     changes_numbers = set(training) - {"snapshot_every"}
     assert same(continued, run(tmp_path / "undisturbed", **training) if changes_numbers else undisturbed)
 
@@ -151,7 +151,6 @@ def flipped(data: bytes) -> bytes:
         ("optimizer.safetensors", lambda data: data[: len(data) // 2]),
         ("process-0.safetensors", lambda data: None),
         ("run.json", flipped),
-        ("manifest.json", flipped),
         ("manifest.json", lambda data: data[: len(data) // 2]),
     ],
 )
@@ -165,21 +164,12 @@ def test_damaged_snapshot_is_named_and_the_one_before_used(left, undisturbed, ca
     assert continued[2].account()["continued_at"] == [5] and same(continued, undisturbed)
 
 
-def test_snapshots_that_are_all_damaged_are_no_help(left, undisturbed, capsys):
-    for path in (left / "snapshots").glob("*/optimizer.safetensors"):
-        path.unlink()
-    again = run(left)
-    assert capsys.readouterr().out.count(": is damaged (") == 2
-    assert again[2].account()["continued_at"] == [] and same(again, undisturbed)
-
-
 def test_the_last_two_are_kept_and_nothing_in_them_is_pickled(left):
     older, newest = sorted((left / "snapshots").iterdir())
     assert (older.name, newest.name) == ("step-0000005", "step-0000006")
-    assert sorted(path.name for path in newest.glob("*.json")) == ["manifest.json", "run.json"]
-    parts = [path for path in newest.iterdir() if path.suffix != ".json"]
-    assert sorted(path.name for path in parts) == [f"{n}.safetensors" for n in ("model", "optimizer", "process-0")]
-    for data in (path.read_bytes() for path in parts):
+    parts = [f"{name}.safetensors" for name in ("model", "optimizer", "process-0")]
+    assert {path.name for path in newest.iterdir()} == {"manifest.json", "run.json", *parts}
+    for data in ((newest / part).read_bytes() for part in parts):
         json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
 
 
@@ -190,7 +180,6 @@ def test_the_last_two_are_kept_and_nothing_in_them_is_pickled(left):
     ("changed", "named"),
     [
         ({"identity": IDENTITY | {"settings_hash": "1" * 12}}, "settings_hash"),
-        ({"identity": IDENTITY | {"stage": "pretraining"}}, "stage"),
         ({"images": 40}, "images"),
     ],
 )
@@ -211,7 +200,7 @@ def test_model_that_is_built_otherwise_is_refused(left, monkeypatch):
 
 
 @pytest.mark.parametrize("file", ["optimizer.safetensors", "manifest.json"])
-def test_snapshot_that_cannot_be_written_is_reported_and_counted(tmp_path, undisturbed, capsys, monkeypatch, file):
+def test_snapshot_that_cannot_be_written_is_reported(tmp_path, undisturbed, capsys, monkeypatch, file):
     """On a disk that is full from the sixth update on, the run ends as ever, and the snapshot before it stays whole."""
     write = snapshots.write_bytes
 
@@ -222,10 +211,10 @@ def test_snapshot_that_cannot_be_written_is_reported_and_counted(tmp_path, undis
 
     monkeypatch.setattr(snapshots, "write_bytes", full)
     ended = run(tmp_path)
-    assert same(ended, undisturbed) and ended[2].account()["unwritten_snapshots"] == 3
+    assert same(ended, undisturbed)
     printed = capsys.readouterr().out
     for step in (6, 7, 8):
         sentence = "the snapshot was not written ([Errno 28] No space left on device"
         assert printed.count(f"step-000000{step}: {sentence}") == 1
     assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == ["step-0000004", "step-0000005"]
-    assert run(tmp_path)[2].account() == {"continued_at": [5], "unwritten_snapshots": 3}
+    assert run(tmp_path)[2].account() == {"continued_at": [5]}

@@ -49,7 +49,7 @@ def test_words_beyond_the_limit_are_cut():
     assert clean("one-two three", max_words=2) == "one two"
 
 
-@pytest.mark.parametrize("phrase", ["", "   ", "?!", "-", " / . ", "\n"])
+@pytest.mark.parametrize("phrase", ["", "?!", " / . "])
 def test_phrase_of_no_words_is_refused_by_its_text(phrase):
     with pytest.raises(ValueError, match=re.escape(f"the phrase {phrase!r} has no words")):
         clean(phrase)
@@ -107,11 +107,6 @@ def test_longer_phrases_are_cut_and_still_end_with_sep(tokenizer):
     assert mask[0].all() and tokenizer(["cat " * 20], max_tokens=5)[0].shape == (1, 5)
 
 
-def test_phrase_of_no_words_in_a_batch_is_refused(tokenizer):
-    with pytest.raises(ValueError, match=re.escape("the phrase '...' has no words")):
-        tokenizer(["cat", "..."])
-
-
 def test_vocabulary_without_a_special_token_is_refused():
     with pytest.raises(ValueError, match=re.escape("the vocabulary lacks [UNK], [MASK]")):
         Tokenizer(["[PAD]", "[CLS]", "[SEP]", "cat"], max_tokens=8)
@@ -132,42 +127,18 @@ def corrupted(tokenizer, many) -> tuple[torch.Tensor, torch.Tensor]:
     return tokenizer.corrupt(many, 0.4, generator())
 
 
-def test_share_of_chosen_tokens(many, corrupted):
-    free = (many != PAD) & (many != CLS)
-    assert (corrupted[1] != IGNORED)[free].float().mean().item() == pytest.approx(0.4, abs=0.01)
-
-
 def test_chosen_tokens_are_masked_replaced_or_kept(tokenizer, many, corrupted):
     ids, labels = corrupted
-    chosen = labels != IGNORED
-    vocabulary = len(tokenizer.vocabulary)
-    masked = (ids == MASK)[chosen].float().mean().item()
-    same = (ids == many)[chosen].float().mean().item()
+    chosen, spared, vocabulary = labels != IGNORED, (many == PAD) | (many == CLS), len(tokenizer.vocabulary)
+    assert not chosen[spared].any() and chosen[~spared].float().mean().item() == pytest.approx(0.4, abs=0.01)
+    assert chosen[many == SEP].float().mean().item() == pytest.approx(0.4, abs=0.02)
+    assert labels[chosen].equal(many[chosen]) and ids[~chosen].equal(many[~chosen])
+    masked, same = ((ids == other)[chosen].float().mean().item() for other in (MASK, many))
     assert masked == pytest.approx(0.8 + 0.1 / vocabulary, abs=0.01)  # a drawn token may be [MASK] too
     assert same == pytest.approx(0.1 + 0.1 / vocabulary, abs=0.005)
-
-
-def test_replacements_are_drawn_from_the_whole_vocabulary(tokenizer, many, corrupted):
-    ids, labels = corrupted
-    other = ids[(labels != IGNORED) & (ids != MASK) & (ids != many)]
-    counts = other.bincount(minlength=len(tokenizer.vocabulary)).float()
-    rare = counts[torch.arange(len(counts)) != MASK]
-    assert rare.min() > 0.4 * rare.mean() and rare.max() < 1.6 * rare.mean()
-
-
-def test_pad_and_cls_are_never_chosen_and_sep_may_be(many, corrupted):
-    ids, labels = corrupted
-    spared = (many == PAD) | (many == CLS)
-    assert ids[spared].equal(many[spared])
-    assert (labels[spared] == IGNORED).all()
-    assert (labels[many == SEP] != IGNORED).float().mean().item() == pytest.approx(0.4, abs=0.02)
-
-
-def test_labels_are_the_tokens_that_stood_there(many, corrupted):
-    ids, labels = corrupted
-    chosen = labels != IGNORED
-    assert labels[chosen].equal(many[chosen])
-    assert ids[~chosen].equal(many[~chosen])
+    drawn = ids[chosen & (ids != MASK) & (ids != many)].bincount(minlength=vocabulary).float()  # from all tokens
+    drawn = drawn[torch.arange(vocabulary) != MASK]
+    assert drawn.min() > 0.4 * drawn.mean() and drawn.max() < 1.6 * drawn.mean()
 
 
 def test_same_generator_same_corruption(tokenizer, many):

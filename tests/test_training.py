@@ -17,7 +17,7 @@ from amc_lib.data import Collator, EpochBatches, FixedPairs, Phrase
 from amc_lib.model import ALBEF
 from amc_lib.step import training_losses
 from amc_lib.tokens import Tokenizer, word_vocabulary
-from amc_lib.train import DivergedError, Snapshots, alpha_at, learning_rate, log, loop, parameter_groups, train
+from amc_lib.train import DivergedError, Snapshots, learning_rate, log, loop, loss_options, parameter_groups, train
 
 
 def made_up(images: int = 32, value: float = 0.0) -> tuple[FixedPairs, Collator]:
@@ -63,7 +63,9 @@ def test_each_epoch_ends_with_a_line_and_a_long_one_has_more(capsys, monkeypatch
     assert [line.partition(" s left: ")[0].rpartition(",")[0] for line in lines if "left" in line] == [
         f"finetuning: epoch {1 + step // 3} of 2, step {step} of 4" for step in (1, 2, 3, 4)
     ]
-    assert re.search(r"left: mlm [\d.]+, itc [\d.]+, itm [\d.]+, amc [\d.]+, L_mean [\d.]+, L_max [\d.]+, total", lines[0])
+    assert re.search(
+        r"left: mlm [\d.]+, itc [\d.]+, itm [\d.]+, amc [\d.]+, L_mean [\d.]+, L_max [\d.]+, total", lines[0]
+    )
     assert lines[2] == "finetuning: epoch 1 of 2: pointing on the validation split 50.0 %"
     monkeypatch.setattr(log, "LINES_EVERY", 60)
     train(ALBEF(TINY.model), *made_up(), with_training(epochs=2), "finetuning")
@@ -88,11 +90,15 @@ def test_learning_rate_at_known_steps(by, step, expected):
     assert learning_rate(plan, step, steps_per_epoch=10) == pytest.approx(expected)
 
 
-def test_alpha_grows_over_its_epochs():
-    twice = replace(TINY, objective=replace(TINY.objective, alpha=0.4, alpha_ramp_epochs=2))
-    assert [alpha_at(twice, step, 10) for step in (0, 5, 10, 20, 99)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
-    at_once = replace(twice, objective=replace(twice.objective, alpha_ramp_epochs=0))
-    assert alpha_at(at_once, 0, 10) == 0.4
+def test_losses_are_told_what_the_schedule_says():
+    settings = replace(TINY, objective=replace(TINY.objective, alpha=0.4, alpha_ramp_epochs=2))
+    training = TrainingSettings(fuse_from=1, hard_negatives_from=2)
+    options = [loss_options(settings, training, step, 10) for step in (0, 5, 10, 20, 99)]
+    assert [of["alpha"] for of in options] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
+    assert [of["fuse"] for of in options] == [False, False, True, True, True]
+    assert [of["hard_negatives"] for of in options] == [False, False, False, True, True]
+    at_once = replace(settings, objective=replace(settings.objective, alpha_ramp_epochs=0))
+    assert loss_options(at_once, training, 0, 10)["alpha"] == 0.4
 
 
 def test_decay_is_for_matrices_alone():
@@ -136,19 +142,10 @@ def diverge(folder, spoil, accumulation: int = 1) -> tuple[str, list[list[int]],
     number = next(i for i, indices in enumerate(batches) if BAD in indices)
     first = number - number % accumulation
     last = first + accumulation - 1 if spoil is spoil_the_gradient else number
-    losses, snapshots = spoil(pairs), Snapshots(folder / "snapshots", {})
+    options = {"step_losses": spoil(pairs), "snapshots": Snapshots(folder / "snapshots", {})}
     torch.manual_seed(0)
     with pytest.raises(DivergedError) as caught:
-        train(
-            ALBEF(settings.model),
-            pairs,
-            collator(),
-            settings,
-            "finetuning",
-            brightness,
-            step_losses=losses,
-            snapshots=snapshots,
-        )
+        train(ALBEF(settings.model), pairs, collator(), settings, "finetuning", brightness, **options)
     return str(caught.value), batches[first : last + 1], first // accumulation
 
 
@@ -157,13 +154,13 @@ def diverge(folder, spoil, accumulation: int = 1) -> tuple[str, list[list[int]],
 def test_batch_of_a_value_that_is_not_finite_is_named(tmp_path, what, spoil, accumulation):
     sentence, batches, done = diverge(tmp_path, spoil, accumulation)
     path = tmp_path / "diverged-0.json"
-    assert sentence.startswith(f"update {done + 1}: the {what} is no longer a finite number, at losses {{'mlm': ")
-    assert sentence.endswith(f"; {path} names the images and phrases of this update")
+    problem = f"update {done + 1}: the {what} is no longer a finite number (mlm "
+    assert sentence.startswith(problem) and sentence.endswith(f"; {path} names the images and phrases of this update")
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert (content["update"], content["epoch"], content["what"]) == (done + 1, 0, what)
-    assert [[image["index"] for image in batch["images"]] for batch in content["batches"]] == batches
-    (bad,) = (image for batch in content["batches"] for image in batch["images"] if image["index"] == BAD)
-    assert (bad["row"], bad["image"]) == (BAD, f"image {BAD}") and len(bad["phrases"]) == 2
+    assert content["problem"].startswith(problem)
+    assert [image["image"] for image in content["images"]] == [f"image {i}" for batch in batches for i in batch]
+    (bad,) = (image for image in content["images"] if image["image"] == f"image {BAD}")
+    assert len(bad["phrases"]) == 2
     assert {phrase["text"] for phrase in bad["phrases"]} <= {phrase.text for phrase in squares().phrases[BAD]}
 
 

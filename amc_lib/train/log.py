@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from amc_lib.step import Batch, Losses
 
@@ -21,8 +19,7 @@ PRINTED = {"mean": "L_mean", "max": "L_max"}  # names of losses that differ from
 class Log:
     """Updates counted in `step`; rows of `history` hold means over all processes since the row before.
 
-    The first process shows a bar where there is a terminal, and everywhere prints lines, which notebooks and log files
-    keep: one after `FIRST_LINE` seconds, then every `LINES_EVERY` and at each epoch's end.
+    The first process prints lines: one after `FIRST_LINE` seconds, then every `LINES_EVERY` and at each epoch's end.
     """
 
     def __init__(self, accelerator: Accelerator, stage: str, epochs: int, updates: int, every: int) -> None:
@@ -34,8 +31,11 @@ class Log:
         self.start = time.perf_counter()
         self.here = (self.start, 0)  # when and at which update this process began
         self.next_line = self.start + FIRST_LINE
-        silent = not accelerator.is_main_process or not sys.stderr.isatty()
-        self.bar = tqdm(total=epochs * updates, desc=stage, unit="step", disable=silent)
+
+    @property
+    def end(self) -> int:
+        """The number of updates of the whole run."""
+        return self.epochs * self.updates
 
     def add(self, losses: Losses, batch: Batch, rate: float) -> None:
         """Take the losses of a batch; the last batch of an update is counted, and may make a row and a line."""
@@ -45,13 +45,12 @@ class Log:
         if not self.accelerator.sync_gradients:
             return
         self.step += 1
-        self.bar.update()
         means = torch.stack(self.recent).mean(0)  # [losses]
         at_end = self.step % self.updates == 0
         if at_end or self.step % self.every == 0:
             means, self.recent = self.accelerator.reduce(means, "mean"), []
             lost = self.accelerator.reduce(torch.tensor(self.unreadable, device=self.accelerator.device), "sum")
-            row = {"step": self.step, "epoch": self.step / self.updates, "seconds": self._seconds()}
+            row = {"step": self.step, "epoch": self.step / self.updates, "seconds": time.perf_counter() - self.start}
             row |= {"learning_rate": rate} | dict(zip(values, means.tolist(), strict=True))
             self.history.append(row | {"unreadable": int(lost)})
         if at_end or time.perf_counter() >= self.next_line:
@@ -62,8 +61,8 @@ class Log:
         self._print(f"epoch {epoch + 1} of {self.epochs}: pointing on the validation split {pointing:.1f} %")
 
     def progress(self) -> dict[str, Any]:
-        """What is the same on all processes, ready for JSON."""
-        return {"step": self.step, "seconds": self._seconds(), "history": self.history}
+        """What is the same on all processes, ready for JSON; `seconds` leaves out the time between two processes."""
+        return {"step": self.step, "seconds": time.perf_counter() - self.start, "history": self.history}
 
     def tensors(self) -> dict[str, Tensor]:
         """What differs between processes: losses not yet in a row [N, names], images unreadable so far."""
@@ -75,25 +74,18 @@ class Log:
         self.step, self.history = progress["step"], progress["history"]
         self.start, self.here = time.perf_counter() - progress["seconds"], (time.perf_counter(), self.step)
         self.unreadable = int(tensors["unreadable"])
-        self.recent = list(tensors["recent_losses"].to(self.accelerator.device)) if "recent_losses" in tensors else []
-        self.bar.update(self.step)
-
-    def _seconds(self) -> float:
-        """Since the run began; of a run that was continued, without the time between."""
-        return time.perf_counter() - self.start
+        self.recent = list(tensors.get("recent_losses", torch.empty(0)).to(self.accelerator.device))
 
     def _line(self, means: dict[str, float]) -> None:
         now, (began, first) = time.perf_counter(), self.here
-        left = (self.epochs * self.updates - self.step) * (now - began) / (self.step - first)
+        left = (self.end - self.step) * (now - began) / (self.step - first)
         losses = ", ".join(f"{PRINTED.get(name, name)} {value:.3g}" for name, value in means.items())
-        epoch, step = -(-self.step // self.updates), f"step {self.step} of {self.epochs * self.updates}"
-        self._print(f"epoch {epoch} of {self.epochs}, {step}, {duration(left)} left: {losses}")
+        epoch = -(-self.step // self.updates)
+        self._print(f"epoch {epoch} of {self.epochs}, step {self.step} of {self.end}, {duration(left)} left: {losses}")
         self.next_line = now + LINES_EVERY
 
     def _print(self, text: str) -> None:
-        if self.accelerator.is_main_process:
-            tqdm.write(f"{self.stage}: {text}")
-            sys.stdout.flush()
+        self.accelerator.print(f"{self.stage}: {text}", flush=True)
 
 
 def named(losses: Losses) -> dict[str, Tensor]:

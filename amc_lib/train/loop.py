@@ -1,22 +1,22 @@
 """The training loop, on whatever devices accelerate finds: losses, updates, validation, history, snapshots.
 
-Same settings, same seed, same number of threads and processes, same machine and libraries: the same bits, whether or
-not the run was killed and continued on the way. Not promised: with another number of threads or processes (sums are
-taken in another order), on another processor or version of torch (other kernels), with bf16 across machines, and on
-GPUs, where the backward passes of scatter and index operations add with atomics in whatever order they arrive; there a
-continued run starts from the same state and then differs as two uninterrupted runs do.
+Same settings, seed, number of threads and processes, machine and libraries: the same bits, whether or not the run was
+killed and continued on the way. Not promised: with other numbers of threads or processes (sums in another order), on
+another processor or version of torch, with bf16 across machines, and on GPUs, whose scatter and index operations add
+in whatever order they arrive; there a continued run differs from an uninterrupted one as two of those differ.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from amc_lib.config import Settings, TrainingSettings
@@ -26,9 +26,7 @@ from amc_lib.files import plain, write_json
 from amc_lib.model import ALBEF
 from amc_lib.step import Batch, Losses, training_losses
 from amc_lib.train.log import History, Log, named
-from amc_lib.train.schedule import alpha_at, learning_rate, parameter_groups
-from amc_lib.train.snapshots import Snapshots
-from amc_lib.train.state import TrainingState
+from amc_lib.train.snapshots import Snapshots, TrainingState
 
 
 class DivergedError(RuntimeError):
@@ -71,139 +69,120 @@ def train(
     how many images could not be read so far; at the end of an epoch also `pointing` (percent, from `validate`).
     Raises DivergedError at the first loss or gradient that is not finite.
     """
-    run = _Run(model, pairs, collator, settings, stage, log_every, step_losses, snapshots)
-    log, training = run.state.log, run.training
+    training: TrainingSettings = getattr(settings, stage)
+    accelerator, step, optimizer = _prepare(TrainingStep(model, settings, training.precision, step_losses), training)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    batches = EpochBatches(len(pairs), training.batch_size, training.seed, rank, world, training.accumulation)
+    if not len(batches):
+        needed = training.batch_size * world * training.accumulation
+        raise ValueError(f"{len(pairs)} images do not fill one batch of {needed}")
+    loading = {"num_workers": training.workers, "generator": torch.Generator()}  # draws nothing from the global one
+    loader = DataLoader(pairs, batch_sampler=batches, collate_fn=collator, **loading)
+    log = Log(accelerator, stage, training.epochs, len(batches) // training.accumulation, log_every)
+    generator = torch.Generator(accelerator.device).manual_seed(training.seed + rank)
+    state = TrainingState(model, optimizer, generator, log, rank)
+    if snapshots and (last := snapshots.newest(images=len(pairs), processes=world, device=accelerator.device.type)):
+        state.restore(last)
+        accelerator.print(f"{stage}: continues at update {log.step} of {log.end} from {last.folder}")
     for epoch in range(log.step // log.updates, training.epochs):
-        for number, batch in run.batches_of(epoch):
+        first = log.step % log.updates * training.accumulation
+        batches.start_epoch(epoch, first)
+        pairs.start_epoch(epoch, most_things=1 if epoch < training.short_captions_until else None)
+        model.train()
+        for number, batch in enumerate(loader, first):
             rate = learning_rate(training, log.step, log.updates)
-            losses = run.update(batch, number, rate)
+            options = loss_options(settings, training, log.step, log.updates) | {"generator": generator}
+            options["move_momentum"] = number % training.accumulation == 0
+            losses, problem = _update(accelerator, step, optimizer, batch, rate, training.max_grad_norm, options)
+            if problem:
+                update = batches.between(number - number % training.accumulation, number + 1)
+                file = snapshots and snapshots.folder.with_name(f"diverged-{rank}.json")
+                raise DivergedError(_with_images(f"update {log.step + 1}: {problem}", file, pairs, update))
             log.add(losses, batch, rate)
-            if not run.accelerator.sync_gradients:
-                continue
-            if after_update is not None:
-                after_update(model, log.step)
-            if training.snapshot_every and log.step % training.snapshot_every == 0 and log.step % log.updates:
-                run.keep()
+            if accelerator.sync_gradients:
+                if after_update is not None:
+                    after_update(model, log.step)
+                if log.step % log.updates and training.snapshot_every and log.step % training.snapshot_every == 0:
+                    state.keep(snapshots)
         if validate is not None:
             log.validated(epoch, 100 * validate(model))
-        run.keep()
-    log.bar.close()
+        if training.snapshot_every:
+            state.keep(snapshots)
     return log.history
 
 
-class _Run:
-    """Model, data, optimizer and state of one stage of training on one process."""
-
-    def __init__(
-        self,
-        model: ALBEF,
-        pairs: PairDataset,
-        collator: Collator,
-        settings: Settings,
-        stage: str,
-        log_every: int,
-        step_losses: Callable[..., Any],
-        snapshots: Snapshots | None,
-    ) -> None:
-        self.settings, self.pairs, self.snapshots = settings, pairs, snapshots
-        self.training: TrainingSettings = getattr(settings, stage)
-        training, self.accelerator = self.training, _accelerator(self.training)
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.batches = EpochBatches(len(pairs), training.batch_size, training.seed, rank, world, training.accumulation)
-        if not len(self.batches):
-            needed = training.batch_size * world * training.accumulation
-            raise ValueError(f"{len(pairs)} images do not fill one batch of {needed}")
-        loading = {"num_workers": training.workers, "generator": torch.Generator()}  # draws nothing from the global one
-        self.loader = DataLoader(pairs, batch_sampler=self.batches, collate_fn=collator, **loading)
-        if rank:
-            torch.manual_seed(torch.initial_seed() + rank)  # dropout differs between processes
-        model.checkpoint_layers(training.checkpointing)
-        groups = parameter_groups(model, training.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
-        step = TrainingStep(model, settings, training.precision, step_losses).train()
-        self.step, optimizer = self.accelerator.prepare(step, optimizer)
-        generator = torch.Generator(self.accelerator.device).manual_seed(training.seed + rank)
-        log = Log(self.accelerator, stage, training.epochs, len(self.batches) // training.accumulation, log_every)
-        self.state = TrainingState(model, optimizer, generator, log, rank)
-        device = self.accelerator.device.type
-        if snapshots and (snapshot := snapshots.newest(images=len(pairs), processes=world, device=device)):
-            self.state.restore(snapshot)
-            end = training.epochs * log.updates
-            self.accelerator.print(f"{stage}: continues at update {log.step} of {end} from {snapshot.folder}")
-
-    def keep(self) -> None:
-        """Leave a snapshot."""
-        if self.snapshots is not None and self.training.snapshot_every:
-            self.snapshots.write(self.state.log.progress(), self.state.parts())
-
-    def batches_of(self, epoch: int) -> enumerate[Batch]:
-        """The numbers and batches of an epoch that are still to come."""
-        first = self.state.log.step % self.state.log.updates * self.training.accumulation
-        self.batches.start_epoch(epoch, first)
-        self.pairs.start_epoch(epoch, most_things=1 if epoch < self.training.short_captions_until else None)
-        self.state.model.train()
-        return enumerate(self.loader, first)
-
-    def update(self, batch: Batch, number: int, rate: float) -> Losses:
-        """The losses of an epoch's batch, their gradients and, with the last batch of an update, the update."""
-        training, log, optimizer = self.training, self.state.log, self.state.optimizer
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with self.accelerator.accumulate(self.step):
-            losses = self.step(
-                batch.to(self.accelerator.device),
-                alpha=alpha_at(self.settings, log.step, log.updates),
-                fuse=self.batches.epoch >= training.fuse_from,
-                hard_negatives=self.batches.epoch >= training.hard_negatives_from,
-                move_momentum=number % training.accumulation == 0,
-                generator=self.state.generator,
-            )
-            self._require_finite("loss", losses.total, losses, number)
-            self.accelerator.backward(losses.total)
-            if self.accelerator.sync_gradients:
-                limit = training.max_grad_norm or math.inf
-                norm = self.accelerator.clip_grad_norm_(self.step.parameters(), limit)
-                self._require_finite("gradient", norm, losses, number)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return losses
-
-    def _require_finite(self, what: str, value: Tensor, losses: Losses, last: int) -> None:
-        """Else raise DivergedError, after writing which images and phrases this update's batches up to `last` held."""
-        if torch.isfinite(value):
-            return
-        update, numbers = self.state.log.step + 1, {name: f"{loss.item():.6g}" for name, loss in named(losses).items()}
-        sentence = f"update {update}: the {what} is no longer a finite number, at losses {numbers}"
-        if self.snapshots is None:
-            raise DivergedError(sentence)
-        first, file = last - last % self.training.accumulation, self.snapshots.diverged_file(self.state.process)
-        batches = [
-            {"batch": number, "images": [self._visited(index) for index in indices]}
-            for number, indices in enumerate(self.batches.between(first, last + 1), first)
-        ]
-        about = {"update": update, "epoch": self.batches.epoch, "what": what, "losses": numbers, "batches": batches}
-        try:
-            write_json(file, about)
-        except OSError as error:
-            raise DivergedError(f"{sentence}; {file} cannot be written ({error})") from error
-        raise DivergedError(f"{sentence}; {file} names the images and phrases of this update")
-
-    def _visited(self, index: int) -> dict[str, Any]:
-        """An image and its phrases of this epoch, drawn once more."""
-        pairs = self.pairs[index]
-        row = pairs.key[-1]
-        return {"index": index, "row": row, "image": self.pairs.image_name(row), "phrases": plain(pairs.phrases)}
-
-
-def _accelerator(training: TrainingSettings) -> Accelerator:
-    """Accumulation as the settings say; parameters that a step leaves out (before fusion) are allowed for.
+def _prepare(step: TrainingStep, training: TrainingSettings) -> tuple[Accelerator, nn.Module, torch.optim.Optimizer]:
+    """The step and its optimizer as accelerate wraps them; a step may leave parameters out (before fusion).
 
     bf16 is the step's own matter: accelerate allows but one precision in the life of a process.
     """
-    wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    return Accelerator(
-        cpu=without_accelerator(),
-        mixed_precision="no",
-        gradient_accumulation_steps=training.accumulation,
-        kwargs_handlers=[wrapping],
-    )
+    wrapping = [DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)]
+    options = {"gradient_accumulation_steps": training.accumulation, "kwargs_handlers": wrapping}
+    accelerator = Accelerator(cpu=without_accelerator(), mixed_precision="no", **options)
+    if accelerator.process_index:  # dropout differs between processes
+        torch.manual_seed(torch.initial_seed() + accelerator.process_index)
+    step.model.checkpoint_layers(training.checkpointing)
+    groups = parameter_groups(step.model, training.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
+    return accelerator, *accelerator.prepare(step.train(), optimizer)
+
+
+def _update(accelerator, step, optimizer, batch: Batch, rate: float, limit: float, options) -> tuple[Losses, str]:
+    """The losses of a batch, with the update that it may end; and what is wrong if they or gradients are not finite."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with accelerator.accumulate(step):
+        losses = step(batch.to(accelerator.device), **options)
+        checked = {"loss": losses.total}
+        accelerator.backward(losses.total)
+        if accelerator.sync_gradients:
+            checked["gradient"] = accelerator.clip_grad_norm_(step.parameters(), limit or math.inf)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    for what, value in checked.items():
+        if not torch.isfinite(value):
+            numbers = ", ".join(f"{name} {loss.item():.6g}" for name, loss in named(losses).items())
+            return losses, f"the {what} is no longer a finite number ({numbers})"
+    return losses, ""
+
+
+def _with_images(problem: str, file: Path | None, pairs: PairDataset, batches: Iterable[list[int]]) -> str:
+    """The sentence of a problem, after writing the images and phrases of its batches to `file`."""
+    if file is None:
+        return problem
+    seen = [pairs[index] for indices in batches for index in indices]  # drawn once more: the same phrases
+    images = [{"image": pairs.image_name(pair.key[-1]), "phrases": plain(pair.phrases)} for pair in seen]
+    try:
+        write_json(file, {"problem": problem, "images": images})
+    except OSError as error:
+        return f"{problem}; {file} cannot be written ({error})"
+    return f"{problem}; {file} names the images and phrases of this update"
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """AdamW groups: no decay on biases, norms and whatever else has one dimension or none."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(training: TrainingSettings, step: int, steps_per_epoch: int) -> float:
+    """The rate at a step counted from 0: linear warm-up over `warmup_steps`, then cosine to `min_learning_rate`."""
+    if step < training.warmup_steps:
+        share = step / training.warmup_steps
+        return training.warmup_learning_rate + share * (training.learning_rate - training.warmup_learning_rate)
+    done = step / steps_per_epoch if training.cosine_by == "step" else step // steps_per_epoch
+    cosine = (1 + math.cos(math.pi * min(done / training.epochs, 1.0))) / 2
+    return training.min_learning_rate + cosine * (training.learning_rate - training.min_learning_rate)
+
+
+def loss_options(settings: Settings, training: TrainingSettings, step: int, steps_per_epoch: int) -> dict[str, Any]:
+    """What the schedule tells the losses: the soft targets' weight, ramped linearly from 0, and what takes part yet."""
+    epoch, ramp = step // steps_per_epoch, settings.objective.alpha_ramp_epochs * steps_per_epoch
+    return {
+        "alpha": settings.objective.alpha * min(1.0, step / ramp) if ramp else settings.objective.alpha,
+        "fuse": epoch >= training.fuse_from,
+        "hard_negatives": epoch >= training.hard_negatives_from,
+    }

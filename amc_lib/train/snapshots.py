@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_file, save
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from amc_lib.distributed import process_state
 from amc_lib.files import json_bytes, plain, sha256_of, write_bytes
+from amc_lib.model import ALBEF
+from amc_lib.official import TWINS
+from amc_lib.train.log import Log
 
 RUN, MANIFEST = "run.json", "manifest.json"
 KEPT = 2
@@ -39,13 +42,67 @@ class Snapshot:
         return load_file(self.folder / f"{name}.safetensors")
 
 
+@dataclass
+class TrainingState:
+    """All that changes from one update to the next, on one process, as the parts of a snapshot and back.
+
+    The place in the schedule and among the batches follows from the number of updates, the phrases of an image from
+    (seed, epoch, row).
+    """
+
+    model: ALBEF
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator  # of the negatives
+    log: Log
+    process: int
+
+    def keep(self, snapshots: Snapshots | None) -> None:
+        """Leave a snapshot: tensors on the CPU; the first process has those that are the same on all of them."""
+        if snapshots is None:
+            return
+        states = {"random": torch.get_rng_state(), "generator": self.generator.get_state()}  # random: dropout
+        if self.generator.device.type != "cpu":
+            states["device_random"] = torch.get_device_module(self.generator.device).get_rng_state()
+        parts = {f"process-{self.process}": states | self.log.tensors()}
+        if self.process == 0:
+            moments = self.optimizer.state_dict()["state"].items()  # of AdamW; the rate is set anew at every update
+            parts["model"] = self._weights()
+            parts["optimizer"] = {f"{i}.{name}": t for i, tensors in moments for name, t in tensors.items()}
+        on_cpu = {
+            part: {n: t.detach().cpu().contiguous() for n, t in tensors.items()} for part, tensors in parts.items()
+        }
+        snapshots.write(self.log.progress(), on_cpu)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take the snapshot's values. Raises ValueError if it does not fit the model."""
+        states, weights = snapshot.part(f"process-{self.process}"), snapshot.part("model")
+        if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in self._weights().items()}:
+            raise ValueError(f"{snapshot.folder}: does not fit the model as it is built now; delete it to start over")
+        self.model.load_state_dict(weights, strict=False)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in snapshot.part("optimizer").items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.log.restore(snapshot.progress, states)
+        torch.set_rng_state(states["random"])
+        self.generator.set_state(states["generator"])
+        if "device_random" in states:
+            torch.get_device_module(self.generator.device).set_rng_state(states["device_random"])
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Both models, with queues and pointers; neither the frozen trunk nor tensors tied to others."""
+        state = self.model.state_dict().items()
+        return {name: t for name, t in state if not name.startswith("trunk.") and not name.endswith(tuple(TWINS))}
+
+
 class Snapshots:
     """The snapshots of one run, in a folder that all its processes see. `identity` tells the run from others."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder, self.identity = folder, plain(identity)
         self.continued_at: list[int] = []  # updates at which the run was taken up again
-        self.unwritten = 0  # snapshots for which the disk had no room
         self.earlier_seconds = 0.0  # of training, before this process took it up
 
     def newest(self, **more_identity: Any) -> Snapshot | None:
@@ -59,15 +116,14 @@ class Snapshots:
             raise snapshot
         if snapshot is not None:
             self.continued_at = [*snapshot.account["continued_at"], snapshot.progress["step"]]
-            self.unwritten = snapshot.account["unwritten_snapshots"]
             self.earlier_seconds = snapshot.progress["seconds"]
         return snapshot
 
     def write(self, progress: Mapping[str, Any], parts: Parts) -> None:
         """Write the parts of this process; when all processes have, the first makes it a snapshot.
 
-        `progress` is JSON-ready, with `step` and `seconds`. A full disk or a folder that is not writable is reported
-        and counted, and the older snapshots stay.
+        `progress` is JSON-ready, with `step` and `seconds`. A full disk or a folder that is not writable is reported,
+        and the older snapshots stay.
         """
         folder, main = self.folder / f"step-{progress['step']:07d}", process_state().is_main_process
         contents = {f"{name}.safetensors": save(dict(tensors)) for name, tensors in parts.items()}
@@ -77,25 +133,21 @@ class Snapshots:
         written = gather_object([_write(folder, contents)])
         if not main:
             return
-        problem = next((result for result in written if isinstance(result, str)), None)
-        if problem is None:
-            hashes = {name: digest for files in written for name, digest in files.items()}
-            result = _write(folder, {MANIFEST: json_bytes(hashes)})
-            problem = result if isinstance(result, str) else None
-        if problem:
-            self.unwritten += 1
+        try:
+            if problems := [result for result in written if isinstance(result, OSError)]:
+                raise problems[0]
+            write_bytes(
+                folder / MANIFEST, json_bytes({name: digest for files in written for name, digest in files.items()})
+            )
+        except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            tqdm.write(f"{folder}: the snapshot was not written ({problem}); training goes on without it")
+            print(f"{folder}: the snapshot was not written ({error}); training goes on without it", flush=True)
         for old in [old for old in self._folders() if (old / MANIFEST).is_file()][KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
 
     def account(self) -> dict[str, Any]:
         """Interruptions of the run, for its provenance."""
-        return {"continued_at": self.continued_at, "unwritten_snapshots": self.unwritten}
-
-    def diverged_file(self, process: int) -> Path:
-        """The file that names the batch of a loss that is not finite."""
-        return self.folder.with_name(f"diverged-{process}.json")
+        return {"continued_at": self.continued_at}
 
     def remove(self) -> None:
         """Delete all snapshots, and the files that name batches: the run is finished."""
@@ -109,7 +161,7 @@ class Snapshots:
         damaged, chosen = [], None
         for folder in self._folders():
             if problem := _damage(folder):
-                tqdm.write(f"{problem}; the snapshot before it is used, if there is one")
+                print(f"{problem}; the snapshot before it is used, if there is one", flush=True)
                 damaged.append(folder)
                 continue
             run = json.loads((folder / RUN).read_text(encoding="utf-8"))
@@ -126,13 +178,13 @@ class Snapshots:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
 
-def _write(folder: Path, contents: Mapping[str, bytes]) -> dict[str, str] | str:
+def _write(folder: Path, contents: Mapping[str, bytes]) -> dict[str, str] | OSError:
     """The hashes of the written files by name, or the reason why they could not be written."""
     try:
         for name, data in contents.items():
             write_bytes(folder / name, data)
     except OSError as error:
-        return str(error)
+        return error
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
 
 
