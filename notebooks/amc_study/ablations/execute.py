@@ -66,21 +66,13 @@ def _in_a_process(experiment: Experiment, home: Path, records: Path, threads: in
     log.parent.mkdir(parents=True, exist_ok=True)
     task = json.dumps({"parameters": dict(experiment.parameters), "read": experiment.read})
     command = [sys.executable, "-m", __name__, task, str(home), str(records)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     begin = time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         code = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, check=False).returncode
     last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["(no output)"])[-1]
     outcome = f"failed (exit {code}; {plain(log)})" if code else "done"
-    return f"{_title(experiment)}: {outcome} after {time.perf_counter() - begin:.0f} s: {last}", not code
-
-
-def _title(experiment: Experiment) -> str:
-    """An experiment by its seed, what it changes, and how it is read."""
-    changes = {name: value for name, value in experiment.parameters.items() if name not in ("tier", "seed")}
-    listed = ", ".join(f"{name} {value}" for name, value in changes.items()) or "defaults"
-    read = "" if experiment.read == "gradcam" else f", {experiment.read} read"
-    return f"seed {experiment.parameters['seed']}, {listed}{read}"
+    return f"{experiment.title}: {outcome} after {time.perf_counter() - begin:.0f} s: {last}", not code
 
 
 def run_experiment(experiment: Experiment, home: Path, records: Path, studies: Path = RUNS) -> None:
@@ -107,12 +99,9 @@ def finished_run(experiment: Experiment, studies: Path) -> Run | None:
     return None
 
 
-def main(task: str, home: str, records: str) -> None:
+if __name__ == "__main__":
+    task, *folders = sys.argv[1:]
     try:
-        run_experiment(Experiment(**json.loads(task)), Path(home), Path(records))
+        run_experiment(Experiment(**json.loads(task)), *map(Path, folders))
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

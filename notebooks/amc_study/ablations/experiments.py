@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -63,6 +63,13 @@ class Experiment:
         """The same for experiments that differ only in what is read."""
         return _key(self.settings, "")
 
+    @property
+    def title(self) -> str:
+        """Its seed, what it changes, and how it is read."""
+        changes = {name: value for name, value in self.parameters.items() if name not in ("tier", "seed")}
+        listed = ", ".join(f"{name} {value}" for name, value in changes.items()) or "defaults"
+        return f"seed {self.parameters['seed']}, {listed}, {self.read} read"
+
 
 @cache
 def _key(settings: Settings, read: str) -> str:
@@ -74,8 +81,7 @@ def run_key(stored: Mapping[str, Any], init_sha256: str, read: str, today: Setti
 
     None where `stored` lacks a name that `today`'s settings have: that run did not know it.
     """
-    known = read_by("finetuning", stored)
-    names = read_by("finetuning", plain(today))
+    known, names = read_by("finetuning", stored), read_by("finetuning", plain(today))
     if not names.keys() <= known.keys():
         return None
     return settings_hash({"init_sha256": init_sha256, "read": read} | {name: known[name] for name in names})
@@ -83,27 +89,32 @@ def run_key(stored: Mapping[str, Any], init_sha256: str, read: str, today: Setti
 
 def experiment(changes: Mapping[str, Any], seed: int, tier: str) -> Experiment:
     """The run of one setting and seed."""
-    changes = dict(changes)
-    read, schedule = changes.pop("read", "gradcam"), changes.pop("schedule", "light")
-    light = {"epochs": max(1, preset(tier).finetuning.epochs // LIGHT)} if schedule == "light" else {}
-    return Experiment({"tier": tier, "seed": seed, **light, **changes}, read)
+    named = {"read": "gradcam", "schedule": "light", "tier": tier, "seed": seed} | changes
+    read = named.pop("read")
+    if named.pop("schedule") == "light":
+        named = {"epochs": max(1, preset(tier).finetuning.epochs // LIGHT)} | named
+    return Experiment(named, read)
 
 
 def experiments(grid: Grid, tier: str, seeds: int | None = None) -> list[Experiment]:
     """All runs of a grid, each once, all settings of a seed before any of the next; at most `seeds` seeds."""
-    found: dict[str, Experiment] = {}
     most = max(ablation.seeds for ablation in grid.values())
-    for seed in range(min(most, seeds or most)):
-        for ablation in grid.values():
-            for changes in ablation.settings.values() if seed < ablation.seeds else ():
-                one = experiment(changes, seed, tier)
-                found.setdefault(one.key, one)
-    return list(found.values())
+    runs = (
+        experiment(changes, seed, tier)
+        for seed in range(min(most, seeds or most))
+        for ablation in grid.values()
+        for changes in ablation.settings.values()
+        if seed < ablation.seeds
+    )
+    by_key: dict[str, Experiment] = {}
+    for run in runs:
+        by_key.setdefault(run.key, run)
+    return list(by_key.values())
 
 
 def select(grid: Grid, names: str | Iterable[str] | None) -> dict[str, Ablation]:
     """The ablations of some names (a list, or one text with blanks between), in the grid's order; all for None."""
-    wanted: Sequence[str] = list(grid) if names is None else names.split() if isinstance(names, str) else list(names)
+    wanted = list(grid if names is None else names.split() if isinstance(names, str) else names)
     for name in wanted:
         if name not in grid:
             raise ValueError(unknown_name(name, grid).replace("parameter", "ablation", 1))

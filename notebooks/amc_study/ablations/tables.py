@@ -16,11 +16,10 @@ from amc_study.statistics import holm
 from amc_study.table import accuracy, answer_rows, paired
 from amc_study.tiers import Split
 
-ROUNDING = dict.fromkeys(("accuracy", "ci_low", "ci_high", "difference", "difference_low", "difference_high"), 2) | {
-    "p": 4
-}
+DIFFERENCE = {"difference": "difference", "ci_low": "difference_low", "ci_high": "difference_high", "p": "p"}
 COLUMNS = ["setting", "system", "split", "concepts", "accuracy", "ci_low", "ci_high", "phrases", "seeds"]
-COLUMNS += ["difference", "difference_low", "difference_high", "p"]
+COLUMNS += DIFFERENCE.values()
+ROUNDING = {column: 4 if column == "p" else 2 for column in ("accuracy", "ci_low", "ci_high", *DIFFERENCE.values())}
 
 
 def hits_table(ablation: Ablation, records: Records, splits: Mapping[str, Split], tier: str) -> pd.DataFrame:
@@ -43,31 +42,26 @@ def ablation_table(ablation: Ablation, records: Records, splits: Mapping[str, Sp
     difference_low, difference_high, p (after Holm, over the settings of that split and group).
     """
     hits, panels = hits_table(ablation, records, splits, tier), []
-    for split in hits["split"].unique() if len(hits) else ():
-        part = hits[hits["split"] == split]
+    for _, part in hits.groupby("split", sort=False) if len(hits) else ():
         groups = {"all": part, "boxed": part[part["annotated"]], "unboxed": part[~part["annotated"]]}
         for concepts, group in groups.items():
-            if len(group) and not (concepts == "boxed" and len(group) == len(part)):
+            if concepts == "all" or 0 < len(group) < len(part):
                 panels.append(_panel(group, ablation.against).assign(concepts=concepts))
     if not panels:
         return pd.DataFrame()
-    table = pd.concat(panels, ignore_index=True).rename(columns={"system": "setting"})
+    table = pd.concat(panels, ignore_index=True)
     table["system"] = [system(ablation.settings[label]) for label in table["setting"]]
     return table[COLUMNS]
 
 
 def _panel(answers: pd.DataFrame, against: str) -> pd.DataFrame:
-    """The rows of one split and group of concepts, still with the setting as `system`."""
-    rows = accuracy(answers, by=["system", "split"])
-    found = {
-        label: paired(answers, label, against)
-        for label in rows["system"]
-        if label != against and against in set(rows["system"])
-    }
-    corrected = dict(zip(found, holm([difference["p"] for difference in found.values()]), strict=True))
-    for column, name in (("difference", "difference"), ("difference_low", "ci_low"), ("difference_high", "ci_high")):
-        rows[column] = rows["system"].map({label: difference[name] for label, difference in found.items()})
-    return rows.assign(p=rows["system"].map(corrected))
+    """The rows of one split and group of concepts."""
+    rows = accuracy(answers, by=["system", "split"]).rename(columns={"system": "setting"})
+    labels = list(rows["setting"])
+    others = [label for label in labels if label != against and against in labels]
+    found = pd.DataFrame([paired(answers, label, against) for label in others], others, list(DIFFERENCE))
+    found["p"] = holm(found["p"])
+    return rows.join(found.rename(columns=DIFFERENCE), on="setting")
 
 
 def system(changes: Mapping[str, Any]) -> str:
@@ -82,39 +76,41 @@ def rank_agreement(table: pd.DataFrame) -> pd.DataFrame:
     A row for each split and group of concepts: spearman (rank correlation of the accuracies, which `table` must hold
     unrounded), light and full (settings from worst to best).
     """
-    table = table.assign(name=table["setting"].str.rpartition(", ")[0], length=table["setting"].str.rpartition(", ")[2])
-    rows = []
-    for (split, concepts), part in table.groupby(["split", "concepts"], sort=False):
+    names, rows = table["setting"].str.rpartition(", "), []
+    for (split, concepts), part in table.assign(name=names[0], length=names[2]).groupby(
+        ["split", "concepts"], sort=False
+    ):
         wide = part.pivot(index="name", columns="length", values="accuracy").dropna()
         if {"light", "full"} <= set(wide) and len(wide) > 1:
-            orders = {length: " < ".join(wide[length].sort_values().index) for length in ("light", "full")}
-            correlation = float(spearmanr(wide["light"], wide["full"]).statistic)
-            rows.append(
-                {"split": split, "concepts": concepts, "settings": len(wide), "spearman": correlation, **orders}
-            )
+            row = {"split": split, "concepts": concepts, "settings": len(wide)}
+            row["spearman"] = float(spearmanr(wide["light"], wide["full"]).statistic)
+            rows.append(row | {length: " < ".join(wide[length].sort_values().index) for length in ("light", "full")})
     return pd.DataFrame(rows)
+
+
+def _trainings(ablation: Ablation, records: Records, tier: str) -> list[dict[str, Any]]:
+    """What the records say of the training of an ablation's runs."""
+    return [records[one.key]["training"] for one in experiments({"": ablation}, tier) if one.key in records]
 
 
 def overview(grid: Grid, tier: str, records: Records) -> pd.DataFrame:
     """For each ablation its settings, seeds, runs, those on record, and how many of these other code has trained."""
     rows, code = [], run_identity("finetuning", preset(tier), None)["code"]
     for name, ablation in grid.items():
-        keys = {one.key for one in experiments({name: ablation}, tier)}
-        found = [records[key]["training"] for key in keys if key in records]
-        counts = {"settings": len(ablation.settings), "seeds": ablation.seeds, "runs": len(keys)}
-        other = sum(training.get("code") != code for training in found)
-        rows.append({"ablation": name, **counts, "on record": len(found), "by other code": other})
+        trained = _trainings(ablation, records, tier)
+        row = {"ablation": name, "settings": len(ablation.settings), "seeds": ablation.seeds}
+        row |= {"runs": len(experiments({name: ablation}, tier)), "on record": len(trained)}
+        rows.append(row | {"by other code": sum(training.get("code") != code for training in trained)})
     return pd.DataFrame(rows)
 
 
 def ablation_provenance(ablation: Ablation, records: Records, tier: str) -> dict[str, Any]:
     """Question and comparison of an ablation, the commits that trained its runs, and their seconds."""
-    keys = {one.key for one in experiments({"": ablation}, tier)}
-    training = [records[key]["training"] for key in keys if key in records]
+    trained = _trainings(ablation, records, tier)
     return {
         "question": ablation.question,
         "against": ablation.against,
-        "runs": len(training),
-        "training_commits": sorted({str(one["commit"]) for one in training}),
-        "training_seconds": round(sum(one["seconds"] for one in training)),
+        "runs": len(trained),
+        "training_commits": sorted({str(training["commit"]) for training in trained}),
+        "training_seconds": round(sum(training["seconds"] for training in trained)),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from amc_study.statistics import holm
@@ -75,25 +76,24 @@ def pointing_tasks(answers: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def claims_table(tasks: Mapping[str, pd.DataFrame], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """A row for each claim, columns COLUMNS; `tasks` are parts of the tidy table. Differences in percentage points."""
-    rows = [{"claim": claim.text, "of": claim.of, "poster": claim.poster} for claim in claims]
-    for row, claim in zip(rows, claims, strict=True):
+    rows = []
+    for claim in claims:
+        rows.append({"claim": claim.text, "of": claim.of, "poster": claim.poster})
         part = tasks.get(claim.task)
         if part is not None and {claim.first, claim.second} <= set(part["system"]):
-            found = paired(part, claim.first, claim.second)
-            row |= found | {"items": found["phrases"]}
-    tested = [row for row, claim in zip(rows, claims, strict=True) if "p" in row and not claim.kept]
-    for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):
-        row["p_holm"] = corrected
-    for row, claim in zip(rows, claims, strict=True):
-        row["verdict"] = verdict(row, claim)
-        row["statement"] = statement(row, claim)
-    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("items", "images", "seeds"), "Int64"))
+            rows[-1] |= paired(part, claim.first, claim.second)
+    table = pd.DataFrame(rows).rename(columns={"phrases": "items"}).reindex(columns=COLUMNS)
+    table = table.astype(dict.fromkeys(("items", "images", "seeds"), "Int64"))
+    tested = table["p"].notna() & ~np.array([claim.kept for claim in claims])
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"])
+    for column, told in {"verdict": verdict, "statement": statement}.items():
+        table[column] = [told(row, claim) for row, claim in zip(table.to_dict("records"), claims, strict=True)]
     return table.round({"difference": 2, "ci_low": 2, "ci_high": 2, "poster": 2})
 
 
 def verdict(row: Mapping[str, float], claim: Claim) -> str:
     """The rule of this module on a difference with its interval."""
-    if "difference" not in row:
+    if np.isnan(row["difference"]):
         return NOT_TESTABLE
     margin, sure = (-MARGIN, True) if claim.kept else (0, row["p_holm"] < SIGNIFICANT)
     return HOLDS if sure and row["ci_low"] > margin else FAILS if sure and row["ci_high"] < margin else UNDECIDED
@@ -106,7 +106,7 @@ def statement(row: Mapping[str, float], claim: Claim) -> str:
     side = "ahead of" if row["difference"] >= 0 else "behind"
     rule = f"{MARGIN:g} points may be lost" if claim.kept else f"corrected p {row['p_holm']:.2g}"
     seeds = f"{row['seeds']} seed{'s' * (row['seeds'] > 1)}"
-    poster = "" if row["poster"] is None else f"; the poster: {row['poster']:+.1f}"
+    poster = "" if claim.poster is None else f"; the poster: {claim.poster:+.1f}"
     return (
         f"{row['verdict']}: {claim.first} is {abs(row['difference']):.1f} points {side} {claim.second} "
         f"(95 % interval {row['ci_low']:+.1f} to {row['ci_high']:+.1f}; {rule}; {seeds}{poster})"

@@ -27,14 +27,10 @@ def difficulty_table(answers: pd.DataFrame, split: Split) -> pd.DataFrame:
     Columns: by (size, things, overlap), group, system, accuracy, ci_low, ci_high (percent), phrases, seeds. Groups of
     size and things are quarters of the phrases (as near as whole numbers allow), from small to large.
     """
-    groups, tables = phrase_groups(split), []
-    for variable in groups:
-        group = answers["phrase_id"].map(groups[variable].astype(object))
-        for label in groups[variable].cat.remove_unused_categories().cat.categories:
-            table = accuracy(answers[group == label], by=["system"])
-            tables.append(table.assign(by=variable, group=label))
-    table = pd.concat(tables, ignore_index=True)
-    return table[["by", "group", "system", "accuracy", "ci_low", "ci_high", "phrases", "seeds"]].round(2)
+    groups = phrase_groups(split)
+    joined = answers.merge(groups, left_on="phrase_id", right_index=True)
+    parts = [joined.assign(by=name, group=joined[name]).sort_values("group", kind="stable") for name in groups]
+    return accuracy(pd.concat(parts, ignore_index=True), by=["by", "group", "system"]).round(2)
 
 
 def phrase_groups(split: Split) -> pd.DataFrame:
@@ -42,30 +38,24 @@ def phrase_groups(split: Split) -> pd.DataFrame:
     regions = split.all_regions()
     things = neighbours(regions)
     single = [region for region in regions if region.kind == "object"]
-    values = pd.DataFrame(
-        {
-            "size": [area_share(region, split.size(region)) for region in single],
-            "things": [len(things[region.image_id]) for region in single],
-            "overlap": [overlap(region.boxes, things[region.image_id]) for region in single],
-        },
-        index=[region.id for region in single],
-    )
-    little = f"up to {100 * SOME_OVERLAP:.0f} %"
-    return pd.DataFrame(
-        {
-            "size": _quarters(values["size"], lambda low, high: f"{100 * low:.1f}–{100 * high:.1f} %"),
-            "things": _quarters(values["things"], lambda low, high: f"{low}" if low == high else f"{low}–{high}"),
-            "overlap": pd.cut(values["overlap"], [-np.inf, 0, SOME_OVERLAP, np.inf], labels=["none", little, "more"]),
-        }
-    )
+    size = [area_share(region, split.size(region)) for region in single]
+    count = [len(things[region.image_id]) for region in single]
+    covered = [overlap(region.boxes, things[region.image_id]) for region in single]
+    labels = ["none", f"up to {100 * SOME_OVERLAP:.0f} %", "more"]
+    groups = {
+        "size": _quarters(size, lambda low, high: f"{100 * low:.1f}–{100 * high:.1f} %"),
+        "things": _quarters(count, lambda low, high: f"{low}" if low == high else f"{low}–{high}"),
+        "overlap": pd.cut(covered, [-np.inf, 0, SOME_OVERLAP, np.inf], labels=labels),
+    }
+    return pd.DataFrame(groups, index=[region.id for region in single])
 
 
-def _quarters(values: pd.Series, label: Callable[[float, float], str]) -> pd.Series:
+def _quarters(values: Sequence[float], label: Callable[[float, float], str]) -> pd.Categorical:
     """Values cut at their quartiles (a cut belongs to the lower group), labelled by the ends of each group."""
-    edges = [-np.inf, *np.unique(values.quantile(QUARTERS)), np.inf]
-    groups = pd.cut(values, edges).cat.remove_unused_categories()
+    values = pd.Series(values)
+    groups = pd.cut(values, [-np.inf, *np.unique(values.quantile(QUARTERS)), np.inf]).cat.remove_unused_categories()
     ends = values.groupby(groups, observed=True).agg(["min", "max"])
-    return groups.cat.rename_categories([label(low, high) for low, high in ends.itertuples(index=False)])
+    return groups.cat.rename_categories([label(low, high) for low, high in ends.itertuples(index=False)]).array
 
 
 def neighbours(regions: Sequence[Region]) -> dict[str, list[Box]]:
@@ -83,10 +73,6 @@ def area_share(region: Region, size: tuple[int, int]) -> float:
 
 def overlap(boxes: Sequence[Box], things: Sequence[Box]) -> float:
     """Share of the union of `boxes` that lies inside boxes of other things."""
-    shared = []
-    for x1, y1, x2, y2 in boxes:
-        for box in things:
-            left, top, right, bottom = max(x1, box[0]), max(y1, box[1]), min(x2, box[2]), min(y2, box[3])
-            if box not in boxes and left < right and top < bottom:
-                shared.append((left, top, right, bottom))
-    return union_area(shared) / union_area(boxes)
+    others = [thing for thing in things if thing not in boxes]
+    shared = [(*map(max, a[:2], b[:2]), *map(min, a[2:], b[2:])) for a in boxes for b in others]
+    return union_area([(x1, y1, x2, y2) for x1, y1, x2, y2 in shared if x1 < x2 and y1 < y2]) / union_area(boxes)

@@ -100,10 +100,11 @@ def phrase_curves(
 
 def _curves(probabilities: np.ndarray) -> np.ndarray:
     """Probabilities of (picture, fill) and then of every order, curve and inner share -> [curve, order, share]."""
-    ends, inner = probabilities[:2], probabilities[2:].reshape(len(ORDERS), len(CURVES), -1).swapaxes(0, 1)
-    begin = np.stack((ends, ends[::-1]))  # [curve, first and last share]: deletion starts from the picture
-    first, last = (np.broadcast_to(begin[:, [end], None], (*inner.shape[:2], 1)) for end in (0, 1))
-    return np.concatenate((first, inner, last), axis=-1)
+    (picture, filled), inner = probabilities[:2], probabilities[2:].reshape(len(ORDERS), len(CURVES), -1)
+    curves = np.pad(inner.swapaxes(0, 1), ((0, 0), (0, 0), (1, 1)))
+    curves[0, :, 0] = curves[1, :, -1] = picture  # deletion starts from the picture, insertion ends with it
+    curves[0, :, -1] = curves[1, :, 0] = filled
+    return curves
 
 
 def _heatmap(checkpoint: Checkpoint, layer: int, split: Split, image: Tensor, phrase: str) -> Tensor:
@@ -155,7 +156,7 @@ def curve_table(measured: pd.DataFrame) -> pd.DataFrame:
 
     Columns: fill, system, curve, order, share, probability, ci_low, ci_high.
     """
-    table = _means(measured, ["fill", "system", "curve", "order", "share"], "probability")
+    table = group_means(measured, ["fill", "system", "curve", "order", "share"], "probability")
     return table.rename(columns={"probability_low": "ci_low", "probability_high": "ci_high"}).round(4)
 
 
@@ -169,22 +170,18 @@ def area_table(measured: pd.DataFrame) -> pd.DataFrame:
     answer = ["fill", "system", "curve", "seed", "phrase_id", "image_id", "hit"]
     curves = measured.pivot(index=answer, columns=["order", "share"], values="probability")
     areas = pd.DataFrame({order: np.trapezoid(curves[order], SHARES, axis=1) for order in ORDERS}, index=curves.index)
-    sign = np.where(areas.index.get_level_values("curve") == "deletion", -1, 1)
-    gains = areas.sub(areas["random"], axis=0).mul(
-        sign, axis=0
-    )  # a small area of deletion is good, a large of insertion
+    better = np.where(areas.index.get_level_values("curve") == "deletion", -1, 1)  # deletion should lose area
+    gains = areas.sub(areas["random"], axis=0).mul(better, axis=0)
     long = pd.DataFrame({"area": areas.stack(), "gain": gains.stack()}).rename_axis([*answer, "order"]).reset_index()
-    groups = ["fill", "system", "curve", "order"]
-    tables = []
-    for where, part in {"all": long, "hit": long[long["hit"]], "miss": long[~long["hit"]]}.items():
-        if len(part):
-            counts = part.groupby(groups, sort=False).agg(answers=("area", "size"), seeds=("seed", "nunique"))
-            both = _means(part, groups, "area").merge(_means(part, groups, "gain"), on=groups).assign(where=where)
-            tables.append(both.merge(counts, on=groups))
-    return pd.concat(tables, ignore_index=True).round(4)
+    parts = {"all": long, "hit": long[long["hit"]], "miss": long[~long["hit"]]}
+    long = pd.concat([part.assign(where=where) for where, part in parts.items()])
+    groups = ["fill", "system", "curve", "order", "where"]
+    counts = long.groupby(groups, sort=False).agg(answers=("area", "size"), seeds=("seed", "nunique"))
+    means = group_means(long, groups, "area").merge(group_means(long, groups, "gain"), on=groups)
+    return means.merge(counts, on=groups).round(4)
 
 
-def _means(table: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+def group_means(table: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     """Mean of a column for each group, and the ends of its interval over images: COLUMN, COLUMN_low, COLUMN_high."""
     rows = []
     for group, part in table.groupby(list(by), sort=False):

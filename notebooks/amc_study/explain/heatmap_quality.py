@@ -6,7 +6,7 @@ zero. The box that a detector-based system chooses counts as a map that is 1 ins
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -20,7 +20,7 @@ from amc_lib.evaluate import Pointing
 from amc_lib.regions import Box
 from amc_study.comparison import baseline_hits
 from amc_study.rival.region_answers import RegionAnswers
-from amc_study.table import accuracy
+from amc_study.table import PHRASE, accuracy
 from amc_study.tiers import Split
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # shares of the map's peak
@@ -56,11 +56,16 @@ class MapQuality:
 
 
 def measure(answers: Pointing | RegionAnswers, split: Split) -> MapQuality:
-    """Energy and IoU of every phrase that is answered."""
-    energies, ious = [], []
-    for maps, inside in _maps_and_masks(answers, split):
-        energies.append(energy_inside(maps, inside))
-        ious.append(threshold_ious(maps, inside))
+    """Energy and IoU of every phrase that is answered, maps of pictures of one size together."""
+    sizes, measured = [split.size(region) for region in answers.regions], []
+    for size, members in groupby(range(len(sizes)), key=sizes.__getitem__):
+        members = list(members)
+        for start in range(0, len(members), MAPS_AT_ONCE):
+            part = members[start : start + MAPS_AT_ONCE]
+            maps = picture_maps(answers, part, size)  # [B, H, W]
+            inside = torch.stack([pixels_inside(answers.regions[p].boxes, size) for p in part])  # [B, H, W]
+            measured.append((energy_inside(maps, inside), threshold_ious(maps, inside)))
+    energies, ious = zip(*measured, strict=True)
     return MapQuality(torch.cat(energies).numpy(), torch.cat(ious).numpy())
 
 
@@ -75,15 +80,9 @@ def quality_table(answers: pd.DataFrame) -> pd.DataFrame:
 
     Columns: system, split, measure, value, ci_low, ci_high, phrases, seeds. A system without a measure has no row.
     """
-    tables = [
-        accuracy(part.dropna(subset=measure_name), column=measure_name).assign(measure=measure_name)
-        for _, part in answers.groupby("system", sort=False)
-        for measure_name in MEASURES
-    ]
-    table = pd.concat([table for table in tables if len(table)], ignore_index=True).rename(
-        columns={"accuracy": "value"}
-    )
-    return table[["system", "split", "measure", "value", "ci_low", "ci_high", "phrases", "seeds"]].round(2)
+    long = answers.melt(["system", "seed", *PHRASE], MEASURES, "measure").dropna(subset="value")
+    table = accuracy(long, by=["system", "split", "measure"], column="value")
+    return table.rename(columns={"accuracy": "value"}).round(2)
 
 
 def energy_inside(maps: Tensor, inside: Tensor) -> Tensor:
@@ -113,17 +112,6 @@ def pixels_inside(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
     for x1, y1, x2, y2 in boxes:
         inside |= ((y1 <= ys) & (ys < y2))[:, None] & ((x1 <= xs) & (xs < x2))
     return inside
-
-
-def _maps_and_masks(answers: Pointing | RegionAnswers, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Maps and masks of the boxes, [B, H, W] each, phrases of pictures of one size together, in order."""
-    sizes = [split.size(region) for region in answers.regions]
-    for size, members in groupby(range(len(sizes)), key=sizes.__getitem__):
-        members = list(members)
-        for start in range(0, len(members), MAPS_AT_ONCE):
-            part = members[start : start + MAPS_AT_ONCE]
-            inside = torch.stack([pixels_inside(answers.regions[p].boxes, size) for p in part])
-            yield picture_maps(answers, part, size), inside
 
 
 def picture_maps(answers: Pointing | RegionAnswers, phrases: Sequence[int], size: tuple[int, int]) -> Tensor:

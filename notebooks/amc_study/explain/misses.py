@@ -24,18 +24,18 @@ def outcomes(answers: pd.DataFrame, split: Split) -> list[str]:
     one of the phrase's own boxes. Elsewhere: on what no phrase names.
     """
     regions = {region.id: region for region in split.all_regions()}
-    things = neighbours(list(regions.values()))
-    return [
-        "right" if row.hit else _missed((row.x, row.y), regions[row.phrase_id], things[row.image_id], split)
-        for row in answers.itertuples()
-    ]
+    things = neighbours(split.all_regions())
 
+    def outcome(row: pd.Series) -> str:
+        region = regions[row.phrase_id]
+        if row.hit:
+            return "right"
+        if any(distance((row.x, row.y), box) == 0 for box in things[row.image_id] if box not in region.boxes):
+            return "another thing"
+        nearest = min(distance((row.x, row.y), box) for box in region.boxes)
+        return "close by" if nearest <= CLOSE * max(split.size(region)) else "elsewhere"
 
-def _missed(point: tuple[float, float], region: Region, things: Sequence[Box], split: Split) -> str:
-    if any(distance(point, box) == 0 for box in things if box not in region.boxes):
-        return "another thing"
-    nearest = min(distance(point, box) for box in region.boxes)
-    return "close by" if nearest <= CLOSE * max(split.size(region)) else "elsewhere"
+    return [outcome(row) for row in answers.itertuples()]
 
 
 def distance(point: Sequence[float], box: Box) -> float:
@@ -46,14 +46,10 @@ def distance(point: Sequence[float], box: Box) -> float:
 
 def outcome_table(answers: pd.DataFrame, split: Split) -> pd.DataFrame:
     """How often points are on what, in percent with intervals over images; `answers`: the tidy table of one split."""
-    answers = answers.assign(point_on=outcomes(answers, split))
-    tables = [
-        accuracy(part.assign(hit=part["point_on"] == outcome)).assign(point_on=outcome)
-        for _, part in answers.groupby("system", sort=False)
-        for outcome in OUTCOMES
-    ]
-    table = pd.concat(tables, ignore_index=True).rename(columns={"accuracy": "share"})
-    return table[["system", "split", "point_on", "share", "ci_low", "ci_high", "phrases", "seeds"]].round(2)
+    point_on = np.array(outcomes(answers, split))
+    parts = [answers.assign(hit=point_on == outcome, point_on=outcome) for outcome in OUTCOMES]
+    table = accuracy(pd.concat(parts, ignore_index=True), by=["system", "split", "point_on"])
+    return table.rename(columns={"accuracy": "share"}).round(2)
 
 
 def random_misses(answers: pd.DataFrame, split: Split, count: int, seed: int = 0) -> list[Region]:

@@ -23,10 +23,14 @@ from amc_lib.config import TextSettings
 from amc_lib.evaluate import Pointing, point_at
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
-from amc_study.statistics import Interval, mean_interval
+from amc_study.explain.faithfulness import group_means
 from amc_study.tiers import Split
 
 TRAINED, OTHER_PHRASE, OTHER_PICTURE = "nothing", "another phrase", "another picture"
+OTHERS: dict[str, Callable[[Region, Region], bool]] = {  # whether two phrases are to be compared
+    OTHER_PHRASE: lambda one, other: one.image_id == other.image_id and not set(one.boxes) & set(other.boxes),
+    OTHER_PICTURE: lambda one, other: one.image_id != other.image_id,
+}
 
 
 def stages(text: TextSettings) -> dict[str, tuple[str, ...]]:
@@ -78,7 +82,7 @@ def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], spl
             after = ask(model)
             correlation = rank_correlations(trained.heatmaps, after.heatmaps)
             parts.append(rows(stage, draw, correlation, after.hits.astype(float)))
-    for stage, fits in {OTHER_PHRASE: _another_phrase, OTHER_PICTURE: _another_picture}.items():
+    for stage, fits in OTHERS.items():
         partners = _partners(regions, fits)
         correlation = rank_correlations(trained.heatmaps, trained.heatmaps[partners])
         parts.append(rows(stage, 0, np.where(partners >= 0, correlation, np.nan), np.nan))
@@ -95,19 +99,9 @@ def rank_correlations(first: Tensor, second: Tensor) -> np.ndarray:
 
 def _partners(regions: Sequence[Region], fits: Callable[[Region, Region], bool]) -> np.ndarray:
     """For each region the number of the next one (after the last comes the first) that fits, int [N]; -1: none."""
-    partners = np.full(len(regions), -1)
-    for p, region in enumerate(regions):
-        others = ((p + step) % len(regions) for step in range(1, len(regions)))
-        partners[p] = next((other for other in others if fits(region, regions[other])), -1)
-    return partners
-
-
-def _another_phrase(region: Region, other: Region) -> bool:
-    return other.image_id == region.image_id and not set(other.boxes) & set(region.boxes)
-
-
-def _another_picture(region: Region, other: Region) -> bool:
-    return other.image_id != region.image_id
+    numbers = range(len(regions))
+    after = [(*numbers[p + 1 :], *numbers[:p]) for p in numbers]
+    return np.array([next((q for q in after[p] if fits(regions[p], regions[q])), -1) for p in numbers])
 
 
 def randomisation_table(answers: pd.DataFrame) -> pd.DataFrame:
@@ -116,14 +110,10 @@ def randomisation_table(answers: pd.DataFrame) -> pd.DataFrame:
     answers: what `randomise` gives, with columns system and seed. Columns: system, stage, order (number of the stage),
     correlation and pointing, each with _low and _high (NaN where a stage has none), phrases, seeds.
     """
-    rows = []
-    for (system, stage), part in answers.groupby(["system", "stage"], sort=False):
-        order = list(answers["stage"].unique()).index(stage)
-        row = {"system": system, "stage": stage, "order": order}
-        for name, column, scale, digits in (("correlation", "correlation", 1, 4), ("pointing", "hit", 100, 2)):
-            there = part.dropna(subset=column)
-            interval = mean_interval(there[column], there["image_id"]) if len(there) else Interval(*[np.nan] * 3)
-            ends = {"": interval.value, "_low": interval.low, "_high": interval.high}
-            row |= {f"{name}{end}": round(scale * value, digits) for end, value in ends.items()}
-        rows.append(row | {"phrases": part["phrase_id"].nunique(), "seeds": part["seed"].nunique()})
-    return pd.DataFrame(rows)
+    by, answers = ["system", "stage"], answers.assign(pointing=100 * answers["hit"])
+    table = answers[by].drop_duplicates().assign(order=lambda rows: pd.factorize(rows["stage"])[0])
+    for column, digits in {"correlation": 4, "pointing": 2}.items():
+        means = group_means(answers.dropna(subset=column), by, column)
+        table = table.merge(means.round(digits), how="left", on=by)
+    counts = answers.groupby(by, sort=False).agg(phrases=("phrase_id", "nunique"), seeds=("seed", "nunique"))
+    return table.merge(counts, on=by)
