@@ -16,14 +16,13 @@ from tiny_scenes import install, run_notebook, ship
 from amc_lib.checkpoints import load_checkpoint, paper_tokenizer, save_checkpoint
 from amc_lib.model import ALBEF
 from amc_study.comparison import answer
-from amc_study.explain.claims import CLAIMS, NOT_TESTABLE
-from amc_study.explain.faithfulness import CURVES, FILLS, ORDERS
+from amc_study.explain.claims import NOT_TESTABLE
 from amc_study.explain.heatmap_quality import measure
 from amc_study.statistics import paired_difference
 from amc_study.tiers import tier_of
 
 SYSTEMS = {"ALBEF": "albef-scenes", "ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
-PICTURES = 3
+PICTURES = 2
 FIGURES = ("explanation_quality", "difficulty", "faithfulness_curves", "randomisation", "retrieval", "misses", "claims")
 
 
@@ -74,23 +73,13 @@ def test_measures_are_those_of_the_answers(root, answers):
         assert right == pytest.approx(100 * pointing.hits.mean(), abs=0.01)
 
 
-def test_faithfulness_has_every_curve(root):
-    areas = table(root, "faithfulness")
-    whole = areas[areas["where"] == "all"]
-    assert len(whole) == len(FILLS) * len(SYSTEMS) * len(CURVES) * len(ORDERS)
-    assert set(whole["answers"]) == {PICTURES} and whole["area"].between(0, 1).all()
-
-
 def test_claims_are_those_of_the_hits(root, answers):
     claims = table(root, "claims").set_index("claim")
-    assert len(claims) == len(CLAIMS)
     amc, albef = (answers[system].pointing["referring_b"] for system in ("AMC", "ALBEF"))
     row = claims.loc["AMC is better than ALBEF: referring B"]
     expected = paired_difference(amc.hits, albef.hits, [region.image_id for region in amc.regions])
     assert (row.difference, row.ci_low) == (round(expected.value, 2), round(expected.low, 2))
-    with_vmrm = claims.index.str.contains("VMRM")
-    assert (claims[with_vmrm]["verdict"] == NOT_TESTABLE).all()
-    assert (claims[~with_vmrm]["verdict"] != NOT_TESTABLE).all()
+    assert ((claims["verdict"] == NOT_TESTABLE) == claims.index.str.contains("VMRM")).all()
 
 
 @pytest.mark.slow

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from test_grounder import HEIGHT, WIDTH, tiny_checkpoint
 from tiny_scenes import run_notebook
@@ -74,16 +70,6 @@ def a_scene(explorer: Explorer, index: int) -> Image.Image:
 # ---------------------------------------------------------------------------------------------- tokens, losses, boxes
 
 
-def test_questions_from_two_threads_do_not_meet(grounder, picture):
-    """As in JupyterLab, where widgets are handled beside the running cells."""
-    encoded, phrases = grounder.encode(picture), [f"w{n} w{n + 1}" for n in range(1, 13)]
-    expected = [grounder.ground(encoded, phrase) for phrase in phrases]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda phrase: grounder.ground(encoded, phrase), phrases))
-    for one, other in zip(found, expected, strict=True):
-        assert one.score == other.score and (one.heatmap == other.heatmap).all()
-
-
 def test_token_maps_add_up_to_the_heatmap_and_have_a_tile_each(grounder, picture):
     short, long = grounder.ground(picture, ["w3", "w4 w5 w6 w7"])
     assert short.tokens == ("[CLS]", "w3", "[SEP]") and len(long.tokens) == 6
@@ -94,28 +80,19 @@ def test_token_maps_add_up_to_the_heatmap_and_have_a_tile_each(grounder, picture
     assert 2 * token_strip(short).height == token_strip(long).height  # 3 and 6 tokens, 3 in a row
 
 
-@given(
-    values=st.lists(st.floats(0, 5, width=32), min_size=16, max_size=16),
-    across=st.tuples(st.floats(0, 1), st.floats(0, 1)), down=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-)  # fmt: skip
-@settings(max_examples=40, deadline=None)
-def test_terms_are_equations_1_to_3(an_answer, values, across, down):
-    amc, (x1, x2), (y1, y2) = AmcSettings(map_size=8), sorted(across), sorted(down)
-    raw = torch.tensor(values).reshape(4, 4)
-    terms = box_terms(replace(an_answer, raw=raw), (x1, y1, x2, y2), amc)
-    shifted = raw - raw.min()
-    heat = torch.nn.functional.interpolate(
-        (shifted / (shifted.max() + gradcam.NORMALISE_EPS))[None, None], size=(8, 8), mode="bilinear"
-    )[0, 0].numpy()
+@pytest.mark.parametrize("box", [(0.3, 0.1, 0.8, 0.6), (0.0, 0.0, 1.0, 1.0), (0.5, 0.5, 0.5, 0.5)])
+def test_terms_are_equations_1_to_3(an_answer, box):
+    terms, raw = box_terms(an_answer, box, AmcSettings(map_size=8)), an_answer.raw
+    heat = (raw - raw.min()) / (raw.max() - raw.min() + gradcam.NORMALISE_EPS)
+    heat = torch.nn.functional.interpolate(heat[None, None], size=(8, 8), mode="bilinear")[0, 0].numpy()
     mask = np.zeros((8, 8), bool)
-    left, top = min(round(8 * x1), 7), min(round(8 * y1), 7)
-    mask[top : max(round(8 * y2), top + 1), left : max(round(8 * x2), left + 1)] = True
+    left, top = min(round(8 * box[0]), 7), min(round(8 * box[1]), 7)
+    mask[top : max(round(8 * box[3]), top + 1), left : max(round(8 * box[2]), left + 1)] = True
     inside, outside = heat[mask], heat[~mask] if (~mask).any() else np.zeros(1)
-    assert terms["mean inside"] == pytest.approx(inside.mean(), abs=1e-5)
-    assert terms["max outside"] == pytest.approx(outside.max(), abs=1e-5)
-    l_mean, l_max = (max(0, outside.mean() - inside.mean() + 0.1), max(0, outside.max() - inside.max() + 0.5))
-    assert (terms["L_mean"], terms["L_max"]) == (pytest.approx(l_mean, abs=1e-5), pytest.approx(l_max, abs=1e-5))
-    assert terms["L_amc"] == pytest.approx(0.2 * l_mean + 0.8 * l_max, abs=1e-5)
+    l_mean, l_max = max(0, outside.mean() - inside.mean() + 0.1), max(0, outside.max() - inside.max() + 0.5)
+    expected = {"mean inside": inside.mean(), "max inside": inside.max(), "mean outside": outside.mean()}
+    expected |= {"max outside": outside.max(), "L_mean": l_mean, "L_max": l_max, "L_amc": 0.2 * l_mean + 0.8 * l_max}
+    assert terms == pytest.approx(expected, abs=1e-5)
 
 
 def test_outline_stands_where_the_box_is():
@@ -146,17 +123,12 @@ def expected_picture(explorer: Explorer, grounder: Grounder, image: Image.Image)
 def test_phrase_scene_and_layer_are_answered(explorer, grounder, folder):
     scenes = [a_scene(explorer, index) for index in range(2)]
     assert shown(explorer)[0] == expected_picture(explorer, grounder, scenes[0]) != shown(explorer)[1]
-    answer = grounder.ground(scenes[0], "w1 w2")
-    assert explorer.strips["ALBEF"].value == quick_png(token_strip(answer))
-    assert re.fullmatch(r"answered in \d+ ms", explorer.time.value)
+    assert explorer.strips["ALBEF"].value == quick_png(token_strip(grounder.ground(scenes[0], "w1 w2")))
     explorer.phrase.value = "w3 w4"
-    assert shown(explorer)[0] == expected_picture(explorer, grounder, scenes[0])
     explorer.scene.value = 1
     assert shown(explorer)[0] == expected_picture(explorer, grounder, scenes[1])
     explorer.layer.value = 2
     assert shown(explorer)[0] == expected_picture(explorer, Grounder.load(folder, 2), scenes[1])
-    explorer.layer.value = explorer.scene.value = 99  # widgets keep to the layers and scenes that there are
-    assert (explorer.layer.value, explorer.scene.value) == (4, 2)
 
 
 def test_phrases_of_the_scene_bring_their_box_and_others_have_none(explorer):

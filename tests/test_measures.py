@@ -9,14 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from amc_lib import gradcam
 from amc_lib.evaluate import Pointing
 from amc_lib.regions import Region
-from amc_study.explain.difficulty import area_share, difficulty_table, neighbours, overlap
+from amc_study.explain.difficulty import area_share, difficulty_table, overlap
 from amc_study.explain.heatmap_quality import (
     MEASURES,
     THRESHOLDS,
@@ -28,7 +26,7 @@ from amc_study.explain.heatmap_quality import (
     quality_table,
     threshold_ious,
 )
-from amc_study.explain.misses import OUTCOMES, distance, outcome_table, outcomes, random_misses
+from amc_study.explain.misses import OUTCOMES, outcome_table, outcomes, random_misses
 from amc_study.explain.samples import first_images, one_an_image
 from amc_study.rival.region_answers import RegionAnswers
 from amc_study.scenes.splits import SceneSplit
@@ -36,7 +34,6 @@ from amc_study.statistics import mean_interval
 from amc_study.table import answer_rows
 
 SIDE = 24
-PROPERTY = settings(deadline=None, max_examples=60)  # no deadline: other work may share the cores
 
 
 @dataclass(frozen=True)
@@ -93,9 +90,6 @@ def test_groups_are_quarters_and_hold_their_accuracies(split):
 
 
 def test_things_are_counted_without_parts(split):
-    assert {key: len(boxes) for key, boxes in neighbours(split.all_regions()).items()} == {
-        f"scene-{s}": 1 + s % 2 for s in range(8)
-    }
     table = difficulty_table(rows(split, np.ones(len(split.all_regions()))), split)
     assert table[table["by"] == "things"][["group", "phrases"]].values.tolist() == [["1", 4], ["2", 8]]
 
@@ -110,17 +104,17 @@ def test_overlap_groups():
     ]  # fmt: skip
 
 
-BOX = st.tuples(*[st.integers(0, 10)] * 2, *[st.integers(1, 6)] * 2).map(lambda t: box(*t))
-
-
-@PROPERTY
-@given(st.lists(BOX, min_size=1, max_size=3, unique=True), st.lists(BOX, max_size=4))
-def test_overlap_is_the_number_of_shared_pixels(mine, things):
+def test_overlap_is_the_number_of_shared_pixels():
     def pixels(boxes) -> set:
         return {(x, y) for b in boxes for x in range(int(b[0]), int(b[2])) for y in range(int(b[1]), int(b[3]))}
 
-    others = pixels([thing for thing in things if thing not in mine])
-    assert overlap(mine, things) == pytest.approx(len(pixels(mine) & others) / len(pixels(mine)))
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        corners, sides = rng.integers(0, 10, (6, 2)), rng.integers(1, 7, (6, 2))
+        boxes = [box(*corner, *side) for corner, side in zip(corners, sides, strict=True)]
+        mine, things = boxes[:2], boxes[1:]
+        others = pixels([thing for thing in things if thing not in mine])
+        assert overlap(mine, things) == pytest.approx(len(pixels(mine) & others) / len(pixels(mine)))
 
 
 # --------------------------------------------------------------------------------------------------------------- misses
@@ -136,13 +130,6 @@ def test_outcomes_of_known_points():
         assert outcomes(rows(split, hits, points), split) == [outcome, "right", "right"]
     on_its_owner = np.array([(4, 4), (18, 6), (20, 4)])
     assert outcomes(rows(split, [True, True, False], on_its_owner), split)[2] == "another thing"
-
-
-@pytest.mark.parametrize(
-    ("point", "expected"), [((5, 5), 0), ((12, 5), 2), ((5, -3), 3), ((13, 14), 5), ((-1, 0), 1), ((10, 10), 0)]
-)
-def test_distance_to_a_box(point, expected):
-    assert distance(point, box(0, 0, 10)) == expected
 
 
 def test_outcomes_add_up(split):

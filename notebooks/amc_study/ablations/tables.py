@@ -77,9 +77,8 @@ def rank_agreement(table: pd.DataFrame) -> pd.DataFrame:
     unrounded), light and full (settings from worst to best).
     """
     names, rows = table["setting"].str.rpartition(", "), []
-    for (split, concepts), part in table.assign(name=names[0], length=names[2]).groupby(
-        ["split", "concepts"], sort=False
-    ):
+    table = table.assign(name=names[0], length=names[2])
+    for (split, concepts), part in table.groupby(["split", "concepts"], sort=False):
         wide = part.pivot(index="name", columns="length", values="accuracy").dropna()
         if {"light", "full"} <= set(wide) and len(wide) > 1:
             row = {"split": split, "concepts": concepts, "settings": len(wide)}

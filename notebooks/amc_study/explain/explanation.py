@@ -48,9 +48,8 @@ def loss_table(terms: dict[str, float], amc: AmcSettings) -> str:
 
 def heading(name: str, answer: Grounding | RegionGrounding, box: Box | None) -> str:
     """A system's score and, where there is a box (xyxy, shares of the image), whether it points inside; as HTML."""
-    score = (
-        f"match {100 * answer.score:.0f} %" if isinstance(answer, Grounding) else f"best of {len(answer.boxes)} boxes"
-    )
+    is_heatmap = isinstance(answer, Grounding)
+    score = f"match {100 * answer.score:.0f} %" if is_heatmap else f"best of {len(answer.boxes)} boxes"
     if box is None:
         return f"<b>{name}</b> {score}"
     (x, y), (width, height) = answer.point, answer.image.size

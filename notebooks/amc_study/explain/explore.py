@@ -70,11 +70,8 @@ class Explorer:
         self.message, self.time = widgets.HTML(), widgets.HTML()
         self.picture = widgets.Image(format="png", width=COLUMN)
         self.pictures = {name: widgets.Image(format="png", width=COLUMN) for name in self.systems}
-        self.strips = {
-            name: widgets.Image(format="png", width=COLUMN)
-            for name, system in self.systems.items()
-            if isinstance(system, Grounder)
-        }
+        heatmaps = [name for name, system in self.systems.items() if isinstance(system, Grounder)]
+        self.strips = {name: widgets.Image(format="png", width=COLUMN) for name in heatmaps}
         self.texts = {name: widgets.HTML() for name in self.systems}
         self.panel = self._panel()
         self.phrase.observe(self._new_phrase, names="value")
@@ -140,14 +137,12 @@ class Explorer:
 
     def _panel(self) -> widgets.Widget:
         columns = [widgets.VBox((self.picture, widgets.HTML("<b>picture</b> and box")))]
-        for name in self.systems:
+        for name, picture in self.pictures.items():
             strip = [self.strips[name]] if name in self.strips else []
-            columns.append(widgets.VBox((self.pictures[name], self.texts[name], *strip)))
+            columns.append(widgets.VBox((picture, self.texts[name], *strip)))
         wrapped = widgets.Box(columns, layout=widgets.Layout(flex_flow="row wrap", grid_gap="8px"))
-        rows = (
-            (self.phrase, self.suggestions, self.time), (self.scene, self.upload), (self.layer, self.across, self.down),
-        )  # fmt: skip
-        return widgets.VBox((*map(widgets.HBox, rows), self.message, wrapped))
+        what = widgets.HBox((self.phrase, self.suggestions, self.time)), widgets.HBox((self.scene, self.upload))
+        return widgets.VBox((*what, widgets.HBox((self.layer, self.across, self.down)), self.message, wrapped))
 
     def _say(self, sentence: str) -> None:
         self.message.value = f"<b>{html.escape(sentence, quote=False)}</b>"

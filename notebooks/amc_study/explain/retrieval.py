@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -75,29 +76,22 @@ class Retrieval:
 
 def retrieve(checkpoint: Checkpoint, pairs: Captioned, reranked: int = RERANKED, seed: int = 0) -> Retrieval:
     """Rank captions by picture and pictures by caption, and tell right captions from wrong ones."""
-    model = checkpoint.model
+    model, ranks = checkpoint.model, {}
     with evaluating(model):
         parts = pairs.images.split(IMAGES_AT_ONCE)
         image_embeds = torch.cat([model.encode_image(part.float().to(model.temp.device)) for part in parts])
         text_embeds, text_mask = encode_phrases(model, checkpoint.tokenizer, pairs.captions)
+        matched = partial(pair_probabilities, model, image_embeds, text_embeds, text_mask)
         similarity = (model.image_features(image_embeds) @ model.text_features(text_embeds).T).cpu()  # [n, n]
-
-        def matched(image_rows: Tensor, text_rows: Tensor) -> Tensor:
-            return pair_probabilities(model, image_embeds, text_embeds, text_mask, image_rows, text_rows)
-
-        ranks = {}
         for task, scores in {TO_CAPTION: similarity, TO_PICTURE: similarity.T}.items():
             ranks[task, "contrast"] = right_ranks(scores)
             best = scores.topk(min(reranked, len(scores)), dim=1).indices  # [n, K]
-            queries = torch.arange(len(best)).repeat_interleave(best.shape[1])
-            rows = (queries, best.flatten()) if task == TO_CAPTION else (best.flatten(), queries)
-            probabilities = matched(*rows).view(best.shape)
+            rows = torch.arange(len(best)).repeat_interleave(best.shape[1]), best.flatten()
+            probabilities = matched(*(rows if task == TO_CAPTION else rows[::-1])).view(best.shape)
             ranks[task, "match"] = reranked_ranks(ranks[task, "contrast"], best, probabilities)
-        own = torch.arange(len(pairs.captions))
-        right = matched(own, own).numpy()
-        others = {kind: torch.from_numpy(rows) for kind, rows in wrong_captions(pairs.captions, seed).items()}
-        wrong = {kind: matched(own, rows).numpy() for kind, rows in others.items()}
-    return Retrieval(ranks, right, wrong)
+        own, others = torch.arange(len(pairs.captions)), wrong_captions(pairs.captions, seed)
+        wrong = {kind: matched(own, torch.from_numpy(rows)).numpy() for kind, rows in others.items()}
+        return Retrieval(ranks, matched(own, own).numpy(), wrong)
 
 
 def right_ranks(similarity: Tensor) -> np.ndarray:
@@ -123,10 +117,8 @@ def wrong_captions(captions: Sequence[str], seed: int) -> dict[str, np.ndarray]:
     count, rng = len(captions), np.random.default_rng(seed)
     random = (np.arange(count) + rng.integers(1, count, count)) % count
     words = [set(clean(caption).split()) for caption in captions]
-    vocabulary = {word: number for number, word in enumerate(sorted(set().union(*words)))}
-    has = np.zeros((count, len(vocabulary)))
-    for row, words_of_one in enumerate(words):
-        has[row, [vocabulary[word] for word in words_of_one]] = 1
+    vocabulary = set().union(*words)
+    has = np.array([[word in those for word in vocabulary] for those in words], dtype=float)  # [n, W]
     common, lengths = has @ has.T, has.sum(1)
     alike = common / (lengths[:, None] + lengths - common)
     np.fill_diagonal(alike, -1)
