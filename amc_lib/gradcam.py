@@ -74,9 +74,7 @@ def _weighted_attention(
     """Attention times its positive gradient, or alone [B, h, L, G, G], zero at padded positions."""
     attention = weighted = watch.probabilities if create_graph else watch.probabilities.detach()  # [B, h, L, N]
     if explanation == "gradcam":
-        (gradient,) = torch.autograd.grad(
-            itm_logits[:, 1].sum(), watch.probabilities, create_graph=create_graph, retain_graph=create_graph or None
-        )
+        (gradient,) = torch.autograd.grad(itm_logits[:, 1].sum(), watch.probabilities, create_graph=create_graph)
         weighted = attention * gradient.clamp(min=0)
     words = text_mask[:, None, :, None].to(attention.dtype)  # [B, 1, L, 1]
     places = (weighted * words)[..., 1:]  # token 0, the class token, is no place
@@ -96,7 +94,7 @@ def normalise(raw: Tensor, eps: float = NORMALISE_EPS) -> Tensor:
 def upsample(maps: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """[B, H, W] -> [B, *size]: `bilinear` in training, `bicubic` in evaluation (which may undershoot zero)."""
     if mode == "bicubic":
-        rows, columns = (_bicubic(large, maps, axis) for axis, large in ((1, size[0]), (2, size[1])))
+        rows, columns = (_bicubic(large, maps, axis) for axis, large in enumerate(size, start=1))
         return rows @ maps @ columns.T  # as F.interpolate within rounding, in a fifth of its time
     return F.interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from amc_lib import gradcam
-from amc_lib.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.config import VisionSettings
 from amc_lib.datasets.image_files import open_image, reading, to_rgb
 from amc_lib.datasets.transforms import to_input
@@ -106,23 +106,16 @@ class Grounder:
         points = peak(raw, size).tolist()
         groundings = []
         for p, text in enumerate(phrases):
+            point, score, unknown = tuple(points[p]), float(scores[p]), unknown_words(tokenizer, text)
             tokens = tuple(tokenizer.tokens(text, model.settings.text.positions))
             shares = token_maps[p, : len(tokens)] / token_maps.shape[1]  # their sum is raw[p]
-            answer = Grounding(
-                text, tuple(points[p]), float(scores[p]), unknown_words(tokenizer, text), tokens,
-                picture, heatmaps[p], raw[p], shares,
-            )  # fmt: skip
-            groundings.append(answer)
+            groundings.append(Grounding(text, point, score, unknown, tokens, picture, heatmaps[p], raw[p], shares))
         return groundings
 
 
 def heatmap_layer(checkpoint: Checkpoint) -> int:
     """The layer that a checkpoint names beside its weights, else that of its training."""
-    layer, text = checkpoint.about.get("layer", checkpoint.settings.amc.layer), checkpoint.settings.model.text
-    if not isinstance(layer, int) or not text.fusion_from <= layer < text.layers:
-        fusion = f"{text.fusion_from}-{text.layers - 1}"
-        raise CheckpointError(f"this checkpoint names the layer {layer!r:.80}; its fusion layers are {fusion}")
-    return layer
+    return checkpoint.about.get("layer", checkpoint.settings.amc.layer)
 
 
 def unknown_words(tokenizer: Tokenizer, phrase: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The losses: Attention Map Consistency (equations 1-3 of Yang et al., CVPR 2023), and ALBEF's ITC, ITM and MLM.
 
 All are pure functions. In the first part, heatmap float [B, H, W] is normalised to [0, 1] and of the mask's size; mask
-[B, H, W] is 1 inside the boxes and 0 outside. A mask that leaves no inside (or no outside) has mean and maximum 0 there.
+[B, H, W] is 1 inside the boxes and 0 outside. Where a mask leaves no inside (or no outside), mean and maximum are 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from amc_lib.tokens import IGNORED
 
 def mean_loss(heatmap: Tensor, mask: Tensor, margin: float = 0.1) -> Tensor:
     """L_mean, equation 1, per sample [B]: max(0, mean outside - mean inside + margin)."""
-    inside, outside = _means(heatmap, mask)
+    mask = mask.to(heatmap.dtype)
+    inside = (heatmap * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)  # [B, H, W] -> [B]
+    outside = (heatmap * (1 - mask)).sum((1, 2)) / (1 - mask).sum((1, 2)).clamp(min=1)
     return (outside - inside + margin).clamp(min=0)
 
 
@@ -38,12 +40,9 @@ def max_loss(heatmap: Tensor, mask: Tensor, margin: float = 0.5) -> Tensor:
 def amc_terms(
     heatmap: Tensor, mask: Tensor, delta1: float = 0.1, delta2: float = 0.5, mean_form: str = "paper"
 ) -> tuple[Tensor, Tensor]:
-    """L_mean and L_max, scalars: means over the batch; 0 for a batch of no samples.
-
-    `mean_form` "official" pools L_mean over the batch (see `pooled_mean_loss`).
-    """
+    """L_mean and L_max, scalars: means over the batch; `mean_form` "official" is `pooled_mean_loss`."""
     if len(heatmap) == 0:
-        return heatmap.sum(), heatmap.sum()
+        return heatmap.sum(), heatmap.sum()  # 0, with a graph; a mean over no samples would be NaN
     l_mean = pooled_mean_loss if mean_form == "official" else mean_loss
     return l_mean(heatmap, mask, delta1).mean(), max_loss(heatmap, mask, delta2).mean()
 
@@ -62,14 +61,6 @@ def amc_loss(
     return lambda1 * l_mean + lambda2 * l_max
 
 
-def _means(heatmap: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the heatmap inside and outside the mask, each [B]."""
-    mask = mask.to(heatmap.dtype)
-    inside = (heatmap * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
-    outside = (heatmap * (1 - mask)).sum((1, 2)) / (1 - mask).sum((1, 2)).clamp(min=1)
-    return inside, outside
-
-
 # ----------------------------------------------------------------- ALBEF's objectives (Li et al., NeurIPS 2021)
 
 
@@ -83,34 +74,34 @@ def contrastive_loss(
     temperature: Tensor,
     alpha: float,
     matching: Tensor | None = None,
-    first: int = 0,
+    own_start: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ITC with soft targets: features [B, E] of unit length, queues [E, Q] as they were before this step.
 
-    The momentum features [A, E] are those of all processes' batches; rows `first` to `first + B` are this one's.
-    Candidates are the momentum features, then the queue. (ALBEF's authors contrast with their own process's part of
-    the batch alone; here several processes give the loss of one with the whole batch.) Targets are alpha * (the
-    momentum model's softmax over them) + (1 - alpha) * the truth. The truth is each row's own pair or, with `matching`
-    (bool [B, B]: rows of the same image), all pairs of its image alike. Returns the loss and the similarities sim_i2t,
-    sim_t2i [B, B] (divided by the temperature) from which hard negatives are drawn.
+    The momentum features [A, E] are those of all processes' batches, this one's from row `own_start` on. Candidates are
+    the momentum features, then the queue. (ALBEF's authors contrast with their own process's part of the batch alone;
+    here several processes give the loss of one with the whole batch.) Targets are alpha * (the momentum model's softmax
+    over them) + (1 - alpha) * the truth. The truth is each row's own pair or, with `matching` (bool [B, B]: rows of the
+    same image), all pairs of its image alike. Returns the loss and the similarities sim_i2t, sim_t2i [B, B] (divided by
+    the temperature) from which hard negatives are drawn.
     """
-    here = slice(first, first + len(image_feat))
+    own = slice(own_start, own_start + len(image_feat))
     matching = torch.eye(len(image_feat), device=image_feat.device) if matching is None else matching
     losses, sims = [], []
     with torch.autocast(image_feat.device.type, enabled=False):  # bf16 would round the similarities
         for feat, feat_m, others_m, queue in (
-            (image_feat, image_feat_m[here], text_feat_m, text_queue),
-            (text_feat, text_feat_m[here], image_feat_m, image_queue),
+            (image_feat, image_feat_m[own], text_feat_m, text_queue),
+            (text_feat, text_feat_m[own], image_feat_m, image_queue),
         ):
             feat, feat_m, others_m = (x.to(temperature.dtype) for x in (feat, feat_m, others_m))
             candidates = torch.cat((others_m.T, queue), dim=1)  # [E, A + Q]
             sim = feat @ candidates / temperature  # [B, A + Q]
             with torch.no_grad():
                 truth = torch.zeros_like(sim)
-                truth[:, here] = matching / matching.sum(1, keepdim=True)
+                truth[:, own] = matching / matching.sum(1, keepdim=True)
                 targets = alpha * (feat_m @ candidates / temperature).softmax(1) + (1 - alpha) * truth
             losses.append(F.cross_entropy(sim, targets))
-            sims.append(sim[:, here].detach())
+            sims.append(sim[:, own].detach())
     return (losses[0] + losses[1]) / 2, *sims
 
 
@@ -127,7 +118,7 @@ def draw_negatives(
 
     Hard negatives are drawn with the softmax of the similarities [B, B], all others uniformly; never a pair that
     `matching` (bool [B, B], by default the diagonal) marks. A batch of one image has no negatives: both are then
-    empty. Similarities that are not finite count as 0: the loss will show them.
+    empty. NaN and infinite similarities count as 0: the loss will show them.
     """
     if matching is None:
         matching = torch.eye(len(sim_i2t), dtype=torch.bool, device=sim_i2t.device)

@@ -92,10 +92,10 @@ def training_losses(
     if move_momentum:
         model.update_momentum()
     image_feat_m, text_feat_m, fused_m = _momentum_pass(model, image, batch, teach_words=fuse and alpha > 0)
-    (image_feat_m, first), (text_feat_m, _) = gather_rows(image_feat_m), gather_rows(text_feat_m)  # [A, E]
+    (image_feat_m, own_start), (text_feat_m, _) = gather_rows(image_feat_m), gather_rows(text_feat_m)  # [A, E]
     feats = take_rows(model.image_features(image_embeds), rows), model.text_features(text_embeds)  # [B, E] both
     queues = model.image_queue, model.text_queue
-    itc, *sims = contrastive_loss(*feats, image_feat_m, text_feat_m, *queues, model.temp, alpha, same_image, first)
+    itc, *sims = contrastive_loss(*feats, image_feat_m, text_feat_m, *queues, model.temp, alpha, same_image, own_start)
     model.enqueue(image_feat_m, text_feat_m)
     nothing = itc.new_zeros(())
     if not fuse:
@@ -111,14 +111,14 @@ def training_losses(
     # ITM: the matching pairs, each phrase with another image, each image with another phrase. The pass of the pairs
     # that do not match also reads the corrupted phrases of MLM.
     other_image, other_text = negatives or draw_negatives(*sims, same_image, hard=hard_negatives, generator=generator)
-    K = len(other_image)  # B, or 0 in a batch of one image
-    texts = torch.cat((text_embeds[:K], take_rows(text_embeds, other_text), *corrupted))  # [2K + B, L, D]
-    seen = memory.rows(torch.cat((rows[other_image], rows[:K], rows)))
-    fused = encoder.fuse(texts, torch.cat((mask[:K], mask[other_text], mask)), seen)
-    itm = matching_loss(torch.cat((itm_logits, model.match(fused[: 2 * K]))), positives=B)
+    drawn = len(other_image)  # B, or 0 in a batch of one image
+    texts = torch.cat((text_embeds[:drawn], take_rows(text_embeds, other_text), *corrupted))  # [2 * drawn + B, L, D]
+    seen = memory.rows(torch.cat((rows[other_image], rows[:drawn], rows)))
+    fused = encoder.fuse(texts, torch.cat((mask[:drawn], mask[other_text], mask)), seen)
+    itm = matching_loss(torch.cat((itm_logits, model.match(fused[: 2 * drawn]))), positives=B)
 
     # MLM: the words hidden in the corrupted phrases, which see their images.
-    mlm = _mlm(model, fused[2 * K :], fused_m, batch.mlm_labels, alpha, objective.mlm_distillation)
+    mlm = _mlm(model, fused[2 * drawn :], fused_m, batch.mlm_labels, alpha, objective.mlm_distillation)
     l_amc = amc.lambda1 * l_mean + amc.lambda2 * l_max
     means = box_weight * l_mean.detach(), box_weight * l_max.detach()
     return Losses(word_weight * mlm, pair_weight * itc, pair_weight * itm, box_weight * l_amc, *means)
@@ -164,13 +164,13 @@ def _mlm(
     predicted in the weights' own precision: rounding the vocabulary's weights to bf16 would cost more.
     """
     weights = model.text_encoder.cls.predictions.decoder.weight
-    few = distillation == "vocabulary" or fused_m is None
-    if few:
+    labelled_only = distillation == "vocabulary" or fused_m is None
+    if labelled_only:
         labelled = labels != IGNORED
         fused, labels = fused[labelled].to(weights.dtype), labels[labelled]  # [M, D], [M]
         fused_m = None if fused_m is None else fused_m[labelled].to(weights.dtype)
-    rounded = torch.is_autocast_enabled(fused.device.type) and not few
-    with torch.autocast(fused.device.type, enabled=rounded):
+    autocast = torch.is_autocast_enabled(fused.device.type) and not labelled_only
+    with torch.autocast(fused.device.type, enabled=autocast):
         with torch.no_grad():
             teacher_logits = None if fused_m is None else model.text_encoder_m.predict(fused_m)
         return masked_language_loss(model.text_encoder.predict(fused), teacher_logits, labels, alpha, distillation)

