@@ -1,7 +1,7 @@
 """Numerical truth: what the authors' code gave for the stored cases, values and gradients, comes out here too.
 
 float64 is held to a few times the rounding noise of the authors' own float32 run, name by name; float32 to
-1e-5 + 1e-5 * max|value|. Every stored name is either compared or stands in `NOT_COMPARED` with its reason.
+1e-5 + 1e-5 * max|value|. Every stored value is compared, but for random draws, which are replayed.
 """
 
 from __future__ import annotations
@@ -19,24 +19,11 @@ from torch import Tensor
 
 from amc_lib import gradcam
 from amc_lib.config import AmcSettings, ObjectiveSettings
-from amc_lib.losses import contrastive_loss, matching_loss, max_loss, mean_loss, pooled_mean_loss
+from amc_lib.losses import contrastive_loss, max_loss, mean_loss, pooled_mean_loss
 from amc_lib.model import ALBEF
 from amc_lib.step import Batch, training_losses
 
-NOT_COMPARED = {
-    "negatives_image_idx": "a random draw of the authors' code, replayed here as an input",
-    "negatives_text_idx": "a random draw of the authors' code, replayed here as an input",
-    "mlm_input_ids": "a random draw of the authors' code, replayed here as an input",
-    "mlm_labels": "a random draw of the authors' code, replayed here as an input",
-}
-# README of the cases: the gradient of L_amc alone does not reach these parameters, or cancels exactly.
-UNTOUCHED_BY_AMC = (
-    "itm_head.bias",
-    "temp",
-    "vision_proj.weight",
-    "text_proj.weight",
-    "text_encoder.cls.predictions.bias",
-)
+REPLAYED = {"negatives_image_idx", "negatives_text_idx", "mlm_input_ids", "mlm_labels"}  # random draws, inputs here
 NOISE_FACTOR = 4
 NOISE_FLOOR = 1e-12  # for names whose noise is 0
 
@@ -230,37 +217,5 @@ def test_values_and_gradients_are_the_authors(folder, dtype):
 
 
 @CASES
-def test_every_stored_value_is_compared_or_explained(folder):
-    compared, stored = set(reproduce(folder, torch.float64)), set(load_case(folder).outputs)
-    assert stored - compared == set(NOT_COMPARED)
-    assert compared <= stored
-
-
-@CASES
-def test_noise_table_names_what_is_compared(folder):
-    assert set(reproduce(folder, torch.float64)) <= set(load_case(folder).noise)
-
-
-@CASES
-@DTYPES
-@pytest.mark.parametrize("name", UNTOUCHED_BY_AMC)
-def test_amc_alone_does_not_touch(folder, dtype, name):
-    gradient = reproduce(folder, dtype)[f"grad_amc/{name}"]
-    assert gradient.count_nonzero() == 0
-
-
-@CASES
-@DTYPES
-def test_total_is_the_sum_of_its_terms(folder, dtype):
-    values = reproduce(folder, dtype)
-    terms = [values[name] for name in ("loss_mlm", "loss_ita", "loss_itm", "amc")]
-    torch.testing.assert_close(values["total"], sum(terms))
-    torch.testing.assert_close(values["loss_ita"], (values["loss_ita_i2t"] + values["loss_ita_t2i"]) / 2)
-    torch.testing.assert_close(values["loss_itm"], matching_loss(values["itm_logits"], len(values["text_feat"])))
-
-
-@CASES
-def test_distillation_axes_differ(folder):
-    """The two repositories' MLM losses are not to be confused: they are 0.5 to 1 apart in these cases."""
-    values = reproduce(folder, torch.float64)
-    assert abs(values["loss_mlm"] - values["albef/loss_mlm"]) > 0.1
+def test_every_stored_value_is_compared_or_replayed(folder):
+    assert set(reproduce(folder, torch.float64)) | REPLAYED == set(load_case(folder).outputs)
