@@ -32,8 +32,20 @@ from amc_study.scenes.scene import SPLITS
 from amc_study.scenes.splits import open_scenes
 
 SETTINGS = SceneSettings()
-SCENES_PER_SPLIT = 30
-COLOURS = ("red", "blue", "green", "yellow", "orange", "purple", "pink", "brown", "black", "white", "grey")
+SCENES_PER_SPLIT = 15
+COLOUR_ANCHORS = {  # what a person would point at on a colour chart, chosen apart from the code's tones
+    "red": (220, 30, 30),
+    "blue": (50, 110, 220),
+    "green": (70, 170, 60),
+    "yellow": (255, 230, 40),
+    "orange": (250, 150, 40),
+    "purple": (140, 80, 180),
+    "pink": (255, 170, 200),
+    "brown": (140, 90, 40),
+    "black": (40, 40, 40),
+    "white": (255, 255, 255),
+    "grey": (170, 170, 170),
+}
 SIZES = {"small": "small", "little": "small", "big": "big", "large": "big"}
 PATTERNS = {w: w for w in ("plain", "striped", "spotted")} | {"stripes": "striped", "spots": "spotted"}
 NAMES = {name: c for c in CONCEPTS for name in (c.name, c.plural)}
@@ -44,7 +56,8 @@ def drawn() -> dict[str, list[scenes.Scene]]:
     return {split: [scenes.draw(SETTINGS, split, i) for i in range(SCENES_PER_SPLIT)] for split in SPLITS}
 
 
-def all_scenes(drawn):
+@pytest.fixture(scope="module")
+def all_scenes(drawn) -> list[scenes.Scene]:
     return [scene for split in SPLITS for scene in drawn[split]]
 
 
@@ -59,7 +72,7 @@ def understood(phrase: str) -> tuple[str, dict[str, str], bool]:
     text = part[1] if part else phrase
     name = max((n for n in NAMES if re.search(rf"\b{n}\b", text)), key=len)
     rest = re.sub(rf"\b{name}\b", " ", text, count=1).split()
-    attributes = {"size": SIZES, "colour": {c: c for c in COLOURS}, "pattern": PATTERNS}
+    attributes = {"size": SIZES, "colour": {c: c for c in COLOUR_ANCHORS}, "pattern": PATTERNS}
     said = {kind: words[w] for kind, words in attributes.items() for w in rest if w in words}
     return NAMES[name].name, said, bool(part)
 
@@ -91,53 +104,48 @@ def rendered_alone(placement, size: int) -> np.ndarray:
     return canvas[:size, :size]
 
 
-def test_scenes_do_not_depend_on_order_or_process():
-    wanted = [("val", 7), ("train", 3), ("referring_a", 0), ("phrases", 11)]
-    here = [digest(scenes.draw(SETTINGS, split, i)) for split, i in wanted]
+def test_scenes_do_not_depend_on_order_or_process(drawn):
+    some = [("referring_a", 0), ("val", 7)]
     code = (
         "import hashlib\nfrom amc_lib.config import SceneSettings\nfrom amc_study.scenes import scene as scenes\n"
         f"{inspect.getsource(digest)}\n"
-        f"print([digest(scenes.draw(SceneSettings(), split, i)) for split, i in {wanted[::-1]}][::-1])"
+        f"print([digest(scenes.draw(SceneSettings(), split, i)) for split, i in {some}])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "42", "PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}"}
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert there.stdout.strip() == repr(here)
+    assert there.stdout.strip() == repr([digest(drawn[split][i]) for split, i in some])
 
 
-def test_words_of_the_study_stay_the_same():
+def test_words_of_the_study_stay_the_same(drawn):
     """Captions and phrases of some scenes as they were when the shipped checkpoints were trained."""
     words = [
         (scene.captions, [(r.id, r.phrase, r.kind, r.annotated, len(r.boxes)) for r in scene.regions])
-        for scene in (scenes.draw(SETTINGS, split, index) for split in SPLITS for index in (0, 5))
+        for scene in (drawn[split][index] for split in SPLITS for index in (0, 5))
     ]
     assert hashlib.sha256(repr(words).encode()).hexdigest()[:16] == "a183d1cfd0fc80d1"
 
 
-def test_seeds_and_splits_share_no_scene(drawn):
-    pictures = [scene.image.tobytes() for scene in all_scenes(drawn)]
-    pictures += [scenes.draw(replace(SETTINGS, seed=1), "train", i).image.tobytes() for i in range(5)]
+def test_seeds_and_splits_share_no_scene_and_no_id(all_scenes):
+    pictures = [scene.image.tobytes() for scene in all_scenes]
+    pictures += [scenes.draw(replace(SETTINGS, seed=1), "train", i).image.tobytes() for i in range(3)]
     assert len(set(pictures)) == len(pictures)
+    ids = [region.id for scene in all_scenes for region in scene.regions]
+    assert len(set(ids)) == len(ids)
 
 
-def test_image_source_and_read_agree_with_draw():
-    settings = replace(SETTINGS, val=6, train=6)
-    for split in ("val", "train"):
-        expected = [scenes.draw(settings, split, i) for i in range(6)]
-        regions = scenes.read(settings, split)
-        assert regions == [region for scene in expected for region in scene.regions]
-        assert len({region.id for region in regions}) == len(regions)
-        source = pickle.loads(pickle.dumps(expected[2].regions[0].image))
-        assert source == expected[2].regions[0].image and hash(source) == hash(expected[2].regions[0].image)
-        picture = source.open()
-        assert picture.mode == "RGB" and picture.size == (settings.size, settings.size)
-        assert picture.tobytes() == expected[2].image.tobytes()
+def test_image_of_a_region_is_drawn_when_opened(drawn):
+    scene = drawn["val"][2]
+    source = pickle.loads(pickle.dumps(scene.regions[0].image))
+    assert source == scene.regions[0].image and hash(source) == hash(scene.regions[0].image)
+    assert source.open().mode == "RGB" and source.open().size == (SETTINGS.size, SETTINGS.size)
+    assert source.open().tobytes() == scene.image.tobytes()
 
 
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=15, deadline=None)
 @given(
     index=st.integers(0, 599),
     split=st.sampled_from(["phrases", "referring_a", "referring_b"]),
-    size=st.sampled_from([160, 256, 320]),
+    size=st.sampled_from([96, 160, 256]),
     objects=st.sampled_from([(2, 3), (4, 6), (6, 9), (10, 12)]),
     width=st.sampled_from([(0.1, 0.4), (0.13, 0.28), (0.2, 0.2)]),
     rotation=st.sampled_from([0.0, 25.0, 180.0]),
@@ -146,8 +154,11 @@ def test_image_source_and_read_agree_with_draw():
 )
 def test_boxes_are_tight_and_knobs_obeyed(index, split, size, objects, width, rotation, occlusion, distractors):
     assume(occlusion > 0 or (objects[1] <= 9 and width[1] < 0.4))  # else some scenes have no room
-    settings = replace(
-        SceneSettings(size=size, objects=objects, object_width=width, rotation_degrees=rotation),
+    settings = SceneSettings(
+        size=size,
+        objects=objects,
+        object_width=width,
+        rotation_degrees=rotation,
         max_occlusion=occlusion,
         distractors=distractors,
     )
@@ -168,8 +179,8 @@ def test_boxes_are_tight_and_knobs_obeyed(index, split, size, objects, width, ro
         assert thing.visible >= 1 - occlusion
 
 
-def test_a_phrase_means_exactly_its_boxes(drawn):
-    for scene in all_scenes(drawn):
+def test_a_phrase_means_exactly_its_boxes(all_scenes):
+    for scene in all_scenes:
         for region in scene.regions:
             things = meant(region.phrase, scene.objects)
             if understood(region.phrase)[2]:
@@ -186,7 +197,7 @@ def test_a_phrase_means_exactly_its_boxes(drawn):
 def test_all_kinds_of_phrases_occur(drawn):
     for split in ("train", "val", "phrases"):
         kinds = Counter(region.kind for scene in drawn[split] for region in scene.regions)
-        assert min(kinds[kind] for kind in ("object", "group", "part")) >= 5
+        assert min(kinds[kind] for kind in ("object", "group", "part")) >= 3
 
 
 @pytest.mark.parametrize("split", ["referring_a", "referring_b"])
@@ -201,11 +212,11 @@ def test_expressions_fit_one_of_several_of_a_kind(drawn, split):
             assert companions[target.concept.name] > 1
             assert (target.concept.category in ("people", "animals")) == (split == "referring_a")
             ways.update(list(understood(region.phrase)[1]))
-    assert min(ways[way] for way in ("size", "colour", "pattern")) >= 10
+    assert min(ways[way] for way in ("size", "colour", "pattern")) >= 5
 
 
-def test_captions_are_true(drawn):
-    for scene in all_scenes(drawn):
+def test_captions_are_true(all_scenes):
+    for scene in all_scenes:
         lengths = [len(caption.split()) for caption in scene.captions]
         assert lengths == sorted(lengths) and lengths
         for caption in scene.captions:
@@ -226,18 +237,18 @@ def test_unannotated_concepts_have_no_boxes_in_training(drawn):
     assert len(shown) > 10 and sum(name in told for name in shown) > 0.9 * len(shown)
 
 
-def test_concepts_that_could_be_confused_never_meet(drawn):
-    for scene in all_scenes(drawn):
+def test_concepts_that_could_be_confused_never_meet(all_scenes):
+    for scene in all_scenes:
         present = {thing.concept for thing in scene.objects}
         kins = Counter(concept.kin for concept in present if concept.kin)
         assert not kins or max(kins.values()) == 1
         assert not {"people", "clothes"} <= {concept.category for concept in present}
 
 
-def test_articles_and_words(drawn):
+def test_words_are_of_the_vocabulary_and_articles_are_right(all_scenes):
     known = set(vocabulary())
     assert len(known) < 700
-    for scene in all_scenes(drawn):
+    for scene in all_scenes:
         for text in [*scene.captions, *(region.phrase for region in scene.regions)]:
             assert re.fullmatch(r"[a-z]+(,? [a-z]+)*", text)
             assert set(re.findall(r"[a-z]+", text)) <= known
@@ -255,18 +266,13 @@ def test_article(words, expected):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"seed": -1}, "seed"),
         ({"size": 20}, "size"),
         ({"objects": (9, 6)}, "objects"),
-        ({"objects": (0, 2)}, "objects"),
         ({"objects": (300, 300)}, "objects"),
         ({"object_width": (0.0, 0.2)}, "object_width"),
-        ({"object_width": (0.8, 0.9)}, "object_width"),
-        ({"objects": (30, 30), "max_occlusion": 0.0}, "max_occlusion"),
-        ({"max_occlusion": 1.0}, "max_occlusion"),
-        ({"rotation_degrees": 200}, "rotation_degrees"),
+        ({"object_width": (0.8, 0.9), "size": 64}, "object_width"),
+        ({"objects": (30, 30), "max_occlusion": 0.0, "size": 64}, "max_occlusion"),
         ({"distractors": (0, 1000)}, "distractors"),
-        ({"train_objects": (3, 2)}, "train_objects"),
     ],
 )
 def test_impossible_settings_are_refused(change, word):
@@ -282,39 +288,19 @@ def test_scenes_that_do_not_exist_are_refused(split, index):
 
 # ---------------------------------------------------------------------------------------------------------- pictograms
 
-COLOUR_ANCHORS = {  # what a person would point at on a colour chart, chosen apart from the code's tones
-    "red": (220, 30, 30),
-    "blue": (50, 110, 220),
-    "green": (70, 170, 60),
-    "yellow": (255, 230, 40),
-    "orange": (250, 150, 40),
-    "purple": (140, 80, 180),
-    "pink": (255, 170, 200),
-    "brown": (140, 90, 40),
-    "black": (40, 40, 40),
-    "white": (255, 255, 255),
-    "grey": (170, 170, 170),
-}
 
-
-def test_concepts_are_many_and_have_names_of_their_own():
-    assert len(CONCEPTS) >= 150
-    assert {"people", "animals", "food", "plants", "vehicles", "objects"} <= {c.category for c in CONCEPTS}
-    for taken in ([c.name for c in CONCEPTS], [c.plural for c in CONCEPTS], [c.character for c in CONCEPTS]):
-        assert len(set(taken)) == len(taken)
+def test_concepts_have_names_of_their_own_and_a_fifth_of_each_category_is_unannotated():
+    for names in ([c.name for c in CONCEPTS], [c.plural for c in CONCEPTS], [c.character for c in CONCEPTS]):
+        assert len(set(names)) == len(names) >= 150
     assert not {c.character for c in CONCEPTS} & set(DISTRACTORS)
     assert set(PARTS) <= {c.name for c in CONCEPTS}
-
-
-def test_a_fifth_of_each_category_is_unannotated():
-    sizes = Counter(c.category for c in CONCEPTS)
     unannotated = Counter(c.category for c in CONCEPTS if not c.annotated)
-    for category, size in sizes.items():
+    for category, size in Counter(c.category for c in CONCEPTS).items():
         assert abs(unannotated[category] - size / 5) <= 0.5
 
 
-@pytest.mark.parametrize("concept", [c for c in CONCEPTS if c.colours], ids=lambda c: c.name)
-def test_colour_words_are_what_one_sees(concept):
+@pytest.mark.parametrize("concept", [c for c in CONCEPTS if c.colours][::3], ids=lambda c: c.name)
+def test_colours_and_patterns_are_what_one_sees(concept):
     rasters = {colour: np.asarray(pictogram(concept, colour)).astype(int) for colour in concept.colours}
     ink = next(iter(rasters.values()))[..., 3] > 127
     changing = ink & (np.ptp(np.stack(list(rasters.values())), axis=0).max(-1) > 60)
@@ -322,17 +308,10 @@ def test_colour_words_are_what_one_sees(concept):
     for colour, raster in rasters.items():
         shades, counts = np.unique(raster[changing][:, :3], axis=0, return_counts=True)
         seen = shades[counts.argmax()]
-        nearest = min(COLOUR_ANCHORS, key=lambda word: sum((seen - COLOUR_ANCHORS[word]) ** 2))
-        assert nearest == colour
-
-
-@pytest.mark.parametrize("concept", [c for c in CONCEPTS if c.patterns], ids=lambda c: c.name)
-def test_patterns_mark_a_good_part_of_the_fill(concept):
-    for colour in concept.colours:
-        plain = np.asarray(pictogram(concept, colour)).astype(int)
+        assert min(COLOUR_ANCHORS, key=lambda word: sum((seen - COLOUR_ANCHORS[word]) ** 2)) == colour
         for pattern in concept.patterns:
-            marked = np.abs(np.asarray(pictogram(concept, colour, pattern)).astype(int) - plain).max(-1) > 60
-            assert 0.06 < marked.sum() / (plain[..., 3] > 127).sum() < 0.6
+            marked = np.abs(np.asarray(pictogram(concept, colour, pattern)).astype(int) - raster).max(-1) > 60
+            assert 0.06 < marked.sum() / ink.sum() < 0.6
 
 
 def test_unknown_colours_and_patterns_are_refused():

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,9 @@ def _statements(source: str) -> bytes:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(getattr(node, "body", None), list):
-            node.body = [line for line in node.body if not (isinstance(line, ast.Expr) and _is_text(line.value))]
+            texts = [line for line in node.body if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)]
+            node.body = [line for line in node.body if line not in texts]
     return ast.dump(tree).encode()
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def open_entry(
@@ -90,16 +88,20 @@ def _fill(folder: Path, compute: Callable[..., Part], settings: SceneSettings, s
     """Compute an entry beside its place and rename it when it is whole; arrays never stand in memory whole."""
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
-    arrays: dict[str, np.memmap] = {}
-    records: list = []
+    count, arrays, records = settings.count(split), {}, []
+    starts = range(0, count, scenes_a_task)
+    stops = [min(start + scenes_a_task, count) for start in starts]
     try:
-        for start, (part, part_records) in _parts(compute, settings, split, scenes_a_task):
-            for name, rows in part.items():
-                if name not in arrays:
-                    shape = (settings.count(split), *rows.shape[1:])
-                    arrays[name] = np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", rows.dtype, shape)
-                arrays[name][start : start + len(rows)] = rows
-            records += part_records
+        with tqdm(total=count, desc=f"drawing {split}", unit="scene") as bar, _mapping(len(starts)) as mapped:
+            parts = mapped(partial(compute, settings, split), starts, stops)
+            for start, stop, (part, part_records) in zip(starts, stops, parts, strict=True):
+                for name, rows in part.items():
+                    if name not in arrays:
+                        shape = (count, *rows.shape[1:])
+                        arrays[name] = np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", rows.dtype, shape)
+                    arrays[name][start:stop] = rows
+                records += part_records
+                bar.update(stop - start)
         for array in arrays.values():
             array.flush()
         (unfinished / "records.json").write_text(json.dumps(records), encoding="utf-8")
@@ -107,20 +109,6 @@ def _fill(folder: Path, compute: Callable[..., Part], settings: SceneSettings, s
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _parts(
-    compute: Callable[..., Part], settings: SceneSettings, split: str, scenes_a_task: int
-) -> Iterator[tuple[int, Part]]:
-    """(first scene, result) of successive ranges of scenes, in order, with a progress bar."""
-    count = settings.count(split)
-    starts = range(0, count, scenes_a_task)
-    stops = [min(start + scenes_a_task, count) for start in starts]
-    with tqdm(total=count, desc=f"drawing {split}", unit="scene") as bar, _mapping(len(starts)) as mapped:
-        results = mapped(compute, [settings] * len(starts), [split] * len(starts), starts, stops)
-        for start, stop, part in zip(starts, stops, results, strict=True):
-            yield start, part
-            bar.update(stop - start)
 
 
 @contextmanager

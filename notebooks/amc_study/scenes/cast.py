@@ -1,7 +1,7 @@
 """Who appears in a scene: concepts, colours, patterns and sizes, drawn at random so that words can tell twins apart.
 
 Things of one concept come as `companions`: alike ("two cats"), or differing in one or two attributes ("red car",
-"blue car", "small red car"). No other two things of a scene can be taken for one another (`may_meet`).
+"blue car", "small red car"). No other two things of a scene can be taken for one another.
 """
 
 from dataclasses import dataclass, replace
@@ -37,28 +37,28 @@ class Thing:
     width: float = 0.0
 
 
-def may_meet(a: Concept, b: Concept) -> bool:
-    """Whether no phrase for one concept could be true of a scene's other one, or of what it wears or rides."""
-    if a == b or (a.kin and a.kin == b.kin):
-        return False
-    return {a.category, b.category} != {"people", "clothes"}
-
-
 @cache
 def _strangers(concept: Concept) -> frozenset[str]:
-    """Names of the concepts that may not stand in a scene with this one, its own included."""
-    return frozenset(other.name for other in CONCEPTS if not may_meet(concept, other))
+    """Names of the concepts that may not stand in a scene with this one, its own included.
+
+    A phrase for one of them could be true of the other, or of what it wears or rides.
+    """
+    dressed = {"people": "clothes", "clothes": "people"}.get(concept.category)
+    strangers = [c for c in CONCEPTS if c == concept or (c.kin and c.kin == concept.kin) or c.category == dressed]
+    return frozenset(c.name for c in strangers)
 
 
 def draw_cast(settings: SceneSettings, split: str, rng: np.random.Generator) -> list[Thing]:
     """The things of one scene, companions first."""
     least, most = settings.train_objects if split in ("pretrain", "train") else settings.objects
     total = int(rng.integers(least, most + 1))
+    refers = _refers(split)
+    companies = 1 + (total >= LEAST_FOR_TWO_COMPANIES) if refers else total > 1 and rng.random() < COMPANY_SHARE
     things: list[Thing] = []
-    for _ in range(_companies(split, total, rng)):
+    for _ in range(companies):
         concept = _next_concept(things, split, settings, rng)
         contrasts = _contrasts(concept, settings)
-        if not contrasts or (not _refers(split) and rng.random() < ALIKE_SHARE):
+        if not contrasts or (not refers and rng.random() < ALIKE_SHARE):
             things += _alike(concept, total - len(things), settings, rng)
         else:
             things += _told_apart(concept, contrasts, total - len(things), settings, rng)
@@ -69,13 +69,6 @@ def draw_cast(settings: SceneSettings, split: str, rng: np.random.Generator) -> 
 
 def _refers(split: str) -> bool:
     return split.startswith("referring")
-
-
-def _companies(split: str, total: int, rng: np.random.Generator) -> int:
-    """Number of companies of two or three things in a scene of `total` things."""
-    if _refers(split):
-        return 2 if total >= LEAST_FOR_TWO_COMPANIES else 1
-    return int(total > 1 and rng.random() < COMPANY_SHARE)
 
 
 def _next_concept(things: list[Thing], split: str, settings: SceneSettings, rng: np.random.Generator) -> Concept:
@@ -127,12 +120,12 @@ def _colour_pairs(concept: Concept) -> list[tuple[str, str]]:
 def _alike(concept: Concept, room: int, settings: SceneSettings, rng: np.random.Generator) -> list[Thing]:
     """Two or three things with the same attributes and nearly the same width."""
     number = 3 if room > 2 and rng.random() < TRIPLE_SHARE else 2
-    thing = _thing(concept, settings, rng)
-    return [_with_similar_width(thing, settings, rng) for _ in range(number)]
+    return _with_similar_widths([_thing(concept, settings, rng)] * number, settings, rng)
 
 
-def _with_similar_width(thing: Thing, settings: SceneSettings, rng: np.random.Generator) -> Thing:
-    return replace(thing, width=float(np.clip(thing.width * rng.uniform(0.9, 1.1), *settings.object_width)))
+def _with_similar_widths(things: list[Thing], settings: SceneSettings, rng: np.random.Generator) -> list[Thing]:
+    widths = [np.clip(thing.width * rng.uniform(0.9, 1.1), *settings.object_width) for thing in things]
+    return [replace(thing, width=float(width)) for thing, width in zip(things, widths, strict=True)]
 
 
 def _told_apart(
@@ -143,11 +136,10 @@ def _told_apart(
     number = 2 if len(contrasts) > 1 and room > 2 and rng.random() < TRIPLE_SHARE else 1
     chosen = [contrasts[i] for i in rng.choice(len(contrasts), number, replace=False, p=weights / weights.sum())]
     values = {name: _two_values(concept, name, rng) for name in chosen}
-    first = _thing(concept, settings, rng)
-    first = replace(first, **{name: value for name, (value, _) in values.items()})
+    first = replace(_thing(concept, settings, rng), **{name: value for name, (value, _) in values.items()})
     company = [first] + [replace(first, **{name: other}) for name, (_, other) in values.items()]
     if "size" not in chosen:
-        return [_with_similar_width(thing, settings, rng) for thing in company]
+        return _with_similar_widths(company, settings, rng)
     narrowest, widest = settings.object_width
     small = float(rng.uniform(narrowest, widest / SIZE_RATIO))
     big = float(rng.uniform(small * SIZE_RATIO, widest))

@@ -26,8 +26,8 @@ CAPTION_LENGTHS = (1, 2, 3, 4)  # mentions in the captions of a scene, in turn u
 ATTRIBUTE_CHANCE = 0.55  # that a phrase mentions an attribute it does not need
 PLAIN_CHANCE = 0.1  # likewise, that a thing carries no pattern
 RELATIVE_CHANCE = 0.12  # that an attribute follows its noun: "helicopter that is red"
+LONGER_CHANCE = 0.25  # that a distinguishing phrase also has colour and pattern, needed or not
 PART_CHANCE = 0.6  # that a part of a thing is mentioned
-_AN_BEFORE_CONSONANT, _A_BEFORE_VOWEL = ("hour",), ("uni", "one ")
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,18 @@ def expressions(things: Sequence[Thing], rng: np.random.Generator) -> list[Menti
     return [_mention(description, things, rng) for i in twins for description in _distinguishing(i, things, rng)]
 
 
-def captions(said: Sequence[Mention], rng: np.random.Generator) -> tuple[str, ...]:
+def write_captions(mentioned: Sequence[Mention], rng: np.random.Generator) -> tuple[str, ...]:
     """Captions that name one to four things, shortest first; every mention is part of one."""
-    shuffled = [said[i] for i in rng.permutation(len(said))]
+    shuffled = [mentioned[i] for i in rng.permutation(len(mentioned))]
     together: list[Mention] = []
     for mention in shuffled:
         taken = {target for other in together for target in other.targets}
         if mention.part is None and not taken.intersection(mention.targets):
             together.append(mention)
     chunks = [[mention] for mention in shuffled if mention not in together]
-    for length in itertools.cycle(CAPTION_LENGTHS):
-        if not together:
-            break
+    lengths = itertools.cycle(CAPTION_LENGTHS)
+    while together:
+        length = next(lengths)
         chunks.append(together[:length])
         together = together[length:]
     written = [OPENINGS[rng.integers(len(OPENINGS))] + _enumeration([m.in_caption for m in chunk]) for chunk in chunks]
@@ -97,9 +97,7 @@ def captions(said: Sequence[Mention], rng: np.random.Generator) -> tuple[str, ..
 
 def article(words: str) -> str:
     """The indefinite article, by the sound of the first word."""
-    if words.startswith(_AN_BEFORE_CONSONANT):
-        return "an"
-    return "an" if words[0] in "aeiou" and not words.startswith(_A_BEFORE_VOWEL) else "a"
+    return "an" if words.startswith("hour") or re.match("(?!uni|one )[aeiou]", words) else "a"
 
 
 @cache
@@ -133,16 +131,12 @@ def _distinguishing(i: int, things: Sequence[Thing], rng: np.random.Generator) -
             if sum(description.fits(thing) for thing in things) == 1:
                 fitting.append(description)
         if fitting:
-            return [_perhaps_longer(fitting[rng.integers(len(fitting))], things[i], rng)]
+            chosen = fitting[rng.integers(len(fitting))]
+            if rng.random() >= 1 - LONGER_CHANCE:
+                pattern = "" if things[i].pattern == PLAIN else things[i].pattern
+                chosen = replace(chosen, colour=things[i].colour, pattern=chosen.pattern or pattern)
+            return [chosen]
     return []
-
-
-def _perhaps_longer(description: Description, thing: Thing, rng: np.random.Generator) -> Description:
-    """The description, one time in four with the thing's colour and pattern, needed or not."""
-    if rng.random() < 0.75:
-        return description
-    pattern = "" if thing.pattern == PLAIN else thing.pattern
-    return replace(description, colour=thing.colour, pattern=description.pattern or pattern)
 
 
 def _mention(description: Description, things: Sequence[Thing], rng: np.random.Generator) -> Mention:

@@ -33,10 +33,6 @@ class Placement:
     mirrored: bool
     corner: tuple[int, int] = (0, 0)
 
-    @property
-    def named(self) -> bool:
-        return isinstance(self.thing, Thing)
-
     def sprite(self) -> Image.Image:
         """The turned pictogram, RGBA, as small as its ink allows."""
         turned = self._turn(self._raster())
@@ -57,8 +53,7 @@ class Placement:
     def _raster(self) -> Image.Image:
         if isinstance(self.thing, str):
             return distractor(self.thing)
-        pattern = "" if self.thing.pattern == PLAIN else self.thing.pattern
-        return pictogram(self.thing.concept, self.thing.colour, pattern)
+        return pictogram(self.thing.concept, self.thing.colour, self.thing.pattern.replace(PLAIN, ""))
 
     def _turn(self, image: Image.Image) -> Image.Image:
         if self.mirrored:
@@ -100,7 +95,7 @@ class Canvas:
         window = self._window(placement, ink)
         hidden = np.bincount(window[ink] + 1, minlength=len(self.placements) + 1)[1:].tolist()
         for other, loss, left, whole in zip(self.placements, hidden, self.visible, self.covered, strict=True):
-            if loss and other.named and left - loss < (1 - max_occlusion) * whole:
+            if loss and isinstance(other.thing, Thing) and left - loss < (1 - max_occlusion) * whole:
                 return False
         window[ink] = len(self.placements)
         self.placements.append(placement)

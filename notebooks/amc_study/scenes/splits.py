@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import torch
@@ -82,7 +81,12 @@ def open_scenes(settings: SceneSettings, vision: VisionSettings, split: str) -> 
     side = vision.image_size
     arrays, records = open_entry("scenes", partial(_draw, side), settings, split, side, scenes_a_task=SCENES_A_TASK)
     regions = [
-        [_region(record, SceneImage(settings, split, index), split) for record in scene["regions"]]
+        [
+            Region(
+                **region | {"image": SceneImage(settings, split, index), "boxes": tuple(map(tuple, region["boxes"]))}
+            )
+            for region in scene["regions"]
+        ]
         for index, scene in enumerate(records)
     ]
     return SceneSplit(settings, split, arrays["features"], [scene["captions"] for scene in records], regions)
@@ -92,7 +96,8 @@ def _draw(side: int, settings: SceneSettings, split: str, start: int, stop: int)
     drawn = [draw(settings, split, index) for index in range(start, stop)]
     features = _trunk()(torch.stack([pixels(scene.image, side) for scene in drawn]))  # [m, C, G, G]
     records = [
-        {"captions": scene.captions, "regions": [_record(region) for region in scene.regions]} for scene in drawn
+        {"captions": scene.captions, "regions": [plain(replace(region, image=None)) for region in scene.regions]}
+        for scene in drawn
     ]
     return {"features": features.half().contiguous().numpy()}, records
 
@@ -100,14 +105,3 @@ def _draw(side: int, settings: SceneSettings, split: str, start: int, stop: int)
 @lru_cache(maxsize=1)
 def _trunk() -> Lite0Trunk:
     return Lite0Trunk().to(memory_format=torch.channels_last)
-
-
-def _record(region: Region) -> dict:
-    """A region without its image and split, which `_region` knows."""
-    kept = [field.name for field in dataclasses.fields(Region) if field.name not in ("image", "split")]
-    return {name: plain(getattr(region, name)) for name in kept}
-
-
-def _region(record: dict, image: SceneImage, split: str) -> Region:
-    boxes = tuple(tuple(box) for box in record["boxes"])
-    return Region(**record | {"image": image, "split": split, "boxes": boxes})
