@@ -213,14 +213,12 @@ def test_rate_warms_up_and_cools_down():
 
 def test_proposals_are_as_promised(detector, objects):
     found = detector.eval().propose(objects.levels([0, 1, 2]))
-    for of_picture in found:
-        K = len(of_picture.boxes)
-        assert 0 < K <= SETTINGS.boxes
-        assert of_picture.features.shape == (K, SETTINGS.width)
-        assert of_picture.scores.shape == of_picture.labels.shape == (K,)
-        assert (of_picture.scores.diff() <= 0).all()
-        assert (of_picture.boxes >= 0).all() and (of_picture.boxes <= SIDE).all()
-        assert box_iou(of_picture.boxes, of_picture.boxes).fill_diagonal_(0).max() <= SETTINGS.overlap + 1e-6
+    for proposals in found:
+        K = len(proposals.boxes)
+        assert 0 < K <= SETTINGS.boxes and proposals.features.shape == (K, SETTINGS.width)
+        assert proposals.scores.shape == proposals.labels.shape == (K,) and (proposals.scores.diff() <= 0).all()
+        assert (proposals.boxes >= 0).all() and (proposals.boxes <= SIDE).all()
+        assert box_iou(proposals.boxes, proposals.boxes).fill_diagonal_(0).max() <= SETTINGS.overlap + 1e-6
     alone = detector.propose(objects.levels([1]))[0]
     torch.testing.assert_close(alone.boxes, found[1].boxes, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(alone.features, found[1].features, atol=1e-4, rtol=1e-3)
@@ -259,27 +257,23 @@ def test_cached_proposals_are_those_of_the_pictures(trained, monkeypatch):
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
-class Clairvoyant:
+class Clairvoyant(torch.nn.Module):
     """In place of a detector: finds the annotated things exactly, always names the first colour and pattern."""
 
     def __init__(self, objects, right: bool) -> None:
-        self.objects, self.right, self.start = objects, right, 0
-        self.vocabulary = scene_vocabulary()
-
-    def eval(self):
-        return self
+        super().__init__()
+        self.vocabulary, self.right = scene_vocabulary(), right
+        self.targets = iter([target_of(things, self.vocabulary, 1.0) for things in objects.objects])
 
     def propose(self, levels, count):
-        start, self.start = self.start, self.start + len(levels[0])
         found = []
-        for things in self.objects.objects[start : self.start]:
-            target = target_of(things, self.vocabulary, 1.0)
+        for _, target in zip(levels[0], self.targets, strict=False):
             labels = target.labels - 1 if self.right else (target.labels % len(self.vocabulary.classes))
             found.append(Proposals(target.boxes, torch.ones(len(labels)), labels, target.boxes, (SIDE, SIDE)))
         return found
 
     def name(self, levels, boxes):
-        return tuple(torch.zeros(sum(map(len, boxes)), dtype=torch.int64) for _ in range(3))
+        return (torch.zeros(sum(map(len, boxes)), dtype=torch.int64),) * 3
 
 
 def test_perfect_and_misnaming_detectors_are_measured_as_such(objects):

@@ -99,20 +99,16 @@ def test_proposals_are_asked_the_phrases_that_all_are_asked(tuned):
         assert splits[split].all_regions() == scenes.all_regions()
 
 
-def test_system_whose_checkpoint_is_missing_is_left_out_aloud(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(comparison, "pretrained", lambda settings: "albef-scenes")
-    folders = study_folders("scenes", tmp_path, seeds=2)
-    assert "VMRM" not in folders and len(folders["AMC"]) == 2
-    assert "VMRM: left out" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("shipped", [True, False])
-def test_study_of_one_seed_falls_back_on_the_shipped_checkpoint(monkeypatch, tmp_path, capsys, shipped):
+@pytest.mark.parametrize(("seeds", "shipped"), [(2, True), (1, True), (1, False)])
+def test_system_without_runs_is_the_shipped_one_in_a_study_of_one_seed_or_left_out_aloud(
+    monkeypatch, tmp_path, capsys, seeds, shipped
+):
     monkeypatch.setattr(comparison, "pretrained", lambda settings: "albef-scenes")
     monkeypatch.setattr(comparison, "exists", lambda source: shipped and source == "vmrm-scenes")
-    folders = study_folders("scenes", tmp_path, seeds=1)
-    assert folders.get("VMRM") == (["vmrm-scenes"] if shipped else None)
-    assert ("of seed 0" if shipped else "left out") in capsys.readouterr().out
+    folders = study_folders("scenes", tmp_path, seeds)
+    assert len(folders["AMC"]) == seeds
+    assert folders.get("VMRM") == (["vmrm-scenes"] if shipped and seeds == 1 else None)
+    assert ("of seed 0" if shipped and seeds == 1 else "VMRM: left out") in capsys.readouterr().out
 
 
 def test_another_detector_makes_another_run(pretrained, tuned, in_a_folder_of_its_own, tmp_path):

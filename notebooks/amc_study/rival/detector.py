@@ -123,13 +123,14 @@ class Detector(nn.Module):
         for _ in range(ROUNDS):
             logits, deltas = self.heads.box_predictor(*self._look(levels, boxes))
             boxes = self._corrected(boxes, deltas, size)
-        counts = [len(part) for part in boxes]
-        scores, labels = (values.split(counts) for values in logits.softmax(1)[:, 1:].max(1))
-        most, overlap = count or self.settings.boxes, self.settings.overlap
-        best = [nms(*pair, overlap)[:most] for pair in zip(boxes, scores, strict=True)]
-        boxes = [part[rows] for part, rows in zip(boxes, best, strict=True)]
-        features = self._look(levels, boxes)[0].split([len(rows) for rows in best])
-        return [Proposals(boxes[i], scores[i][rows], labels[i][rows], features[i], size) for i, rows in enumerate(best)]
+        scores, labels = logits.softmax(1)[:, 1:].max(1)
+        best = []
+        for candidates in zip(boxes, *(values.split([*map(len, boxes)]) for values in (scores, labels)), strict=True):
+            kept = nms(*candidates[:2], self.settings.overlap)[: count or self.settings.boxes]
+            best.append([values[kept] for values in candidates])
+        boxes = [part[0] for part in best]
+        features = self._look(levels, boxes)[0].split([*map(len, boxes)])
+        return [Proposals(*part, seen, size) for part, seen in zip(best, features, strict=True)]
 
     @torch.inference_mode()
     def name(self, levels: Levels, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

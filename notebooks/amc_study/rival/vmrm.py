@@ -1,17 +1,16 @@
 """The detector-based system: phrases matched with a detector's proposals (after Dou & Peng, EMNLP 2021).
 
-Theirs: a vision-language model over region features, pretrained on images with captions, is asked which region each
-phrase means, by the similarity of their embeddings and without box supervision of phrases; it is then finetuned on the
-pairs that it finds, by four objectives: masked language modelling of the phrase given its regions, masked region
-modelling given the phrase, and a contrastive and a matching term on the pairs.
+Theirs: a vision-language model over region features, pretrained on images with captions, matches each phrase with the
+region of the most similar embedding, without box supervision of phrases. It is then finetuned on the pairs that it
+finds, by four objectives: masked language modelling of the phrase given its regions, masked region modelling given the
+phrase, and a contrastive and a matching term on the pairs.
 
-Ours, where the paper leaves room or our model differs: the model is this study's ALBEF with a tower over proposals
-(`region_tower`), so that both systems share text layers, fusion layers, words and pretraining objectives. A
-phrase's embedding is its projected class token, a region's the same projection of its token. The matched region is the
-most similar one of the phrase's own image, found anew in every step. The contrastive term compares a phrase with each
-image's most similar region. In matching and in language modelling the fusion layers see the matched region alone; the
-non-matching pairs are the most similar regions of images drawn by similarity. In region modelling the features (not the
-place) of one matched region an image are hidden, and the fused class token has to predict them.
+Ours, where the paper leaves room: the model is this study's ALBEF with a tower over proposals (`region_tower`). A
+phrase's embedding is its projected class token, a region's the same projection of its token; matches are found anew in
+every step, in the phrase's own image. The contrast compares a phrase with each image's most similar region. In matching
+and language modelling the fusion layers see the matched region alone; pairs that do not match are the most similar
+regions of images drawn by similarity. In region modelling the features (not the place) of one matched region an image
+are hidden, and the fused class token predicts them.
 
 I images, B phrases, K proposals, L text positions, D width, E contrastive width, F region features.
 """
@@ -112,8 +111,9 @@ def pair_losses(
     texts = torch.cat((text_embeds, text_embeds[: len(other)], corrupted[0]))
     fused = model.text_encoder.fuse(texts, torch.cat((mask, mask[: len(other)], mask)), alone)
     fused_pairs, fused_corrupted = fused.split((len(rows) + len(other), len(rows)))
+    logits = model.text_encoder.predict(fused_corrupted)
     return PairLosses(
-        mlm=_language(model, fused_corrupted, batch.mlm_labels),
+        mlm=masked_language_loss(logits, logits.detach(), batch.mlm_labels, alpha=0.0),
         mrm=_regions(model, batch, text_embeds, matched),
         itc=itc,
         itm=matching_loss(model.match(fused_pairs), positives=len(rows)),
@@ -130,11 +130,6 @@ def _contrast(sim: Tensor, own: Tensor) -> Tensor:
     """InfoNCE in both directions: of a phrase its image, of an image (equally) its phrases."""
     image_targets = own.T.float() / own.T.sum(1, keepdim=True).clamp(min=1)  # [I, B]
     return (F.cross_entropy(sim, own.float()) + F.cross_entropy(sim.T, image_targets)) / 2
-
-
-def _language(model: VMRM, fused: Tensor, labels: Tensor) -> Tensor:
-    logits = model.text_encoder.predict(fused)
-    return masked_language_loss(logits, logits.detach(), labels, alpha=0.0)
 
 
 def _regions(model: VMRM, batch: Batch, text_embeds: Tensor, matched: Tensor) -> Tensor:

@@ -95,11 +95,6 @@ def write_captions(mentioned: Sequence[Mention], rng: np.random.Generator) -> tu
     return tuple(sorted(written, key=lambda caption: len(caption.split())))
 
 
-def article(words: str) -> str:
-    """The indefinite article, by the sound of the first word."""
-    return "an" if words.startswith("hour") or re.match("(?!uni|one )[aeiou]", words) else "a"
-
-
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Every word of phrases and captions, sorted."""
@@ -186,7 +181,7 @@ def _noun(description: Description, rng: np.random.Generator, plural: bool = Fal
 
 
 def _with_article(noun: str) -> str:
-    return f"{article(noun)} {noun}"
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"  # no noun or attribute begins like "hour" or "unicorn"
 
 
 def _enumeration(texts: list[str]) -> str:
