@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
-from torch import Tensor
 
 from amc_lib.config import ModelSettings, Settings
 from amc_lib.files import ROOT, atomic_file, data_root, json_bytes, plain, sha256_of, unexpected_content
 from amc_lib.model import ALBEF
-from amc_lib.official import MOMENTUM, TWINS, CheckpointError, bert_vocabulary, load_official, load_tensors
+from amc_lib.official import MOMENTUM, CheckpointError, bert_vocabulary, load_official, load_tensors, untied_state
 from amc_lib.parameters import from_mapping
 from amc_lib.presets import preset
 from amc_lib.tokens import Tokenizer
@@ -49,7 +48,9 @@ def save_checkpoint(
     description of others are refused by `load_checkpoint`, because their hash is not the one in the description.
     """
     folder = Path(folder)
-    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in online_state(model).items()})
+    weights = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model, *NOT_STORED).items()}
+    )
     content = {
         "settings": plain(settings),
         "vocabulary": list(tokenizer.vocabulary),
@@ -89,15 +90,9 @@ def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], A
         tensors, model = load(data), model_class(settings.model)
     except Exception as error:  # what a description and a safetensors header can be is not bounded
         raise CheckpointError(f"{folder}: {str(error).partition(chr(10))[0]:.300}") from error
-    load_tensors(model, tensors, online_state(model), origin=folder)
+    load_tensors(model, tensors, untied_state(model, *NOT_STORED), origin=folder)
     model.copy_to_momentum()
     return Checkpoint(model, tokenizer, settings, about.get("about", {}), about["sha256"])
-
-
-def online_state(model: ALBEF) -> dict[str, Tensor]:
-    """The tensors that a checkpoint holds, by name."""
-    state = model.state_dict().items()
-    return {name: t for name, t in state if not name.startswith(NOT_STORED) and not name.endswith(tuple(TWINS))}
 
 
 def stored_settings(values: Any) -> Settings:

@@ -1,8 +1,6 @@
-"""Settings of the study: typed, frozen, validated, with unit and source at every field.
+"""Settings: typed, frozen, validated, with unit and source at every field.
 
-`presets.py` holds the values of the tiers, `parameters.py` applies flat names (`lambda1`, `epochs`, ...) to them.
-"PROTOCOL" is data/PROTOCOL.md, the facts of the paper tier with their sources; equations are those of Yang et al.,
-CVPR 2023.
+"PROTOCOL" is data/PROTOCOL.md, the facts of the paper tier with their sources; equations: Yang et al., CVPR 2023.
 """
 
 from __future__ import annotations
@@ -19,21 +17,13 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-RANGES = {
-    "positive": (lambda value: value > 0, "be positive"),
-    "not_negative": (lambda value: value >= 0, "not be negative"),
-    "share": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
-    "below_one": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
-}
-
-
-def check(settings: object, **fields: str) -> None:
-    """Raise ValueError naming the first field outside its range; `fields` are names, with blanks between, by range."""
-    for kind, names in fields.items():
-        inside, wanted = RANGES[kind]
-        for name in names.split():
-            value = getattr(settings, name)
-            require(inside(value), f"{name} must {wanted}, got {value!r:.80}")
+def check(settings: object, positive: str = "", not_negative: str = "", share: str = "", below_one: str = "") -> None:
+    """Raise ValueError naming the first field (names with blanks between) outside its range."""
+    for name, value in vars(settings).items():
+        require(name not in positive.split() or value > 0, f"{name} must be positive, got {value!r:.80}")
+        require(name not in not_negative.split() or value >= 0, f"{name} must not be negative, got {value!r:.80}")
+        require(name not in share.split() or 0 <= value <= 1, f"{name} must lie in [0, 1], got {value!r:.80}")
+        require(name not in below_one.split() or 0 <= value < 1, f"{name} must lie in [0, 1), got {value!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -53,9 +43,9 @@ class VisionSettings:
     def __post_init__(self) -> None:
         check(self, positive="image_size patch_size width depth heads mlp_ratio")
         check(self, not_negative="region_width", below_one="drop_path")
-        size, patch, width, heads = self.image_size, self.patch_size, self.width, self.heads
+        size, patch = self.image_size, self.patch_size
         require(size % patch == 0, f"image_size {size} is no multiple of patch_size {patch}")
-        require(width % heads == 0, f"vision width {width} is no multiple of its {heads} heads")
+        require(self.width % self.heads == 0, f"vision width {self.width} is no multiple of its {self.heads} heads")
 
     @property
     def grid(self) -> int:
@@ -79,11 +69,11 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         check(self, positive="vocab_size width layers heads ffn_width positions", below_one="dropout")
-        require(self.max_tokens > 2, f"max_tokens must be more than [CLS] and [SEP], got {self.max_tokens}")
         require(self.width % self.heads == 0, f"text width {self.width} is no multiple of its {self.heads} heads")
         inside = 0 < self.fusion_from < self.layers
         require(inside, f"fusion_from {self.fusion_from} must lie inside the {self.layers} text encoder layers")
-        require(self.max_tokens <= self.positions, f"max_tokens {self.max_tokens} exceeds positions {self.positions}")
+        fits = 2 < self.max_tokens <= self.positions  # more than [CLS] and [SEP]
+        require(fits, f"max_tokens must lie in 3 to {self.positions} (positions), got {self.max_tokens}")
 
 
 @dataclass(frozen=True)
@@ -100,8 +90,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check(self, positive="embed_dim temperature", not_negative="queue_size", share="momentum")
-        widths = f"vision width {self.vision.width} and text width {self.text.width}"
-        require(self.vision.width == self.text.width, f"{widths} must be equal: fusion layers read image tokens")
+        image, text = self.vision.width, self.text.width
+        require(image == text, f"vision width {image} and text width {text} must be equal: they meet in fusion layers")
         low, high = self.temperature_range
         require(0 < low <= high, f"temperature_range must be positive and in order, got {low} to {high}")
 

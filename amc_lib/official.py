@@ -74,10 +74,9 @@ def load_official(path: str | Path, model: ALBEF) -> ImportReport:
         if name.endswith(LEFT_OUT) or name in other or (other and name in POINTERS):
             notes.append(f"left out: {name} {tuple(tensors.pop(name).shape)}")
     notes += _resize_positions(tensors, model.settings.vision.grid)
-    expected = [name for name in model.state_dict() if not name.endswith(tuple(TWINS))]
-    required = set(expected)
+    required = set(untied_state(model))
     for what, prefixes in MAY_BE_ABSENT.items():
-        group = {name for name in expected if name.startswith(prefixes)}
+        group = {name for name in required if name.startswith(prefixes)}
         if not group & tensors.keys():
             notes.append(f"absent: {what} ({len(group)} tensors)")
             required -= group
@@ -88,6 +87,12 @@ def load_official(path: str | Path, model: ALBEF) -> ImportReport:
     if not any(name.startswith(MOMENTUM) for name in tensors):
         model.copy_to_momentum()
     return ImportReport(Path(path), sha256_of(path), len(tensors), tuple(notes))
+
+
+def untied_state(model: ALBEF, *without: str) -> dict[str, Tensor]:
+    """The model's tensors by name, those tied to another once; `without` those whose names begin so."""
+    state = model.state_dict().items()
+    return {name: tensor for name, tensor in state if not name.endswith(tuple(TWINS)) and not name.startswith(without)}
 
 
 def load_tensors(model: ALBEF, tensors: Mapping[str, Tensor], required: Collection[str], origin: object) -> None:

@@ -6,6 +6,7 @@ A fork server that has imported the library makes a process in milliseconds. `Ha
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -91,40 +92,31 @@ def brightness(model: ALBEF) -> float:
 
 @dataclass(frozen=True)
 class Harm:
-    """What befalls a process: SIGKILL some seconds after an update, or at a call of fsync or replace; a full disk."""
+    """What befalls a process: SIGKILL some seconds after an update, or in place of a write; a full disk."""
 
     update: int | None = None
     seconds: float = 0.0
-    call: str | None = None  # "fsync" or "replace", as every writer of `amc_lib.files` calls them
-    at: int = 1  # which call kills, counted from 1
+    write: int | None = None  # which rename of a whole file into its place kills, counted from 1
     full: str | None = None  # no file whose path this pattern matches can be written
 
     def arrange(self) -> None:
-        if self.update is not None:
-            Log.add = _then(Log.add, lambda log: self._after(log.step))
-        if self.call is not None:
-            calls = iter(range(1, 10**9))
-            setattr(os, self.call, _before(getattr(os, self.call), lambda *_: next(calls) == self.at and kill()))
-        if self.full:
-            os.replace = _before(os.replace, self._refuse)
+        add, replace, writes = Log.add, os.replace, itertools.count(1)
 
-    def _after(self, step: int) -> None:
-        if step == self.update and not self.seconds:
-            kill()
-        elif step == self.update:
-            threading.Timer(self.seconds, kill).start()  # the process does not end before it
+        def add_and_kill(log: Log, *arguments: Any) -> None:
+            add(log, *arguments)
+            if log.step == self.update and self.seconds:
+                threading.Timer(self.seconds, kill).start()  # the process does not end before it
+            elif log.step == self.update:
+                kill()
 
-    def _refuse(self, source: Path, target: Path) -> None:
-        if re.search(self.full, str(target)):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        def replace_or_not(source: Path, target: Path) -> None:
+            if next(writes) == self.write:
+                kill()
+            if self.full and re.search(self.full, str(target)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+            replace(source, target)
 
-
-def _before(function: Callable, do: Callable) -> Callable:
-    return lambda *arguments: (do(*arguments), function(*arguments))[1]
-
-
-def _then(function: Callable, do: Callable) -> Callable:
-    return lambda first, *arguments: (function(first, *arguments), do(first))[0]
+        Log.add, os.replace = add_and_kill, replace_or_not
 
 
 def kill() -> None:

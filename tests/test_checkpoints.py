@@ -19,7 +19,6 @@ from amc_lib.checkpoints import (
     WEIGHTS,
     CheckpointError,
     load_checkpoint,
-    online_state,
     save_checkpoint,
     weights_hash,
 )
@@ -82,9 +81,9 @@ def test_settings_words_and_origin_come_back(folder):
     assert state[TEMP.replace("text_encoder", "text_encoder_m")].equal(state[TEMP])
 
 
-def test_only_the_online_model_above_the_trunk_is_stored():
+def test_only_the_online_model_above_the_trunk_is_stored(tmp_path):
     model = tiny_model(torch.float32, trunk="lite0")
-    names = set(online_state(model))
+    names = set(load_file(save_checkpoint(tmp_path, model, Tokenizer(VOCABULARY, 12), SETTINGS, {}) / WEIGHTS))
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} <= names
     assert not [name for name in names if "_m." in name or "queue" in name or name.startswith("trunk.")]
 

@@ -84,12 +84,6 @@ def test_choice_depends_on_seed_epoch_and_image_alone():
     assert choices(data, 0) != choices(dataset(seed=1), 0)
 
 
-def test_every_phrase_has_its_turn():
-    data = dataset(images=1, phrases=3)
-    turns = [choices(data, epoch)[0] for epoch in range(300)]
-    assert [turns.count(f"cat {n}") for n in range(3)] == [pytest.approx(100, abs=25)] * 3
-
-
 def test_phrases_that_name_more_things_wait():
     data = dataset(images=40)
     data.start_epoch(0, most_things=2)
@@ -124,8 +118,7 @@ def batches(length: int, epoch: int = 0, **part: int) -> list[list[int]]:
 
 
 def test_batches_are_a_permutation_of_seed_and_epoch():
-    assert sorted(i for batch in batches(48) for i in batch) == list(range(48))
-    assert batches(48) == batches(48)
+    assert sorted(i for batch in batches(48) for i in batch) == list(range(48)) and batches(48) == batches(48)
     orders = {str(batches(48, epoch, seed=seed)) for seed in (0, 1) for epoch in (0, 1)}
     assert len(orders) == 4 and str([list(range(i, i + 4)) for i in range(0, 48, 4)]) not in orders
 

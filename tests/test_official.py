@@ -11,19 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference_cases import TINY_LAYER, Case, case_params, load_case, reference_folder, tiny_model
-from safetensors.torch import save_file
+from reference_cases import TINY_LAYER, case_params, load_case, reference_folder, tiny_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from amc_lib import gradcam
 from amc_lib.checkpoints import CheckpointError, load_checkpoint
-from amc_lib.evaluate import ground_phrases
 from amc_lib.files import plain
 from amc_lib.model import ALBEF
 from amc_lib.official import POSITION_IDS, TWINS, bert_vocabulary, export_official, load_official, read_official
 from amc_lib.parameters import replace
 from amc_lib.presets import preset
-from amc_lib.tokens import SPECIAL, Tokenizer
+from amc_lib.tokens import SPECIAL
 
 State = dict[str, Tensor]
 MOMENTUM = ("visual_encoder_m.", "vision_proj_m.", "text_encoder_m.", "text_proj_m.")
@@ -97,30 +95,13 @@ def test_exported_model_comes_back_whole_whatever_its_ending(tmp_path, state, ki
 # --------------------------------------------------------------------------------------------------- stored reference
 
 
-def evaluation(case: Case, model: ALBEF) -> State:
-    """Heatmaps and logits of the evaluation phrases, under their stored names."""
-    ids, mask = case.tensors["in/eval/input_ids"], case.tensors["in/eval/attention_mask"]
-    memory = model.text_encoder.remember(model.encode_image(case.tensors["in/image"]))
-    memory = memory.rows(case.tensors["in/eval/image_index"])
-    with gradcam.watch_attention(model.text_encoder, case.amc_settings().layer, twice=False) as watch:
-        logits = model.match(model.text_encoder.fuse(model.encode_text(ids, mask), mask, memory))
-    return {
-        "eval/gradcam": gradcam.heatmap(watch, logits, mask, create_graph=False),
-        "eval/itm_logits": logits.detach(),
-    }
-
-
 @pytest.mark.parametrize("folder", case_params())
-def test_reference_weights_give_the_authors_heatmaps(folder):
+def test_reference_weights_are_loaded_whole(folder):
     case = load_case(folder)
     model = ALBEF(case.model_settings())
     report = load_official(folder / "weights.safetensors", model)
     assert all(note.startswith("left out: ") and POSITION_IDS in note for note in report.notes)
-    usual = evaluation(case, case.model(torch.float32))
-    for name, output in evaluation(case, model).items():
-        assert output.equal(usual[name]) and output.std() > 0
-        stored = case.outputs[name]
-        torch.testing.assert_close(output, stored, rtol=0, atol=1e-5 + 1e-5 * stored.abs().max().item())
+    assert_holds(model, load_file(folder / "weights.safetensors"))
 
 
 # -------------------------------------------------------------------------------------------------------------- names
@@ -169,22 +150,6 @@ def test_group_that_is_absent_stays_as_it_was(tmp_path, state, beginnings, note)
     kept = {n: t for n, t in before.items() if n.startswith(beginnings) and not n.endswith(next(iter(TWINS)))}
     assert len(kept) >= 4 and all(model.state_dict()[name].equal(tensor) for name, tensor in kept.items())
     assert_holds(model, state, but=beginnings)
-
-
-def test_evaluation_model_is_enough_for_grounding(tmp_path, state):
-    """Image tower, text encoder without `bert.` and matching head: the heatmaps are those of the whole file."""
-    least = without(state, *MOMENTUM, *QUEUES, "text_encoder.cls.", "vision_proj", "text_proj", "temp")
-    least = {name.replace("text_encoder.bert.", "text_encoder."): tensor for name, tensor in least.items()}
-    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    tokenizer = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
-    outputs, reports = [], []
-    for name, content in {"whole.pth": state, "least.pth": least}.items():
-        model = tiny_model(torch.float32)
-        reports.append(load_official(write(tmp_path / name, content), model))
-        outputs.append(ground_phrases(model, tokenizer, images, ["w1 w2", "w3"], [0, 1], TINY_LAYER))
-    for whole, least_output in zip(*outputs, strict=True):
-        assert whole.equal(least_output) and whole.std() > 0
-    assert len([note for note in reports[1].notes if note.startswith("absent: ")]) == 4
 
 
 def test_queues_of_another_length_stay_out(tmp_path, state):

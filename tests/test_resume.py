@@ -50,7 +50,7 @@ SNAPSHOTS = sum(step % 3 == 0 or step % 4 == 0 for step in range(1, UPDATES + 1)
 
 
 def test_kill_inside_a_snapshot_leaves_the_one_before(processes, undisturbed, tmp_path):
-    harm = Harm(call="replace", at=1 + 2 * FILES)  # all of the second, at update 4, is there but its manifest
+    harm = Harm(write=1 + 2 * FILES)  # all of the second, at update 4, is there but its manifest
     printed = killed_and_continued(processes, tmp_path / "run", [harm])
     assert f"{tmp_path}/run/snapshots/step-0000004: was not written to its end; the snapshot before it is" in printed
     assert continued_at(tmp_path / "run") == [3] and outcome(tmp_path / "run") == undisturbed
@@ -61,7 +61,7 @@ def test_kill_at_every_write_of_a_run(processes, undisturbed, tmp_path):
     """Of the probe, of the first and the second snapshot, and of the finished run."""
     last = 1 + SNAPSHOTS * FILES
     for at in (*range(1, 2 + 2 * FILES), *range(last + 1, last + 5)):
-        killed_and_continued(processes, tmp_path / str(at), [Harm(call="replace", at=at)])
+        killed_and_continued(processes, tmp_path / str(at), [Harm(write=at)])
         assert outcome(tmp_path / str(at)) == undisturbed
 
 
@@ -93,7 +93,7 @@ def on_two(processes: Processes, folder: Path, first: Harm, second: Harm) -> lis
 def test_two_processes_go_on_together(processes, tmp_path):
     """Killed with one process's part of the second snapshot missing, then within the last epoch."""
     assert on_two(processes, tmp_path / "undisturbed", Harm(), Harm()) == [0, 0]
-    assert KILLED in on_two(processes, tmp_path / "run", Harm(), Harm(call="fsync", at=2))
+    assert KILLED in on_two(processes, tmp_path / "run", Harm(), Harm(write=2))
     step = tmp_path / "run" / "snapshots" / "step-0000004"
     assert (step / "model.safetensors").is_file() and not (step / "process-1.safetensors").exists()
     assert KILLED in on_two(processes, tmp_path / "run", Harm(update=11), Harm())

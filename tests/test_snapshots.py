@@ -100,7 +100,7 @@ def test_stopped_run_goes_on_with_the_same_bits(tmp_path, capsys, undisturbed, t
     continued = run(tmp_path / "stopped", **training)
     updates = STEPS // training.get("accumulation", 1)
     assert f"finetuning: continues at update {resumed} of {updates} from {tmp_path}" in capsys.readouterr().out
-    assert continued[2].account() == {"continued_at": [resumed]}
+    assert continued[2].continued_at == [resumed]
     changes_numbers = set(training) - {"snapshot_every"}
     assert same(continued, run(tmp_path / "undisturbed", **training) if changes_numbers else undisturbed)
 
@@ -110,7 +110,7 @@ def test_number_of_snapshots_is_no_part_of_the_result_and_a_finished_run_may_go_
     assert not (tmp_path / "snapshots").exists()
     assert same(run(tmp_path, snapshot_every=3), undisturbed)
     again = run(tmp_path)
-    assert again[2].account()["continued_at"] == [STEPS] and same(again, undisturbed)
+    assert again[2].continued_at == [STEPS] and same(again, undisturbed)
 
 
 HELD = ["text_encoder.", "visual_encoder_m.", "image_queue", "queue_ptr_txt", "0.exp_avg", "0.step"]
@@ -161,7 +161,7 @@ def test_damaged_snapshot_is_named_and_the_one_before_used(left, undisturbed, ca
     continued = run(left)
     printed = capsys.readouterr().out
     assert re.search(rf"{path.parent}.*: is damaged \(.*; the snapshot before it is used", printed)
-    assert continued[2].account()["continued_at"] == [5] and same(continued, undisturbed)
+    assert continued[2].continued_at == [5] and same(continued, undisturbed)
 
 
 def test_the_last_two_are_kept_and_nothing_in_them_is_pickled(left):
@@ -217,4 +217,4 @@ def test_snapshot_that_cannot_be_written_is_reported(tmp_path, undisturbed, caps
         sentence = "the snapshot was not written ([Errno 28] No space left on device"
         assert printed.count(f"step-000000{step}: {sentence}") == 1
     assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == ["step-0000004", "step-0000005"]
-    assert run(tmp_path)[2].account() == {"continued_at": [5]}
+    assert run(tmp_path)[2].continued_at == [5]

@@ -24,7 +24,7 @@ from torch import Tensor
 from amc_lib.distributed import process_state
 from amc_lib.files import json_bytes, plain, sha256_of, write_bytes
 from amc_lib.model import ALBEF
-from amc_lib.official import TWINS
+from amc_lib.official import untied_state
 from amc_lib.train.log import Log
 
 RUN, MANIFEST = "run.json", "manifest.json"
@@ -36,7 +36,7 @@ Parts = Mapping[str, Mapping[str, Tensor]]  # tensors by name, by the name of th
 class Snapshot:
     folder: Path
     progress: dict[str, Any]  # where the run stood, as given to `Snapshots.write`
-    account: dict[str, Any]  # as `Snapshots.account` gave it
+    continued_at: list[int]  # updates at which the run had been taken up again
 
     def part(self, name: str) -> dict[str, Tensor]:
         return load_file(self.folder / f"{name}.safetensors")
@@ -66,7 +66,7 @@ class TrainingState:
         parts = {f"process-{self.process}": states | self.log.tensors()}
         if self.process == 0:
             moments = self.optimizer.state_dict()["state"].items()  # of AdamW; the rate is set anew at every update
-            parts["model"] = self._weights()
+            parts["model"] = untied_state(self.model, "trunk.")
             parts["optimizer"] = {f"{i}.{name}": t for i, tensors in moments for name, t in tensors.items()}
         on_cpu = {
             part: {n: t.detach().cpu().contiguous() for n, t in tensors.items()} for part, tensors in parts.items()
@@ -76,7 +76,8 @@ class TrainingState:
     def restore(self, snapshot: Snapshot) -> None:
         """Take the snapshot's values. Raises ValueError if it does not fit the model."""
         states, weights = snapshot.part(f"process-{self.process}"), snapshot.part("model")
-        if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in self._weights().items()}:
+        ours = untied_state(self.model, "trunk.")
+        if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in ours.items()}:
             raise ValueError(f"{snapshot.folder}: does not fit the model as it is built now; delete it to start over")
         self.model.load_state_dict(weights, strict=False)
         moments: dict[int, dict[str, Tensor]] = {}
@@ -90,11 +91,6 @@ class TrainingState:
         self.generator.set_state(states["generator"])
         if "device_random" in states:
             torch.get_device_module(self.generator.device).set_rng_state(states["device_random"])
-
-    def _weights(self) -> dict[str, Tensor]:
-        """Both models, with queues and pointers; neither the frozen trunk nor tensors tied to others."""
-        state = self.model.state_dict().items()
-        return {name: t for name, t in state if not name.startswith("trunk.") and not name.endswith(tuple(TWINS))}
 
 
 class Snapshots:
@@ -115,7 +111,7 @@ class Snapshots:
         if isinstance(snapshot, ValueError):
             raise snapshot
         if snapshot is not None:
-            self.continued_at = [*snapshot.account["continued_at"], snapshot.progress["step"]]
+            self.continued_at = [*snapshot.continued_at, snapshot.progress["step"]]
             self.earlier_seconds = snapshot.progress["seconds"]
         return snapshot
 
@@ -128,7 +124,7 @@ class Snapshots:
         folder, main = self.folder / f"step-{progress['step']:07d}", process_state().is_main_process
         contents = {f"{name}.safetensors": save(dict(tensors)) for name, tensors in parts.items()}
         if main:
-            run = {"identity": self.identity, "progress": progress, "account": self.account()}
+            run = {"identity": self.identity, "progress": progress, "continued_at": self.continued_at}
             contents[RUN] = json_bytes(plain(run))
         written = gather_object([_write(folder, contents)])
         if not main:
@@ -136,18 +132,13 @@ class Snapshots:
         try:
             if problems := [result for result in written if isinstance(result, OSError)]:
                 raise problems[0]
-            write_bytes(
-                folder / MANIFEST, json_bytes({name: digest for files in written for name, digest in files.items()})
-            )
+            hashes = {name: digest for files in written for name, digest in files.items()}
+            write_bytes(folder / MANIFEST, json_bytes(hashes))
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             print(f"{folder}: the snapshot was not written ({error}); training goes on without it", flush=True)
         for old in [old for old in self._folders() if (old / MANIFEST).is_file()][KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
-
-    def account(self) -> dict[str, Any]:
-        """Interruptions of the run, for its provenance."""
-        return {"continued_at": self.continued_at}
 
     def remove(self) -> None:
         """Delete all snapshots, and the files that name batches: the run is finished."""
@@ -168,7 +159,7 @@ class Snapshots:
             if other := [name for name in self.identity if run["identity"].get(name) != self.identity[name]]:
                 what = f"is of an unfinished run with other settings ({', '.join(other)})"
                 return ValueError(f"{folder}: {what}; name another output or delete it")
-            chosen = Snapshot(folder, run["progress"], run["account"])
+            chosen = Snapshot(folder, run["progress"], run["continued_at"])
             break
         for folder in damaged:
             shutil.rmtree(folder, ignore_errors=True)

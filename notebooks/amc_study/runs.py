@@ -264,7 +264,7 @@ def _train(
         train(model, pairs, collator, settings, stage, validate, step_losses=tier.losses, snapshots=snapshots)
     )
     seconds = time.perf_counter() - begin + snapshots.earlier_seconds
-    more = {"processes": state.num_processes, **snapshots.account()}
+    more = {"processes": state.num_processes, "continued_at": snapshots.continued_at}
     record = provenance(settings, seed=training.seed, seconds=seconds, **more)
     if state.is_main_process:
         write_run(folder, checkpoint, history, identity, pairs.about, record)
