@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return model_input(picture, checkpoint.settings.model.vision), (picture.height, picture.width)
 
     try:
-        checkpoint, regions = load_checkpoint(given.checkpoint), flickr30k.read(given.folder, given.split, strict=False)
+        checkpoint, regions = load_checkpoint(given.checkpoint), flickr30k.read(given.folder, given.split)
         model, layer = checkpoint.model, heatmap_layer(checkpoint)
         explanation = checkpoint.settings.amc.explanation
         answers = point_at(model, checkpoint.tokenizer, regions, load, layer, 8, given.split, explanation)

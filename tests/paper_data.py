@@ -26,19 +26,17 @@ FLICKR_SPLITS = ("test", "val", "train")  # picture by picture, in turn
 REFER_SPLITS = {"refcoco+": ("testA", "testB", "val", "train"), "refclef": ("test", "val", "train")}
 
 
-def write_paper_data(
-    root: Path, visual_genome: int = 12, flickr30k: int = 12, refcoco: int = 12, refclef: int = 6
-) -> None:
-    """Write the sets below `root`, with so many pictures each.
+def write_paper_data(root: Path) -> None:
+    """Write the sets below `root`.
 
     Visual Genome's first picture has the COCO id of RefCOCO+'s first (testA), its second the Flickr id of Flickr30k's
     first (test), its third has a box that overruns the picture.
     """
     phrases = ["there is a standing here in front of a wall nothing some things stand"]
-    phrases += _write_flickr30k(root / "flickr30k", _draw("phrases", flickr30k))
-    for dataset, split, number in (("refcoco+", "referring_a", refcoco), ("refclef", "referring_b", refclef)):
+    phrases += _write_flickr30k(root / "flickr30k", _draw("phrases", 12))
+    for dataset, split, number in (("refcoco+", "referring_a", 12), ("refclef", "referring_b", 6)):
         phrases += _write_refer(root / "refer", dataset, _draw(split, number))
-    phrases += _write_visual_genome(root / "visual_genome", _draw("train", visual_genome))
+    phrases += _write_visual_genome(root / "visual_genome", _draw("train", 12))
     words = {word for phrase in phrases for word in clean(phrase).split()}
     _write(root / "bert-base-uncased" / "vocab.txt", "\n".join(word_vocabulary(words)) + "\n")
 
@@ -105,8 +103,8 @@ def _annotation(scene: Scene, image_id: str) -> str:
     number = len(scene.objects)
     objects = ""
     for chain, thing in enumerate(scene.objects, start=1):
-        edges = zip(("xmin", "ymin", "xmax", "ymax"), thing.box, strict=True)
-        box = "".join(f"<{edge}>{int(value) + 1}</{edge}>" for edge, value in edges)
+        x1, y1, x2, y2 = (int(edge) + 1 for edge in thing.box)
+        box = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
         objects += f"<object><name>{chain}</name><name>{number + 1}</name><bndbox>{box}</bndbox></object>"
     objects += f"<object><name>{number + 2}</name><scene>1</scene><nobndbox>1</nobndbox></object>"
     size = f"<size><width>{SIDE}</width><height>{SIDE}</height><depth>3</depth></size>"
@@ -161,8 +159,7 @@ def _write_visual_genome(root: Path, drawn: list[Scene]) -> list[str]:
             things.append(known | ({"attributes": [thing.colour]} if thing.colour else {}))
         descriptions.append({"id": image_id, "regions": regions})
         attributes.append({"image_id": image_id, "attributes": things})
-    for name, records in zip(
-        ("region_descriptions", "attributes", "image_data"), (descriptions, attributes, images), strict=True
-    ):
-        _write(root / f"{name}.json", records)
+    _write(root / "region_descriptions.json", descriptions)
+    _write(root / "attributes.json", attributes)
+    _write(root / "image_data.json", images)
     return phrases

@@ -187,7 +187,7 @@ def test_all_zero_map_is_a_miss_wherever_the_box_is():
 def test_command_scores_a_folder_of_flickr30k_entities(tmp_path, capsys):
     write_paper_data(tmp_path)
     root, grounder = tmp_path / "flickr30k", Grounder.load("amc-scenes")
-    regions = flickr30k.read(root, "test", strict=False)
+    regions = flickr30k.read(root, "test")
     points = np.array([grounder.ground(region.image.open(), region.phrase).point for region in regions])
     main(["amc-scenes", str(root), "test", "--json"])
     found = json.loads(capsys.readouterr().out)

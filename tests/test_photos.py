@@ -6,30 +6,24 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import mini_paper
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from amc_lib.checkpoints import paper_tokenizer
 from amc_lib.config import Settings
-from amc_lib.data import Collator, EpochBatches, Phrase
-from amc_lib.datasets.image_files import ImageFile, UnreadableImageError
+from amc_lib.data import Collator, EpochBatches
+from amc_lib.datasets.image_files import UnreadableImageError
 from amc_lib.datasets.transforms import to_input
 from amc_lib.presets import preset
-from amc_lib.regions import Box, Region
 from amc_lib.step import Batch
 from amc_study.photos import pairs as photo_pairs
 from amc_study.photos import photo_table
 from amc_study.photos.pairs import PhotoPairs, training_pairs
-from amc_study.photos.photo_table import PhotoTable, build, open_table
 from amc_study.photos.splits import evaluation_splits, validation_split
 from amc_study.runs import finetune
 
@@ -243,10 +237,8 @@ def test_phrases_are_cut_to_words(root, settings):
     refs[0]["sentences"][0]["sent"] = " ".join(words)
     path.write_bytes(pickle.dumps(refs, protocol=2))
     splits = evaluation_splits(settings)
-    longest = {
-        n: max((r.phrase.split() for r in splits[n].all_regions()), key=len) for n in ("flickr30k", "refcoco+ A")
-    }
-    assert longest == {"flickr30k": words[:50], "refcoco+ A": words[:30]}
+    for name, number in (("flickr30k", 50), ("refcoco+ A", 30)):
+        assert max((r.phrase.split() for r in splits[name].all_regions()), key=len) == words[:number]
 
 
 def test_set_that_is_missing_is_left_out_aloud(root, settings, capsys):
@@ -265,64 +257,3 @@ def test_picture_that_cannot_be_asked_is_named_with_its_region(settings):
     truncate(region.image.path)
     with pytest.raises(ValueError, match=f"RefCLEF test, region {region.id}: {region.image.path}: cannot be read"):
         split.load(region)
-
-
-# A table of phrases on disk
-
-TABLE_ROOT = Path("/data/visual_genome")
-ABOUT = {"regions": 3, "first_skipped": ["übel: no such image"]}
-CUP, PLATE = (1.0, 2.0, 3.0, 4.0), (0.5, 0.0, 480.25, 320.0)
-
-
-def region(id: str, phrase: str = "cup", boxes: Sequence[Box] = (CUP,), image: str = "VG_100K/1.jpg") -> Region:
-    return Region(id, "train", ImageFile(TABLE_ROOT / image), Path(image).stem, phrase, tuple(boxes))
-
-
-def table(*regions: Region) -> PhotoTable:
-    return build(regions, TABLE_ROOT, ABOUT)
-
-
-def rows(table: PhotoTable) -> list[tuple[str, list[Phrase]]]:
-    return [(table.image(row), table.phrases(row)) for row in range(len(table))]
-
-
-def test_row_holds_the_neighbours_whose_ids_agree_up_to_the_last_dash():
-    made = table(*map(region, ["a-b-0", "a-b-1", "a-c-0", "a-b-2"]))
-    assert [len(phrases) for _, phrases in rows(made)] == [2, 1, 1]
-
-
-WORDS = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8)
-PHRASES = st.lists(st.tuples(WORDS, st.lists(st.sampled_from([CUP, PLATE]), max_size=3)), min_size=1, max_size=3)
-NAMES = st.sampled_from(["VG_100K/1.jpg", "VG_100K_2/ä λ.jpg", "2.jpg"])
-
-
-@hypothesis_settings(deadline=None, max_examples=20)  # every example writes files
-@given(st.lists(st.tuples(NAMES, PHRASES), max_size=5))
-def test_what_is_read_back_is_what_was_written(tmp_path_factory, records):
-    regions = [
-        region(f"regions:{number}-{n}", phrase, boxes, image)
-        for number, (image, phrases) in enumerate(records)
-        for n, (phrase, boxes) in enumerate(phrases)
-    ]
-    made, folder = table(*regions), tmp_path_factory.mktemp("tables") / "table"
-    opened = open_table(folder, lambda: made)
-    expected = [(image, [Phrase(text, tuple(boxes)) for text, boxes in phrases]) for image, phrases in records]
-    assert rows(made) == rows(opened) == rows(open_table(folder, lambda: pytest.fail("made again"))) == expected
-    assert isinstance(opened.lines, np.memmap) and not opened.lines.flags.writeable
-    assert opened.about == ABOUT
-
-
-def test_table_whose_writing_was_cut_off_is_made_again(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("os.rename", lambda *names: (_ for _ in ()).throw(KeyboardInterrupt))
-        open_table(tmp_path / "table", lambda: table(region("a-0", "stale")))
-    opened = open_table(tmp_path / "table", lambda: table(region("c-0", "fresh")))
-    assert rows(opened) == [("VG_100K/1.jpg", [Phrase("fresh", (CUP,))])]
-
-
-def test_damaged_table_is_named_and_no_pickle_is_read(tmp_path):
-    folder = tmp_path / "table"
-    open_table(folder, lambda: table(region("a-0")))
-    np.save(folder / "ends.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=f"{folder}: is damaged .*; delete it, and it is made again"):
-        open_table(folder, lambda: pytest.fail("made again"))

@@ -73,16 +73,15 @@ def test_picture_and_its_size_are_those_of_the_images_list(root):
     assert regions[0].image.path == root / "images" / "saiapr_tc-12" / "08" / "images" / "8756.jpg"
     image["width"] = 1
     (folder / "instances.json").write_text(json.dumps(INSTANCES | {"images": [image]}), encoding="utf-8")
-    with refused("ref 0: the box (1.5, 2, 11.5, 22) lies outside the image of 1 x 50"):
-        refer.read(root, "refclef", "unc", "test")
+    (sentence,) = refer.read(root, "refclef", "unc", "test").skipped
+    assert "ref 0: the box (1.5, 2, 11.5, 22) lies outside the image of 1 x 50" in sentence
 
 
 def test_pickle_is_not_executed(root, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     write_refs(root, [REFS[0] | {"raw": Executed()}])
-    for strict in (True, False):
-        with refused("it names posix.mkdir; only plain data are read"):
-            refer.read(root, "refcoco+", "unc", "testA", strict)
+    with refused("it names posix.mkdir; only plain data are read"):
+        refer.read(root, "refcoco+", "unc", "testA")
     assert not (tmp_path / "executed").exists()
 
 
@@ -105,14 +104,12 @@ def test_damaged_pickle_is_named(root, data):
         ({}, {"image_id": 7}, "ref 0: its annotation 11 belongs to image 7"),
     ],
 )
-def test_malformed_record_is_named_or_left_out(root, ref, annotation, message):
+def test_malformed_record_is_left_out_and_named(root, ref, annotation, message):
     first, second = INSTANCES["annotations"]
     instances = {"annotations": [first | annotation, second]}
     (root / "refcoco+" / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
     write_refs(root, [REFS[0] | ref, REFS[1] | {"split": "testA"}])
-    with refused(message):
-        refer.read(root, "refcoco+", "unc", "testA")
-    regions = refer.read(root, "refcoco+", "unc", "testA", strict=False)
+    regions = refer.read(root, "refcoco+", "unc", "testA")
     assert [r.id for r in regions] == ["6-3"]
     (sentence,) = regions.skipped
     assert message in sentence
@@ -126,10 +123,10 @@ def test_malformed_record_is_named_or_left_out(root, ref, annotation, message):
         (b"\xff{}", "cannot be read as UTF-8 text"),
     ],
 )
-def test_damaged_file_is_an_error_strict_or_not(root, data, message):
+def test_damaged_file_is_an_error(root, data, message):
     (root / "refcoco+" / "instances.json").write_bytes(data)
     with refused(f"instances.json: {message}"):
-        refer.read(root, "refcoco+", "unc", "testA", strict=False)
+        refer.read(root, "refcoco+", "unc", "testA")
 
 
 BOXES = {"42": ((1.0, 2.0, 4.0, 6.0), (0.0, 0.0, 5.0, 5.5)), "7": ((1.0, 1.0, 2.0, 2.0),)}
@@ -166,7 +163,7 @@ def test_what_is_missing_is_named(root):
     with refused("unknown refer data set 'refcoco++'; known: refcoco, refcoco+, refcocog, refclef"):
         refer.read(root, "refcoco++", "unc", "testA")
     with refused("no split 'testB'; it has testA, train"):
-        refer.read(root, "refcoco+", "unc", "testB", strict=False)
+        refer.read(root, "refcoco+", "unc", "testB")
     with refused("refs(google).p: no such file"):
         refer.read(root, "refcoco+", "google", "testA")
     (root / "refcoco+" / "instances.json").unlink()

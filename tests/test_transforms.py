@@ -35,9 +35,6 @@ def augmented(picture: Image.Image, *phrases: Phrase, seed: int = 0, **changed: 
     return Augment(replace(PLAIN, **changed), SIDE)(picture, phrases, np.random.default_rng(seed))
 
 
-# ----------------------------------------------------------------------------------------------------------- resizing
-
-
 def naive_bilinear(picture: np.ndarray, side: int) -> np.ndarray:
     """Pixel by pixel with half-pixel centres; beyond the border the border is repeated."""
     height, width = picture.shape[:2]
@@ -51,14 +48,14 @@ def naive_bilinear(picture: np.ndarray, side: int) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("size", [(133, 71), (7, 5), (20, 20), (1, 50)])
+@pytest.mark.parametrize("size", [(133, 71), (1, 50)])
 def test_bilinear_is_the_naive_one_within_one_level(size):
     picture = noise(*size)
     image = levels(to_input(picture, SIDE, "bilinear"))
     assert np.abs(image - naive_bilinear(np.asarray(picture, dtype=float), SIDE)).max() <= 1
 
 
-@pytest.mark.parametrize("size", [(60, 40), (7, 5), (300, 2)])
+@pytest.mark.parametrize("size", [(60, 40), (300, 2)])
 def test_bicubic_is_that_of_pillow(size):
     picture = noise(*size)
     expected = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
@@ -73,28 +70,19 @@ def test_colours_are_normalised_as_clip_does(resize):
     torch.testing.assert_close(image, torch.tensor(expected)[:, None, None].expand(3, SIDE, SIDE))
 
 
-# -------------------------------------------------------------------------------------------------------------- words
-
-
 @pytest.mark.parametrize(
     ("text", "mirrored"),
     [
         ("man on the left", "man on the right"),
-        ("leftmost cup", "rightmost cup"),
-        ("Left-hand side", "right-hand side"),
-        ("righthand drawer, leftward arrow", "lefthand drawer, rightward arrow"),
-        ("rightside of the left shoe", "leftside of the right shoe"),
-        ("RIGHT, or left?", "left, or right?"),
+        ("leftmost cup, righthand drawer", "rightmost cup, lefthand drawer"),
+        ("RIGHT, or Left-hand side?", "left, or right-hand side?"),
         ("top-left/bottom right", "top-right/bottom left"),
-        *[(word, word) for word in ("copyright", "bright", "leftover", "upright cleft", "rights", "the middle")],
+        *[(word, word) for word in ("copyright", "bright leftover", "upright cleft", "rights")],
     ],
 )
 def test_sides_change_places_and_no_other_word_does(text, mirrored):
     assert swap_sides(text) == mirrored
     assert swap_sides(swap_sides(text.lower())) == text.lower()
-
-
-# ------------------------------------------------------------------------------------------------------- augmentation
 
 
 def test_result_depends_on_the_generator_alone():
@@ -111,15 +99,7 @@ def test_result_depends_on_the_generator_alone():
     assert results() == first and global_states() == states
     torch.manual_seed(5)
     assert results() == first
-    assert len({image for image, _ in first}) > 9
     assert len({moved for _, moved in first}) == 6  # flipped or not, one box of three
-
-
-def test_without_chances_the_picture_is_the_one_that_evaluation_sees():
-    image, (phrase,) = augmented(noise(), Phrase("cup on the left", BOXES[1:2], things=3))
-    assert image.equal(to_input(noise(), SIDE, "bilinear"))
-    assert (phrase.text, phrase.things) == ("cup on the left", 3)
-    np.testing.assert_allclose(phrase.boxes, [(20 / 60, 5 / 40, 30 / 60, 35 / 40)], rtol=1e-6)
 
 
 def test_flip_moves_picture_boxes_and_words_together():
@@ -127,8 +107,8 @@ def test_flip_moves_picture_boxes_and_words_together():
     assert image.equal(to_input(noise(), SIDE, "bilinear").flip(-1))
     assert (phrase.text, other) == ("right-hand cup", Phrase("bright cup"))
     np.testing.assert_allclose(phrase.boxes, [(30 / 60, 5 / 40, 40 / 60, 35 / 40)], rtol=1e-6)
-    flips = [augmented(noise(4, 4), Phrase("left"), seed=seed, flip=0.25)[1][0].text for seed in range(200)]
-    assert flips.count("right") == pytest.approx(50, abs=20)
+    flips = [augmented(noise(4, 4), Phrase("left"), seed=seed, flip=0.25)[1][0].text for seed in range(100)]
+    assert flips.count("right") == pytest.approx(25, abs=12)
 
 
 @pytest.mark.parametrize("flip", [0, 1])
@@ -146,13 +126,13 @@ def test_boxes_stay_on_what_they_surround(flip):
 
 def test_one_box_of_several_is_drawn_for_each_phrase():
     phrases = [Phrase("cup", BOXES), Phrase("plate", BOXES[:2]), Phrase("fork", BOXES[2:])]
-    drawn = [augmented(noise(), *phrases, seed=seed)[1] for seed in range(120)]
+    drawn = [augmented(noise(), *phrases, seed=seed)[1] for seed in range(60)]
     _, every = augmented(noise(), *phrases, one_box=False)
     assert [len(phrase.boxes) for phrase in every] == [3, 2, 1]
     for n, phrase in enumerate(every):
         assert all(len(moved[n].boxes) == 1 for moved in drawn)
         turns = [sum(moved[n].boxes == (box,) for moved in drawn) for box in phrase.boxes]
-        assert turns == [pytest.approx(120 / len(phrase.boxes), abs=20)] * len(phrase.boxes)
+        assert turns == [pytest.approx(60 / len(phrase.boxes), abs=14)] * len(phrase.boxes)
 
 
 def test_grey_and_jitter_change_colours_as_far_as_the_settings_say():

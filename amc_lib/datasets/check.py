@@ -28,11 +28,11 @@ class Part(NamedTuple):
 
 
 def _genome(source: str) -> Callable[[Path], Regions]:
-    return lambda root: visual_genome.read(root / "visual_genome", (source,), strict=False)
+    return lambda root: visual_genome.read(root / "visual_genome", (source,))
 
 
 def _refer(dataset: str, split: str) -> Callable[[Path], Regions]:
-    return lambda root: refer.read(root / "refer", dataset, "unc", split, strict=False)
+    return lambda root: refer.read(root / "refer", dataset, "unc", split)
 
 
 def _pictures(root: Path) -> int:
@@ -48,7 +48,7 @@ PARTS = (
     Part("Visual Genome", "region descriptions", _genome("regions"), 5_408_689, "training"),
     Part("Visual Genome", "attributes", _genome("attributes"), None, "training"),
     Part("Flickr30k Entities", "pictures of test", lambda r: len(flickr30k.image_ids(r / "flickr30k", "test")), 1_000),
-    Part("Flickr30k Entities", "phrases of test", lambda r: flickr30k.read(r / "flickr30k", "test", strict=False)),
+    Part("Flickr30k Entities", "phrases of test", lambda r: flickr30k.read(r / "flickr30k", "test")),
     Part("RefCOCO+", "sentences of testA", _refer("refcoco+", "testA"), 5_726),
     Part("RefCOCO+", "sentences of testB", _refer("refcoco+", "testB"), 4_889),
     Part("RefCOCO+", "pictures of dets.json", _detections, role="optional"),

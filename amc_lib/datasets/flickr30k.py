@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from amc_lib.datasets.image_files import ImageFolder
-from amc_lib.datasets.records import Reading, Regions, box_xyxy, read_text, region
+from amc_lib.datasets.records import Regions, box_xyxy, read_text, region
 from amc_lib.regions import Box
 
 SPLITS = ("train", "val", "test")
@@ -23,27 +23,25 @@ NOT_VISUAL = "0"  # the chain of phrases that name nothing to see
 PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s+([^\]]+)\]")  # chain, types, words
 
 
-def read(root: str | Path, split: str, strict: bool = True) -> Regions:
+def read(root: str | Path, split: str) -> Regions:
     """Regions of a split, picture by picture, caption by caption; ids are `IMAGE-PHRASE`.
 
-    Boxes are xyxy in 0-based pixels of the original picture: one is taken off each coordinate of the file. Raises
-    ValueError with one sentence that names the file and the record. With `strict=False` what is malformed below the
-    split's list is left out and counted: a picture without its files, a phrase without words, and every phrase of a
-    chain that has a bad box, since a hit in the lost box would count as a miss.
+    Boxes are xyxy in 0-based pixels of the original picture: one is taken off each coordinate of the file. What is
+    malformed is left out and named in `skipped`: a picture without its files, a phrase without words, and every phrase
+    of a chain that has a bad box, since a hit in the lost box would count as a miss. ValueError for a bad list.
     """
-    root, reading = Path(root), Reading(strict)
+    root, regions = Path(root), Regions()
     ids, images = image_ids(root, split), ImageFolder(root, IMAGE_FOLDERS)
-    regions = []
     for image_id in ids:
-        with reading.record(f"{root / split}.txt, image {image_id}"):
+        with regions.record(f"{root / split}.txt, image {image_id}"):
             sentences = root / "Sentences" / f"{image_id}.txt"
-            boxes, marked = chain_boxes(root / "Annotations" / f"{image_id}.xml", reading), phrases(sentences)
+            boxes, marked = chain_boxes(root / "Annotations" / f"{image_id}.xml", regions), phrases(sentences)
             image = images.find(f"{image_id}.jpg")
             for number, (chain, phrase) in enumerate(marked):
                 if chain in boxes:
-                    with reading.record(f"{sentences}, phrase {number}"):
+                    with regions.record(f"{sentences}, phrase {number}"):
                         regions.append(region(f"{image_id}-{number}", split, image, image_id, phrase, boxes[chain]))
-    return Regions(regions, reading.skipped)
+    return regions
 
 
 def image_ids(root: Path, split: str) -> list[str]:
@@ -66,7 +64,7 @@ def phrases(path: Path) -> list[tuple[str, str]]:
     return [(chain, " ".join(words.split())) for chain, _, words in marked]
 
 
-def chain_boxes(path: Path, reading: Reading) -> dict[str, tuple[Box, ...]]:
+def chain_boxes(path: Path, regions: Regions) -> dict[str, tuple[Box, ...]]:
     """All boxes of each chain of an Annotations file; chains without a box, or with a bad one, do not appear."""
     try:
         annotation = ElementTree.fromstring(read_text(path))
@@ -75,18 +73,15 @@ def chain_boxes(path: Path, reading: Reading) -> dict[str, tuple[Box, ...]]:
     size = annotation.find("size")
     if size is not None:
         size = float(size.findtext("width")), float(size.findtext("height"))
-    boxes: dict[str, list[Box]] = defaultdict(list)
-    without = {"", NOT_VISUAL}
+    boxes: dict[str, list[Box | None]] = defaultdict(list)  # None: a bad box
     for number, thing in enumerate(annotation.findall("object"), start=1):
         if (corners := thing.find("bndbox")) is None:
             continue  # `nobndbox` or `scene`: named, but without a place
-        chains = {name.text or "" for name in thing.findall("name")}
-        skipped = len(reading.skipped)
-        with reading.record(f"{path}, object {number}"):
+        chains = {name.text for name in thing.findall("name")} - {None, NOT_VISUAL}
+        box = None
+        with regions.record(f"{path}, object {number}"):
             edges = [float(corners.findtext(edge)) - 1 for edge in ("xmin", "ymin", "xmax", "ymax")]
             box = box_xyxy(*edges, size=size)
-            for chain in chains:
-                boxes[chain].append(box)
-        if len(reading.skipped) > skipped:
-            without |= chains
-    return {chain: tuple(its_boxes) for chain, its_boxes in boxes.items() if chain not in without}
+        for chain in chains:
+            boxes[chain].append(box)
+    return {chain: tuple(its_boxes) for chain, its_boxes in boxes.items() if None not in its_boxes}

@@ -15,8 +15,14 @@ from amc_lib.tokens import clean
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what reading a bad record raises
 
 
-class RecordError(ValueError):
-    """A record that cannot be read; the sentence names its file and its place there."""
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """A block that reads the record at `where` ("FILE, image 3"), which is named if it is malformed (ValueError)."""
+    try:
+        yield
+    except MALFORMED as error:
+        reason = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{where}: {reason:.200}") from error
 
 
 class Regions(list[Region]):
@@ -26,6 +32,15 @@ class Regions(list[Region]):
         super().__init__(regions)
         self.skipped = list(skipped)  # a sentence for each malformed record
         self.held_out = held_out  # images that evaluation needs
+
+    @contextmanager
+    def record(self, where: str) -> Iterator[None]:
+        """A block that reads the record at `where`; a malformed one is left out, its sentence added to `skipped`."""
+        try:
+            with naming(where):
+                yield
+        except ValueError as error:
+            self.skipped.append(str(error))
 
     @property
     def about(self) -> dict[str, Any]:
@@ -37,26 +52,6 @@ class Regions(list[Region]):
             "skipped_records": len(self.skipped),
             "first_skipped": self.skipped[:5],
         }
-
-
-class Reading:
-    """One pass over records: a malformed one ends it (`strict`), or its sentence is added to `skipped`."""
-
-    def __init__(self, strict: bool) -> None:
-        self.strict = strict
-        self.skipped: list[str] = []
-
-    @contextmanager
-    def record(self, where: str) -> Iterator[None]:
-        """A block that reads the record at `where` ("FILE, image 3"). Raises RecordError if strict."""
-        try:
-            yield
-        except MALFORMED as error:
-            reason = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-            sentence = str(error) if isinstance(error, RecordError) else f"{where}: {reason:.200}"
-            if self.strict:
-                raise RecordError(sentence) from error
-            self.skipped.append(sentence)
 
 
 def read_text(path: Path) -> str:

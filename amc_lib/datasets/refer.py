@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from amc_lib.datasets.image_files import ImageFile, ImageFolder
-from amc_lib.datasets.records import Reading, Regions, box_from_size, read_json, region
-from amc_lib.regions import Box, Region
+from amc_lib.datasets.image_files import ImageFolder
+from amc_lib.datasets.records import Regions, box_from_size, naming, read_json, region
+from amc_lib.regions import Box
 
 IMAGE_FOLDERS = {  # below the root, as the refer toolkit lays them out
     **dict.fromkeys(("refcoco", "refcoco+", "refcocog"), "images/mscoco/images/train2014"),
@@ -23,37 +23,40 @@ IMAGE_FOLDERS = {  # below the root, as the refer toolkit lays them out
 }
 
 
-def read(root: str | Path, dataset: str, split_by: str, split: str, strict: bool = True) -> Regions:
+def read(root: str | Path, dataset: str, split_by: str, split: str) -> Regions:
     """Regions of a split (`refcoco+`, `unc`: train, val, testA, testB), ref by ref; ids are `REF-SENTENCE`.
 
-    Boxes are xyxy in pixels of the original picture. Raises ValueError with one sentence that names the file and the
-    record; with `strict=False` a malformed ref or sentence is left out and counted. A split that no ref names is
-    refused with those that there are.
+    Boxes are xyxy in pixels of the original picture. A malformed ref or sentence is left out and named in `skipped`.
+    ValueError for a damaged file, and for a split that no ref names, with those that there are.
     """
     if dataset not in IMAGE_FOLDERS:
         raise ValueError(f"unknown refer data set {dataset!r}; known: {', '.join(IMAGE_FOLDERS)}")
-    root, reading = Path(root), Reading(strict)
+    root, regions = Path(root), Regions()
     path = root / dataset / f"refs({split_by}).p"
     refs = read_refs(path)
     splits = {str(ref.get("split")) for ref in refs}
     if split not in splits:
         raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits)[:9])}")
     annotations, pictures = _instances(root / dataset / "instances.json")
-    images, regions = ImageFolder(root, (IMAGE_FOLDERS[dataset],)), []
+    images = ImageFolder(root, (IMAGE_FOLDERS[dataset],))
     for number, ref in enumerate(refs):
         where = f"{path}, ref {number}"
         if ref.get("split") == split:
-            with reading.record(where):
+            with regions.record(where):
                 picture = pictures.get(ref["image_id"], {})
                 image = images.find(picture.get("file_name") or _image_name(ref["file_name"]))
-                regions += _regions(ref, image, _box(ref, annotations, picture), where, reading)
-    return Regions(regions, reading.skipped)
+                box = _box(ref, annotations, picture)
+                for n, sentence in enumerate(ref["sentences"]):
+                    with regions.record(f"{where}, sentence {n}"):
+                        name = f"{ref['ref_id']}-{sentence['sent_id']}"
+                        regions.append(region(name, split, image, str(ref["image_id"]), sentence["sent"], [box]))
+    return regions
 
 
 def _instances(path: Path) -> tuple[dict[Any, dict], dict[Any, dict]]:
     """Annotations and images of a COCO file by id."""
     coco = read_json(path, dict)
-    with Reading(strict=True).record(f"{path}"):
+    with naming(f"{path}"):
         return tuple({record["id"]: record for record in coco.get(name, [])} for name in ("annotations", "images"))
 
 
@@ -72,14 +75,6 @@ def _box(ref: Mapping[str, Any], annotations: Mapping[Any, dict], picture: Mappi
         raise ValueError(f"its annotation {ann_id} belongs to image {annotation['image_id']!r:.80}")
     size = (float(picture["width"]), float(picture["height"])) if "width" in picture else None
     return box_from_size(*annotation["bbox"], size=size)
-
-
-def _regions(ref: Mapping[str, Any], image: ImageFile, box: Box, where: str, reading: Reading) -> Iterator[Region]:
-    """One region for each sentence of a ref."""
-    for number, sentence in enumerate(ref["sentences"]):
-        with reading.record(f"{where}, sentence {number}"):
-            name = f"{ref['ref_id']}-{sentence['sent_id']}"
-            yield region(name, ref["split"], image, str(ref["image_id"]), sentence["sent"], (box,))
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -108,12 +103,12 @@ def read_detections(path: str | Path) -> dict[str, tuple[Box, ...]]:
     Either shape in circulation is read: image id -> boxes [x, y, width, height], or a list of records with `image_id`
     and `box`. Raises ValueError with one sentence that names the record.
     """
-    path, reading, boxes = Path(path), Reading(strict=True), {}
+    path, boxes = Path(path), {}
     detections = read_json(path, list | dict)
     if isinstance(detections, dict):
-        with reading.record(f"{path}"):
+        with naming(f"{path}"):
             detections = [{"image_id": image_id, "box": box} for image_id in detections for box in detections[image_id]]
     for number, detection in enumerate(detections):
-        with reading.record(f"{path}, detection {number}"):
+        with naming(f"{path}, detection {number}"):
             boxes.setdefault(str(detection["image_id"]), []).append(box_from_size(*detection["box"]))
     return {image_id: tuple(its_boxes) for image_id, its_boxes in boxes.items()}

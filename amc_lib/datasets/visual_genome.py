@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from amc_lib.datasets import flickr30k, refer
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
-from amc_lib.datasets.records import Reading, Regions, box_from_size, box_xyxy, read_json, region, words_of
+from amc_lib.datasets.records import Regions, box_from_size, box_xyxy, naming, read_json, region, words_of
 from amc_lib.regions import Box, Region
 
 SPLIT = "train"
@@ -33,18 +33,18 @@ def held_out_ids(root: str | Path, flickr30k_root: str | Path, refer_root: str |
 
     These are the images of Flickr30k Entities val and test, and of RefCOCO+ (UNC) val, testA and testB.
     """
-    reading, coco, flickr, ids = Reading(strict=True), set(), set(), set()
+    coco, flickr, ids = set(), set(), set()
     for split in ("val", "test"):
-        with reading.record(f"{Path(flickr30k_root, split)}.txt"):
+        with naming(f"{Path(flickr30k_root, split)}.txt"):
             flickr.update(map(int, flickr30k.image_ids(Path(flickr30k_root), split)))
     path = Path(refer_root, "refcoco+", "refs(unc).p")
     for number, ref in enumerate(refer.read_refs(path)):
-        with reading.record(f"{path}, ref {number}"):
+        with naming(f"{path}, ref {number}"):
             if ref["split"] != "train":
                 coco.add(int(ref["image_id"]))
     path = Path(root, "image_data.json")
     for number, record in enumerate(read_json(path, list)):
-        with reading.record(f"{path}, image {number}"):
+        with naming(f"{path}, image {number}"):
             if int(record.get("coco_id") or -1) in coco or int(record.get("flickr_id") or -1) in flickr:
                 ids.add(str(_image_id(record)))
     return ids
@@ -60,34 +60,34 @@ def read(
     root: str | Path,
     sources: Sequence[str] = ("regions", "attributes"),
     held_out: Collection[str] = (),
-    strict: bool = True,
 ) -> Regions:
     """Regions of the sources, source by source, image by image, without the images whose ids are `held_out`.
 
-    Boxes are xyxy in pixels of the original picture, clipped to it, since many overrun. Raises ValueError with one
-    sentence that names the file and the record; with `strict=False` what is malformed is left out and counted: an
-    image that is missing, a phrase without words, a box without area inside the picture.
+    Boxes are xyxy in pixels of the original picture, clipped to it, since many overrun. What is malformed is left out
+    and named in `skipped`: an image that is missing, a phrase without words, a box without area inside the picture.
+    ValueError for a damaged file.
     """
-    root, reading = Path(root), Reading(strict)
-    pictures, regions = _pictures(root, held_out, reading), []
+    root, regions = Path(root), Regions()
+    pictures = _pictures(root, held_out, regions)
+    regions.held_out = len(pictures.keys() & set(held_out))
     for source in sources:
         name, regions_of = _SOURCES[source]
         for number, record in enumerate(read_json(root / name, list)):
             where = f"{root / name}, image {number}"
-            with reading.record(where):
+            with regions.record(where):
                 if (image_id := str(_image_id(record))) not in pictures:
                     raise ValueError(f"image_data.json has no image {image_id}")
                 if picture := pictures[image_id]:
-                    regions += regions_of(record[source], picture, where, reading)
-    return Regions(regions, reading.skipped, len(pictures.keys() & set(held_out)))
+                    regions += regions_of(record[source], picture, where, regions)
+    return regions
 
 
-def _pictures(root: Path, held_out: Collection[str], reading: Reading) -> dict[str, _Picture | None]:
+def _pictures(root: Path, held_out: Collection[str], regions: Regions) -> dict[str, _Picture | None]:
     """Pictures by image id; None for those held out or not there."""
     path, pictures = root / "image_data.json", {}
     records, folder = read_json(path, list), ImageFolder(root, IMAGE_FOLDERS)
     for number, record in enumerate(records):
-        with reading.record(f"{path}, image {number}"):
+        with regions.record(f"{path}, image {number}"):
             image_id = str(_image_id(record))
             pictures[image_id] = None
             if image_id not in held_out:
@@ -106,20 +106,20 @@ def _clipped(thing: Mapping[str, Any], sides: tuple[str, str], size: tuple[float
     return max(x1, 0.0), max(y1, 0.0), min(x2, size[0]), min(y2, size[1])
 
 
-def _described(things: Sequence[Any], picture: _Picture, where: str, reading: Reading) -> Iterator[Region]:
+def _described(things: Sequence[Any], picture: _Picture, where: str, regions: Regions) -> Iterator[Region]:
     """One region for each description."""
     for number, thing in enumerate(things):
-        with reading.record(f"{where}, region {number}"):
+        with regions.record(f"{where}, region {number}"):
             box = _clipped(thing, ("width", "height"), picture.size)
             name = f"regions:{picture.image_id}:{thing['region_id']}-0"
             yield region(name, SPLIT, picture.image, picture.image_id, thing["phrase"], [box])
 
 
-def _attributed(things: Sequence[Any], picture: _Picture, where: str, reading: Reading) -> Iterator[Region]:
+def _attributed(things: Sequence[Any], picture: _Picture, where: str, regions: Regions) -> Iterator[Region]:
     """One region for each different "attribute name", with the boxes of all objects that it fits."""
     boxes: dict[str, dict[Box, None]] = {}
     for number, thing in enumerate(things):
-        with reading.record(f"{where}, object {number}"):
+        with regions.record(f"{where}, object {number}"):
             words = [words_of(attribute) for attribute in thing.get("attributes", ())]
             phrases = [f"{word} {words_of(name)}" for word in words for name in thing["names"]]
             box = _clipped(thing, ("w", "h"), picture.size) if phrases else None
@@ -133,16 +133,16 @@ def _attributed(things: Sequence[Any], picture: _Picture, where: str, reading: R
 _SOURCES = {"regions": ("region_descriptions.json", _described), "attributes": ("attributes.json", _attributed)}
 
 
-def read_records(path: str | Path, image_root: str | Path, strict: bool = True) -> Regions:
+def read_records(path: str | Path, image_root: str | Path) -> Regions:
     """The authors' annotation files: a JSON list of {image, caption (text or list), bbox [[x1, y1, x2, y2], ...]}.
 
     Boxes are pixels of the original picture. Every caption is one region with all boxes of its record; ids are
-    `FILE:RECORD-CAPTION`. Errors and `strict` as in `read`; a record with any fault is left out whole.
+    `FILE:RECORD-CAPTION`. A record with any fault is left out whole and named in `skipped`.
     """
-    path, image_root, reading, regions = Path(path), Path(image_root), Reading(strict), []
+    path, image_root, regions = Path(path), Path(image_root), Regions()
     is_file = cache(os.path.isfile)  # a picture has many records
     for number, record in enumerate(read_json(path, list)):
-        with reading.record(f"{path}, record {number}"):
+        with regions.record(f"{path}, record {number}"):
             name, captions = record["image"], record["caption"]
             parts = PurePosixPath(name)
             if parts.is_absolute() or ".." in parts.parts or not is_file(image_root / name):
@@ -152,4 +152,4 @@ def read_records(path: str | Path, image_root: str | Path, strict: bool = True) 
                 region(f"{path.stem}:{number}-{n}", SPLIT, image, name, caption, boxes)
                 for n, caption in enumerate(captions if isinstance(captions, list) else [captions])
             ]
-    return Regions(regions, reading.skipped)
+    return regions

@@ -78,7 +78,7 @@ class OwnData:
         training, regions = settings.finetuning, self.splits["train"]
         if settings.tier == "paper":
             augment = Augment(settings.photos, settings.model.vision.image_size)
-            table = photo_table.build(regions, self.root, regions.about)
+            table = photo_table.build(regions, self.root)
             return PhotoPairs(table, self.root, augment, training.seed, training.phrases_per_image)
         split = self.split("train", settings)
         phrases: dict[str, list[Phrase]] = {image_id: [] for image_id in split.features}

@@ -97,11 +97,11 @@ def _read(data: Path, own: list[Path]) -> PhotoTable:
     root = data / "visual_genome"
     held_out = visual_genome.held_out_ids(root, data / "flickr30k", data / "refer")
     if own:
-        parts = [visual_genome.read_records(path, root, strict=False) for path in own]
+        parts = [visual_genome.read_records(path, root) for path in own]
         everything = list(chain.from_iterable(parts))
         kept = [region for region in everything if region.image.path.stem not in held_out]
         held = held_out & {region.image.path.stem for region in everything}
         regions = Regions(kept, chain.from_iterable(part.skipped for part in parts), len(held))
     else:
-        regions = visual_genome.read(root, held_out=held_out, strict=False)
-    return photo_table.build(regions, root, regions.about)
+        regions = visual_genome.read(root, held_out=held_out)
+    return photo_table.build(regions, root)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from amc_lib.data import Phrase
-from amc_lib.regions import Region
+from amc_lib.datasets.records import Regions
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PhotoTable:
         return [Phrase(text, tuple(map(tuple, boxes))) for text, boxes in self._row(row)["phrases"]]
 
 
-def build(regions: Sequence[Region], root: Path, about: dict[str, Any]) -> PhotoTable:
+def build(regions: Regions, root: Path) -> PhotoTable:
     """A table of regions. Neighbours whose ids agree up to the last "-" are phrases of one row (one record)."""
     lines, ends = bytearray(), []
     for _, members in groupby(regions, key=lambda region: region.id.rpartition("-")[0]):
@@ -50,7 +50,7 @@ def build(regions: Sequence[Region], root: Path, about: dict[str, Any]) -> Photo
         image, phrases = members[0].image.path.relative_to(root).as_posix(), [(r.phrase, r.boxes) for r in members]
         lines += json.dumps({"image": image, "phrases": phrases}, ensure_ascii=False).encode() + b"\n"
         ends.append(len(lines))
-    return PhotoTable(np.frombuffer(bytes(lines), np.uint8), np.array(ends, np.int64), about)
+    return PhotoTable(np.frombuffer(bytes(lines), np.uint8), np.array(ends, np.int64), regions.about)
 
 
 def open_table(folder: Path, make: Callable[[], PhotoTable]) -> PhotoTable:

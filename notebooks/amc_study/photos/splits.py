@@ -87,10 +87,10 @@ def _open(settings: Settings, dataset: str, split: str) -> PhotoSplit:
     """A split of flickr30k, refcoco+ or refclef; phrases are cut and pictures resized as the authors do."""
     folder, photos = _folder(dataset), settings.photos
     if dataset == "flickr30k":
-        regions, words = flickr30k.read(folder, split, strict=False), MAX_WORDS
+        regions, words = flickr30k.read(folder, split), MAX_WORDS
         side, resize = settings.model.vision.image_size, "bilinear"
     else:
-        regions, words = refer.read(folder.parent, dataset, "unc", split, strict=False), photos.refer_max_words
+        regions, words = refer.read(folder.parent, dataset, "unc", split), photos.refer_max_words
         side, resize = photos.refer_image_size, "bicubic"
     cut = Regions((replace(region, phrase=clean(region.phrase, words)) for region in regions), regions.skipped)
     detections = refer.read_detections(folder / "dets.json") if (folder / "dets.json").is_file() else None
