@@ -1,6 +1,6 @@
 # Each target sets up what it needs: a virtual environment in .venv, made once and renewed when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help study study-full paper test lab format clean
+.PHONY: help study study-full paper bench test lab format clean
 
 PYTHON ?= python3
 SEEDS ?= 1
@@ -18,6 +18,9 @@ study-full: $(INSTALLED) ## all of it: explanations, ablations, benchmarks, page
 
 paper: $(INSTALLED) ## the same on photographs (data/README.md first; GPUs)
 	$(VENV_PYTHON) -m amc_study.order --tier paper --seeds $(SEEDS)
+
+bench: $(INSTALLED) ## measure speed and memory, renew their tables in figures/ (20 minutes on a quiet machine)
+	$(VENV_PYTHON) -m tests.bench
 
 test: $(INSTALLED) ## check the style of code and notebooks, then run the tests
 	$(VENV_PYTHON) -m ruff check .

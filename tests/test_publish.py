@@ -11,7 +11,6 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from amc_study.order import plan
 from amc_study.report import publish
 
 
@@ -51,16 +50,17 @@ def test_outputs_of_another_notebook_are_refused():
 
 
 def test_what_has_run_is_published_and_an_unfinished_study_is_refused(tmp_path):
-    steps = [step for steps in plan(1, full=True) for step in steps if step.name in publish.SHOWN]
-    assert len({step.what for step in steps}) == len(steps) == len(publish.SHOWN)
-    for folder in ("study/notebooks", "own"):
-        (tmp_path / folder).mkdir(parents=True)
-    for step in steps:
-        nbformat.write(notebook(), tmp_path / "own" / step.what)
-        if step.name != "ablations":
-            nbformat.write(executed(), tmp_path / "study" / "notebooks" / f"{step.name}.ipynb")
+    executed_here, notebooks = tmp_path / "study" / "notebooks", tmp_path / "own"
+    executed_here.mkdir(parents=True)
+    notebooks.mkdir()
+    steps = publish.shown_steps()
+    assert steps["03_train.ipynb"] == "amc-0"
+    for name, step in steps.items():
+        nbformat.write(notebook(), notebooks / name)
+        if step != "ablations":
+            nbformat.write(executed(), executed_here / f"{step}.ipynb")
     with pytest.raises(ValueError, match="no finished run"):
-        publish.publish(tmp_path / "study", tmp_path / "own", tmp_path / "checkpoints")
-    for step in steps:
-        outputs = nbformat.read(tmp_path / "own" / step.what, as_version=4).cells[2].outputs
-        assert bool(outputs) is (step.name != "ablations")
+        publish.publish(tmp_path / "study", notebooks, tmp_path / "checkpoints")
+    for name, step in steps.items():
+        outputs = nbformat.read(notebooks / name, as_version=4).cells[2].outputs
+        assert bool(outputs) is (step != "ablations")

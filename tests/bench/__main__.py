@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +17,6 @@ from amc_lib.files import write_csv, write_json
 from amc_lib.presets import preset
 from amc_study.figures import FOLDER
 from amc_study.provenance import provenance
-from tests.bench.measure import Row
 from tests.bench.paper_step import paper_step_table, visual_genome_rows
 from tests.bench.pointing import pointing_rows
 from tests.bench.steps import agreement_rows, scenes_rows, step_rows
@@ -38,7 +36,7 @@ def main() -> None:
     table = paper_step_table(rounds)
     rows += visual_genome_rows(table)
     account = provenance(settings, seed=0, seconds=time.perf_counter() - begin, rounds=rounds)
-    frame = pd.DataFrame([astuple(row) for row in rows], columns=list(Row.__dataclass_fields__))
+    frame = pd.DataFrame(rows)
     for name, result in (("benchmarks", frame), ("paper_step", table)):
         write_csv(given.folder / f"{name}.csv", result)
         write_json(given.folder / f"{name}.json", account)

@@ -11,6 +11,7 @@ from torch.utils.benchmark import Timer
 
 from amc_study.provenance import device_name, processor_name
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DIGITS = 5  # significant, in the csv
 Seconds = dict[str, list[float]]  # by name of what is timed, one for each round
 
@@ -52,8 +53,4 @@ def ratios(seconds: Seconds, slow: str, fast: str) -> list[float]:
 
 def this_machine() -> str:
     """The GPUs, or the processor and its threads."""
-    return device_name() if torch.cuda.is_available() else f"{processor_name()}, {torch.get_num_threads()} threads"
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return device_name() if DEVICE == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from amc_lib.presets import preset
-from tests.bench.measure import Row, alternating, device, row, this_machine
+from tests.bench.measure import DEVICE, Row, alternating, row, this_machine
 from tests.bench.stepper import Stepper, count_flops, kept_bytes, random_batch
 
 GIB = 2**30
@@ -38,10 +38,10 @@ VISUAL_GENOME = {"images": 108_077, "regions": 5_408_689}  # phrases in an epoch
 def measured(precision: str, checkpointing: bool, size: int, rounds: int) -> tuple:
     """A line for this machine; to be called in a process of its own, whose peak memory it reports."""
     settings = preset("paper")
-    stepper, batch = Stepper(settings, device(), precision, checkpointing), random_batch(size, settings, device())
+    stepper, batch = Stepper(settings, DEVICE, precision, checkpointing), random_batch(size, settings, DEVICE)
     seconds = median(alternating({"": partial(stepper.step, batch)}, rounds)[""])
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    memory = torch.cuda.max_memory_allocated() if device() == "cuda" else resident
+    memory = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else resident
     return this_machine(), precision, checkpointing, size, round(seconds, 3), round(memory / GIB, 1), "measured"
 
 
@@ -50,10 +50,10 @@ def computed(precision: str, checkpointing: bool) -> list[tuple]:
     settings = preset("paper")
     stepper = Stepper(settings, "cpu", precision, checkpointing)
     one, two = (kept_bytes(stepper, random_batch(size, settings)) for size in (1, 2))
-    trainable, frozen = (
-        sum(p.nbytes for p in stepper.model.parameters() if p.requires_grad is wanted) for wanted in (True, False)
-    )
-    fixed = 4 * trainable + frozen + sum(b.nbytes for b in stepper.model.buffers()) + 2 * one - two
+    model = stepper.model
+    trainable = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    fixed = weights + 3 * trainable + 2 * one - two  # gradients and two moments; what no sample adds to
     flops = count_flops(stepper, random_batch(1, settings))
     lines = []
     for (card, (room, tflops)), size in itertools.product(CARDS.items(), BATCHES):
@@ -68,7 +68,7 @@ def paper_step_table(rounds: int) -> pd.DataFrame:
     """figures/paper_step.csv: 5 minutes and 10 GB on two cores."""
     lines = []
     for precision, checkpointing in FORMS:
-        for size in BATCHES if device() == "cuda" else (2, 4):
+        for size in BATCHES if DEVICE == "cuda" else (2, 4):
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                 lines.append(process.submit(measured, precision, checkpointing, size, rounds).result())
         lines += computed(precision, checkpointing)

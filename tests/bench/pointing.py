@@ -9,7 +9,7 @@ from amc_lib.config import Settings
 from amc_lib.evaluate import ground_phrases, peak
 from amc_lib.model import ALBEF
 from amc_lib.tokens import CHARACTERS, SPECIAL, Tokenizer
-from tests.bench.measure import Row, alternating, device, ratios, row
+from tests.bench.measure import DEVICE, Row, alternating, ratios, row
 from tests.plain_pointing import one_by_one
 
 THINGS = ("man", "dog", "umbrella", "taxi", "door", "hat", "crowd")
@@ -22,12 +22,11 @@ class Pointer:
 
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(0)
-        self.model, self.layer = ALBEF(settings.model).to(device()).eval(), settings.amc.layer
+        self.model, self.layer = ALBEF(settings.model).to(DEVICE).eval(), settings.amc.layer
         words = sorted({word for phrase in PHRASES for word in phrase.split()} - set(CHARACTERS))
-        known = [*SPECIAL, *CHARACTERS, *(f"##{c}" for c in CHARACTERS), *words]
-        unused = [f"[unused{i}]" for i in range(settings.model.text.vocab_size - len(known))]
-        self.tokens = Tokenizer([*known, *unused], settings.model.text.max_tokens)
-        self.image = torch.randn(1, 3, *[settings.model.vision.image_size] * 2).to(device())
+        vocabulary = [*SPECIAL, *CHARACTERS, *(f"##{c}" for c in CHARACTERS), *words]
+        self.tokens = Tokenizer(vocabulary, settings.model.text.max_tokens)
+        self.image = torch.randn(1, 3, *[settings.model.vision.image_size] * 2).to(DEVICE)
 
     def together(self) -> torch.Tensor:
         """Raw heatmaps [P, G, G], the image read once and one backward pass for all phrases."""

@@ -77,32 +77,24 @@ class Stepper:
 def kept_bytes(stepper: Any, batch: Batch) -> int:
     """Bytes that autograd keeps for the backward pass of the batch; parameters and buffers are not counted."""
     persistent = {tensor.untyped_storage().data_ptr() for tensor in stepper.model.state_dict().values()}
-    kept: dict[int, int] = {}
+    kept = {}  # by address; held, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in persistent:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = stepper.losses(batch)
-    total = sum(kept.values())
-    del losses
-    return total
-
-
-def _forward(query, key, value, *_, out_shape=None, **__) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _backward(gradient, query, key, value, *_, out_shape=None, **__) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
+        stepper.losses(batch)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 FUSED_ON_CPU = {  # torch's own counter leaves these out
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+    ),
 }
 
 

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from amc_study.figures.style import COLOURS, CYCLE, MARKERS, MUTED, RULE, SYSTEMS, new_figure, styled
+from amc_study.figures.style import COLOURS, CYCLE, MARKERS, MUTED, RULE, SYSTEMS, new_figure, shown_systems, styled
 
 LOSSES = {
     "itc": "ITC: picture and phrase alike",
@@ -68,17 +68,15 @@ def faithfulness_figure(table: pd.DataFrame) -> Figure:
 
     table: of one fill; columns system, curve, order, share (of the cells, [0, 1]), probability, ci_low, ci_high.
     """
-    systems, curves = [s for s in SYSTEMS if s in set(table["system"])], list(table["curve"].unique())
+    systems, curves = shown_systems(table["system"]), list(table["curve"].unique())
     figure = new_figure(max(4.6, 1.0 + 2.0 * len(systems)), 0.75 + 1.75 * len(curves))
     grid = figure.subplots(len(curves), len(systems), sharex=True, sharey=True, squeeze=False)
     for (curve, system), part in table.groupby(["curve", "system"]):
         axes = grid[curves.index(curve), systems.index(system)]
         for order, (colour, dashes, marker, name) in ORDERS.items():
-            line = part[part["order"] == order]
+            line, look = part[part["order"] == order], {"marker": marker, "markersize": 2.5, "label": name}
             axes.fill_between(line["share"], line["ci_low"], line["ci_high"], color=colour, alpha=0.15, lw=0)
-            axes.plot(
-                line["share"], line["probability"], dashes, color=colour, marker=marker, markersize=2.5, label=name
-            )
+            axes.plot(line["share"], line["probability"], dashes, color=colour, **look)
         axes.grid()
         axes.set_xscale("function", functions=(lambda share: share**0.5, lambda root: root**2))
         axes.set_xticks([0, 0.04, 0.16, 0.36, 0.64, 1], ["0", "4", "16", "36", "64", "100"])
@@ -107,7 +105,7 @@ def randomisation_figure(table: pd.DataFrame) -> Figure:
     grid = figure.subplots(1, 2, sharey=True)
     for axes, name in zip(grid, ("correlation", "pointing"), strict=True):
         axes.grid(axis="x")
-        for number, system in enumerate(system for system in SYSTEMS if system in set(table["system"])):
+        for number, system in enumerate(shown_systems(table["system"])):
             part = table[table["system"] == system].dropna(subset=name)
             y = part["stage"].map(places) + 0.12 * (number - 1)
             look = {"color": COLOURS[system], "marker": MARKERS[system], "markersize": 3.8}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -10,7 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from amc_study.figures.style import COLOURS, HIT, INK, MARKERS, MISS, MUTED, OPEN, SYSTEMS, new_figure, styled
+from amc_study.figures.style import (
+    COLOURS,
+    HIT,
+    INK,
+    MARKERS,
+    MISS,
+    MUTED,
+    OPEN,
+    SYSTEMS,
+    new_figure,
+    shown_systems,
+    styled,
+)
 
 ROW_INCHES = 0.235
 CONCEPTS = {"all": "all concepts", "boxed": "boxed in finetuning", "unboxed": "never boxed"}
@@ -41,14 +53,12 @@ def dot_and_whisker(
     hollow: str | None = None,
     numbers: bool = True,
     width: float = 7.0,
-    decorate: Callable[[Axes, pd.DataFrame], None] | None = None,
 ) -> Figure:
     """A mark with its interval for each record of `table`.
 
     Columns: `value`, ci_low and ci_high; `row`, the label on the left; `block`, headings above rows; `panel`, the title
     of the panel a record stands in; `colour`, the key into `palette` (and into MARKERS); `hollow`, true for a mark
     that is not filled. Rows, blocks and panels come in the order of the table. numbers: the value stands on the right.
-    decorate(axes, records) draws more into a panel; the records have their height in the column `y`.
     """
     keys = [block, row] if block else [row]
     places = table[keys].drop_duplicates().reset_index(drop=True)
@@ -63,19 +73,18 @@ def dot_and_whisker(
         _marks(axes, part, value, colour, palette, hollow)
         axes.set_title(title, pad=8)
         for record in part.to_dict("records") if numbers else ():
-            text, place = f"{record[value]:.1f}", (1.0, record["y"])
-            axes.annotate(text, place, (2, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=7.5)
-        if decorate is not None:
-            decorate(axes, part)
+            _beside(axes, f"{record[value]:.1f}", (1.0, record["y"]), 2, fontsize=7.5)
     grid[0].set_yticks(places["y"], places[row])
     grid[0].set_ylim(places["y"].max() + 0.7, -0.6 if block else -0.7)
     for name, y in places.groupby(block, sort=False)["y"].min().items() if block else ():
-        place = (0, y - 0.95)
-        grid[0].annotate(
-            name, place, (-5, 0), ("axes fraction", "data"), "offset points", ha="right", va="center", weight="bold"
-        )
+        _beside(grid[0], name, (0, y - 0.95), -5, ha="right", weight="bold")
     figure.set_layout_engine("constrained", w_pad=0.08)
     return figure
+
+
+def _beside(axes: Axes, text: str, place: tuple[float, float], points: float = 0, **look: Any) -> None:
+    """A text at (share of the panel's width, height in data), moved to the right by so many points."""
+    axes.annotate(text, place, (points, 0), ("axes fraction", "data"), "offset points", va="center", **look)
 
 
 def _marks(
@@ -103,9 +112,10 @@ def seeds_text(seeds: pd.Series) -> str:
     return "one seed" if high == 1 else f"means of {high} seeds"
 
 
-def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """The systems in the order of every figure; splits and measures as they come."""
-    return table.sort_values("system", key=lambda names: names.map(list(SYSTEMS).index), kind="stable")
+def _in_order(table: pd.DataFrame, block: str) -> pd.DataFrame:
+    """Blocks as they come, and in each the systems in the order of every figure."""
+    rank = {name: number for number, name in enumerate([*table[block].unique(), *SYSTEMS])}
+    return table.sort_values([block, "system"], key=lambda names: names.map(rank), kind="stable")
 
 
 @styled
@@ -114,11 +124,10 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
 
     table: columns system, split, concepts, accuracy, ci_low, ci_high (percent), seeds.
     """
-    splits = table["split"].unique()
-    table = _in_order(table).sort_values("split", key=lambda names: names.map(list(splits).index), kind="stable")
-    panels = [name for name in CONCEPTS if name in set(table["concepts"])]
-    table = pd.concat([table[table["concepts"] == name].assign(panel=CONCEPTS[name]) for name in panels])
-    figure = dot_and_whisker(table, "accuracy", "system", block="split", panel="panel", width=2.0 + 2.35 * len(panels))
+    table = _in_order(table, "split").sort_values("concepts", kind="stable")  # by the alphabet, as CONCEPTS are
+    table = table.assign(panel=table["concepts"].map(CONCEPTS))
+    width = 2.0 + 2.35 * table["panel"].nunique()
+    figure = dot_and_whisker(table, "accuracy", "system", block="split", panel="panel", width=width)
     for axes in figure.axes:
         axes.set(xlim=(-2, 104), xticks=range(0, 101, 25))
     figure.supxlabel(f"pointing accuracy (%), {seeds_text(table['seeds'])}; bars: 95 % intervals", fontsize=9)
@@ -131,19 +140,14 @@ def claims_figure(table: pd.DataFrame) -> Figure:
 
     table: columns claim, of, verdict, difference, ci_low, ci_high, poster (points; NaN where there is none).
     """
-
-    def decorate(axes: Axes, part: pd.DataFrame) -> None:
-        axes.axvline(0, color=INK, linewidth=0.8)
-        axes.plot(part["poster"], part["y"], "o", markerfacecolor="none", markeredgecolor=INK, markersize=5.5)
-        for record in part.to_dict("records"):
-            place, colour = (1.02, record["y"]), VERDICTS[record["verdict"]]
-            axes.annotate(
-                record["verdict"], place, xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=8
-            )
-
     table = table.assign(of="claims of " + table["of"])
-    look = {"colour": "verdict", "palette": VERDICTS, "numbers": False, "decorate": decorate}
+    look = {"colour": "verdict", "palette": VERDICTS, "numbers": False}
     figure = dot_and_whisker(table, "difference", "claim", block="of", **look)
+    axes, rows = figure.axes[0], figure.axes[0].get_yticks()
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.plot(table["poster"], rows, "o", markerfacecolor="none", markeredgecolor=INK, markersize=5.5)
+    for verdict, y in zip(table["verdict"], rows, strict=True):
+        _beside(axes, verdict, (1.02, y), color=VERDICTS[verdict], fontsize=8)
     figure.supxlabel("difference (percentage points); bars: 95 % intervals;  ○ on the poster's photographs", fontsize=9)
     return figure
 
@@ -151,12 +155,10 @@ def claims_figure(table: pd.DataFrame) -> Figure:
 @styled
 def measures_figure(table: pd.DataFrame, label: str) -> Figure:
     """A block for each measure, a row for each system. table: columns system, measure, value, ci_low, ci_high."""
-    measures = list(table["measure"].unique())
-    table = _in_order(table).sort_values("measure", key=lambda names: names.map(measures.index), kind="stable")
-    table = table.assign(measure=table["measure"].replace(MEASURES))
+    table = _in_order(table.assign(measure=table["measure"].replace(MEASURES)), "measure")
     figure = dot_and_whisker(table, "value", "system", block="measure", width=4.6)
     figure.axes[0].set(xlim=(0, 1.05 * table["ci_high"].max()))
-    for heading in figure.axes[0].texts[-len(measures) :]:
+    for heading in figure.axes[0].texts[-table["measure"].nunique() :]:
         heading.set(ha="left", x=0)
     figure.supxlabel(label, fontsize=9)
     return figure
@@ -174,8 +176,9 @@ def difficulty_figure(table: pd.DataFrame) -> Figure:
     )
     figure = dot_and_whisker(table, "accuracy", "row", block="by", numbers=False)
     figure.axes[0].set(xlim=(0, 100))
-    systems = [system for system in SYSTEMS if system in set(table["system"])]
-    marks = [Line2D([], [], color=COLOURS[s], marker=MARKERS[s], linestyle="", markersize=5, label=s) for s in systems]
+    look = {"linestyle": "", "markersize": 5}
+    systems = shown_systems(table["system"])
+    marks = [Line2D([], [], color=COLOURS[s], marker=MARKERS[s], label=s, **look) for s in systems]
     figure.legend(handles=marks, loc="outside upper left", ncols=len(marks))
     figure.supxlabel("pointing accuracy (%); bars: 95 % intervals", fontsize=9)
     return figure
@@ -188,18 +191,15 @@ def ablation_figure(table: pd.DataFrame, against: str) -> Figure:
     table: columns setting, system, split, concepts, accuracy, ci_low, ci_high (percent), seeds, and p, the corrected p
     of the difference from the setting `against` (NaN for itself), whose accuracy is the dotted line.
     """
-    splits, unboxed = table["split"].unique(), table[table["concepts"] == "unboxed"]
-    shown = table[table["concepts"] == "all"].assign(panel=lambda rows: rows["split"])
-    never = unboxed[unboxed["split"] == splits[0]].assign(panel="never boxed")
-    shown = pd.concat([shown, never]).assign(
-        unsure=lambda rows: ~(rows["p"] < SIGNIFICANT) & (rows["setting"] != against)
-    )
+    everything, unboxed = (table[table["concepts"] == name] for name in ("all", "unboxed"))
+    never = unboxed[unboxed["split"] == table["split"].iloc[0]].assign(panel="never boxed")
+    shown = pd.concat([everything.assign(panel=everything["split"]), never])
+    shown["unsure"] = ~(shown["p"] < SIGNIFICANT) & (shown["setting"] != against)
     figure = dot_and_whisker(shown, "accuracy", "setting", panel="panel", hollow="unsure", width=7.4)
     ranges = shown.groupby("panel", sort=False).agg(low=("ci_low", "min"), high=("ci_high", "max"))
     half = 0.54 * (ranges["high"] - ranges["low"]).max()
     for axes, (title, low, high) in zip(figure.axes, ranges.itertuples(), strict=True):
-        base = shown[(shown["panel"] == title) & (shown["setting"] == against)]["accuracy"]
-        for x in base:
+        for x in shown[(shown["panel"] == title) & (shown["setting"] == against)]["accuracy"]:
             axes.axvline(x, color=MUTED, linestyle=":", linewidth=1.1, zorder=0)
         axes.set(xlim=((low + high) / 2 - half, (low + high) / 2 + half))
         axes.set_title(title, fontsize=8.5)
@@ -221,11 +221,7 @@ def table_markdown(table: pd.DataFrame) -> str:
     """Table 1 for GitHub: accuracy ± half of its interval, a column for each split, a row for each system."""
     half = (table["ci_high"] - table["ci_low"]) / 2
     cell = table["accuracy"].map("{:.1f}".format) + " ± " + half.map("{:.1f}".format)
-    table = _in_order(table).assign(cell=cell, concepts=table["concepts"].map(CONCEPTS))
-    wide = table.pivot(index=["concepts", "system"], columns="split", values="cell").fillna("–")
-    rows = pd.MultiIndex.from_product([CONCEPTS.values(), SYSTEMS]).intersection(wide.index, sort=False)
-    return (
-        wide.reindex(index=rows, columns=table["split"].unique())
-        .reset_index(names=["concepts", "system"])
-        .to_markdown(index=False)
-    )
+    concepts = pd.Categorical(table["concepts"].map(CONCEPTS), list(CONCEPTS.values()))
+    rows = table.assign(cell=cell, concepts=concepts, system=pd.Categorical(table["system"], list(SYSTEMS)))
+    wide = rows.pivot(index=["concepts", "system"], columns="split", values="cell").fillna("–")
+    return wide[table["split"].unique()].reset_index().to_markdown(index=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,13 +13,9 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangl
 from amc_lib.overlay import heat_overlay
 from amc_study.figures.style import COLOURS, INK, MUTED, new_figure, styled
 
-WIDTH, HEIGHT = 126.0, 70.0
-"""Size of the drawing in its own units."""
-
+WIDTH, HEIGHT = 126.0, 70.0  # of the drawing in its own units
 UNITS_PER_INCH = 12
-TOP, MIDDLE, LOW, BOTTOM = 60.0, 45.0, 30.0, 17.5
-"""Heights of the rows: the image's way, the attention's way, the phrase's way, the mask."""
-
+TOP, MIDDLE, LOW, BOTTOM = 60.0, 45.0, 30.0, 17.5  # of the rows: image, attention, phrase, mask
 MODEL, LOSS = "#E3EEF6", "#FBE6D6"
 BLUE, ORANGE = COLOURS["ALBEF"], COLOURS["AMC"]
 TILE = 17.0
@@ -55,13 +52,14 @@ def _inputs_and_model(axes: Axes, image: np.ndarray, phrase: str) -> None:
     _tile(axes, 10, TOP, image, "image")
     lines = textwrap.wrap(f"“{phrase}”", 17)
     height = 3 + 3 * len(lines)
-    _box(axes, 10, LOW, 17, height, "\n".join(lines), face="white", style="italic")
-    axes.text(10, LOW - height / 2 - 2, "phrase", ha="center", va="center", color=MUTED)
+    _box(axes, 10, LOW, 17, height, facecolor="white")
+    _text(axes, 10, LOW, "\n".join(lines), style="italic")
+    _text(axes, 10, LOW - height / 2 - 2, "phrase", color=MUTED)
     _box(axes, 30, TOP, 14, 8, "image\nencoder")
     _box(axes, 30, LOW, 14, 8, "text\nencoder")
-    _box(axes, 51, MIDDLE, 18, TOP - LOW + 8, "")
-    axes.text(51, TOP, "fusion encoder", ha="center", va="center")
-    _box(axes, 51, MIDDLE, 14, 8, "cross-\nattention $C$", face="white", edge=BLUE)
+    _box(axes, 51, MIDDLE, 18, TOP - LOW + 8)
+    _text(axes, 51, TOP, "fusion encoder")
+    _box(axes, 51, MIDDLE, 14, 8, "cross-\nattention $C$", facecolor="white", edgecolor=BLUE)
     _arrow(axes, (10 + TILE / 2, TOP), (23, TOP))
     _arrow(axes, (18.5, LOW), (23, LOW))
     _arrow(axes, (37, TOP), (42, TOP))
@@ -80,11 +78,11 @@ def _explanation(axes: Axes, overlay: np.ndarray, mask: np.ndarray) -> None:
     _pill(axes, 88, TOP, "itm")
     _arrow(axes, (77.5, TOP), (84, TOP))
     _arrow(axes, (71, TOP - 4), (71, MIDDLE + 2), dashed=True)
-    axes.text(72.2, (TOP + MIDDLE) / 2, r"$\partial s / \partial C$", ha="left", va="center", color=ORANGE, fontsize=12)
+    _text(axes, 72.2, (TOP + MIDDLE) / 2, r"$\partial s / \partial C$", ha="left", color=ORANGE, fontsize=12)
     axes.add_patch(Circle((71, MIDDLE), 2, facecolor="white", edgecolor=INK, linewidth=0.9))
     axes.add_patch(Circle((71, MIDDLE), 0.45, facecolor=INK, linewidth=0))
     _arrow(axes, (58, MIDDLE), (69, MIDDLE))
-    axes.text(71, MIDDLE - 4.2, "GradCAM", ha="center", va="center", color=MUTED)
+    _text(axes, 71, MIDDLE - 4.2, "GradCAM", color=MUTED)
     _arrow(axes, (73, MIDDLE), (88 - TILE / 2, MIDDLE))
     _tile(axes, 88, MIDDLE, overlay, "heatmap $A$")
     shades = np.where(mask[..., None], 255, 70).astype(np.uint8).repeat(3, axis=2)
@@ -94,11 +92,11 @@ def _explanation(axes: Axes, overlay: np.ndarray, mask: np.ndarray) -> None:
 def _objective(axes: Axes) -> None:
     """What the heatmap is asked for inside the mask, and the sum that is trained."""
     top, bottom = MIDDLE + 4, BOTTOM - 4
-    _box(axes, 113, (top + bottom) / 2, 22, top - bottom, "", face="white", edge=ORANGE)
-    hotter, peak = "hotter inside\nthan outside", "the peak inside,\nnot outside"
-    for y, name, wish in ((MIDDLE - 4, "mean", hotter), (BOTTOM + 7.5, "max", peak)):
-        _pill(axes, 113, y, name)
-        axes.text(113, y - 4.8, wish, ha="center", va="center", color=MUTED)
+    _box(axes, 113, (top + bottom) / 2, 22, top - bottom, facecolor="white", edgecolor=ORANGE)
+    _pill(axes, 113, MIDDLE - 4, "mean")
+    _text(axes, 113, MIDDLE - 8.8, "hotter inside\nthan outside", color=MUTED)
+    _pill(axes, 113, BOTTOM + 7.5, "max")
+    _text(axes, 113, BOTTOM + 2.7, "the peak inside,\nnot outside", color=MUTED)
     _arrow(axes, (88 + TILE / 2, MIDDLE), (102, MIDDLE))
     _arrow(axes, (88 + TILE / 2, BOTTOM), (102, BOTTOM))
     _pill(axes, 113, TOP, "amc")
@@ -113,34 +111,21 @@ def _equations(axes: Axes) -> None:
     axes.text(47, 4.5, TOTAL, va="center", fontsize=12)
 
 
-def _box(
-    axes: Axes,
-    x: float,
-    y: float,
-    width: float,
-    height: float,
-    text: str,
-    face: str = MODEL,
-    edge: str = MUTED,
-    style: str = "normal",
-) -> None:
+def _text(axes: Axes, x: float, y: float, text: str, **look: Any) -> None:
+    axes.text(x, y, text, **{"ha": "center", "va": "center"} | look)
+
+
+def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str = "", **look: Any) -> None:
     """A rounded box centred at (x, y)."""
-    corner = (x - width / 2, y - height / 2)
-    rounding = "round,pad=0,rounding_size=1"
-    axes.add_patch(
-        FancyBboxPatch(corner, width, height, boxstyle=rounding, facecolor=face, edgecolor=edge, linewidth=0.9)
-    )
-    axes.text(x, y, text, ha="center", va="center", style=style)
+    look = {"facecolor": MODEL, "edgecolor": MUTED, "boxstyle": "round,pad=0,rounding_size=1"} | look
+    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, linewidth=0.9, **look))
+    _text(axes, x, y, text)
 
 
-def _pill(axes: Axes, x: float, y: float, name: str, width: float = 8) -> None:
-    """A loss, centred at (x, y), four units high."""
-    corner = (x - width / 2, y - 2)
-    shape = FancyBboxPatch(
-        corner, width, 4, boxstyle="round,pad=0,rounding_size=2", facecolor=LOSS, edgecolor=ORANGE, linewidth=0.9
-    )
-    axes.add_patch(shape)
-    axes.text(x, y, rf"$\mathcal{{L}}_{{\mathrm{{{name}}}}}$", ha="center", va="center", fontsize=12)
+def _pill(axes: Axes, x: float, y: float, name: str) -> None:
+    """A loss, centred at (x, y)."""
+    _box(axes, x, y, 8, 4, facecolor=LOSS, edgecolor=ORANGE, boxstyle="round,pad=0,rounding_size=2")
+    _text(axes, x, y, rf"$\mathcal{{L}}_{{\mathrm{{{name}}}}}$", fontsize=12)
 
 
 def _tile(axes: Axes, x: float, y: float, picture: np.ndarray, label: str) -> None:
@@ -148,21 +133,11 @@ def _tile(axes: Axes, x: float, y: float, picture: np.ndarray, label: str) -> No
     left, bottom = x - TILE / 2, y - TILE / 2
     axes.imshow(picture, extent=(left, left + TILE, bottom, bottom + TILE), aspect="auto", interpolation="lanczos")
     axes.add_patch(Rectangle((left, bottom), TILE, TILE, facecolor="none", edgecolor=INK, linewidth=0.9))
-    axes.text(x, bottom - 2, label, ha="center", va="center", color=MUTED)
+    _text(axes, x, bottom - 2, label, color=MUTED)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], dashed: bool = False) -> None:
     """An arrow from start to end, exactly; dashed for a gradient."""
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-|>",
-            mutation_scale=10,
-            shrinkA=0,
-            shrinkB=0,
-            linewidth=1.2,
-            color=ORANGE if dashed else INK,
-            linestyle=(0, (3, 2)) if dashed else "-",
-        )
-    )
+    look = {"color": ORANGE, "linestyle": (0, (3, 2))} if dashed else {"color": INK}
+    shape = {"arrowstyle": "-|>", "mutation_scale": 10, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.2}
+    axes.add_patch(FancyArrowPatch(start, end, **shape, **look))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from PIL import Image
 
 from amc_lib.overlay import heat_overlay
 from amc_lib.regions import Box
-from amc_study.figures.style import COLOURS, INK, MUTED, new_figure, outline, ring, show_picture, styled, verdict
+from amc_study.figures.style import COLOURS, INK, MUTED, outline, ring, sheet, show_picture, styled, verdict
 
 CELL_INCHES, HEADER_INCHES, FOOTER_INCHES = 1.85, 0.66, 0.45
 KEY = (
@@ -53,25 +52,22 @@ def qualitative_figure(examples: Sequence[Example], abreast: int = 1) -> Figure:
     """
     if not examples:
         raise ValueError("there are no examples to draw")
-    lines, columns = math.ceil(len(examples) / abreast), 1 + len(examples[0].systems)
-    cell = HEADER_INCHES + CELL_INCHES
-    figure = new_figure(abreast * columns * (CELL_INCHES + 0.1), lines * cell + FOOTER_INCHES)
-    body, footer = figure.subfigures(2, 1, height_ratios=[lines * cell, FOOTER_INCHES])
-    blocks = body.subfigures(lines, abreast, squeeze=False).flat
-    for block, example in zip(blocks, examples, strict=False):
-        _draw_example(block, example, cell)
+    columns, height = 1 + len(examples[0].systems), HEADER_INCHES + CELL_INCHES
+    blocks, footer = sheet(len(examples), abreast, (columns * (CELL_INCHES + 0.1), height), FOOTER_INCHES)
+    for block, example in zip(blocks, examples, strict=True):
+        _draw_example(block, example, height)
     key = ("      " if abreast * columns > 4 else "\n").join(KEY)
     footer.text(0.02 / abreast, 0.45, key, va="center", color=MUTED, fontsize=8, linespacing=1.4)
-    return figure
+    return footer.figure
 
 
-def _draw_example(block: SubFigure, example: Example, cell: float) -> None:
+def _draw_example(block: SubFigure, example: Example, height: float) -> None:
     """The phrase as title, the image, and a panel for each system."""
-    columns, top = 1 + len(example.systems), 1 - HEADER_INCHES / cell
+    columns, top = 1 + len(example.systems), 1 - HEADER_INCHES / height
     room = {"left": 0.02, "right": 0.98, "bottom": 0.02, "top": top, "wspace": 0.06}
     grid = block.subplots(1, columns, gridspec_kw=room)
     title = textwrap.shorten(example.phrase, 18 * columns, placeholder=" …")
-    block.text(0.02, 1 - 0.3 / cell, f"“{title}”", va="center", fontsize=10.5, style="italic")
+    block.text(0.02, 1 - 0.3 / height, f"“{title}”", va="center", fontsize=10.5, style="italic")
     show_picture(grid[0], example.image, "image")
     outline(grid[0], example.boxes_xyxy)
     for axes, (name, answer) in zip(grid[1:], example.systems.items(), strict=True):

@@ -2,62 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
-from typing import Protocol
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from PIL import Image
 
-from amc_lib.regions import Box
-from amc_study.figures.style import MUTED, new_figure, outline, show_picture, styled
+from amc_lib.regions import Box, Region
+from amc_study.figures.style import MUTED, outline, sheet, show_picture, styled
+from amc_study.tiers import SheetImage
 
 COLUMNS, CELL_INCHES, LINE_INCHES, FOOTER_INCHES = 4, 2.3, 0.19, 0.4
 MOST_PHRASES = 4
 COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#A8377E")  # of the numbers: dark enough for white digits
 
 
-class SheetRegion(Protocol):
-    """A phrase of a scene. `boxes`: xyxy in pixels; `annotated` is False where finetuning never shows the box."""
-
-    phrase: str
-    boxes: tuple[Box, ...]
-    kind: str
-    annotated: bool
-
-
-class SheetScene(Protocol):
-    """A picture with its regions."""
-
-    image: Image.Image
-    regions: Sequence[SheetRegion]
-
-
 @styled
-def scene_sheet(scenes: Sequence[SheetScene], attribution: str = "Pictograms: OpenMoji, CC BY-SA 4.0") -> Figure:
+def scene_sheet(scenes: Sequence[SheetImage], attribution: str = "Pictograms: OpenMoji, CC BY-SA 4.0") -> Figure:
     """The scenes in rows of four, each with at most four of its phrases; the attribution stands at the bottom."""
     if not scenes:
         raise ValueError("there are no scenes to draw")
-    columns = min(COLUMNS, len(scenes))
-    rows, cell = math.ceil(len(scenes) / columns), CELL_INCHES + LINE_INCHES * (MOST_PHRASES + 0.8)
-    figure = new_figure(columns * (CELL_INCHES + 0.12), rows * cell + FOOTER_INCHES)
-    body, footer = figure.subfigures(2, 1, height_ratios=[rows * cell, FOOTER_INCHES])
-    blocks = body.subfigures(rows, columns, squeeze=False).flat
-    for block, scene in zip(blocks, scenes, strict=False):
-        _draw_scene(block, scene, cell)
+    columns, height = min(COLUMNS, len(scenes)), CELL_INCHES + LINE_INCHES * (MOST_PHRASES + 0.8)
+    blocks, footer = sheet(len(scenes), columns, (CELL_INCHES + 0.12, height), FOOTER_INCHES)
+    for block, scene in zip(blocks, scenes, strict=True):
+        _draw_scene(block, scene, height)
     dashed = not all(region.annotated for scene in scenes for region in scene.regions)
     note = f"dashed: a concept that has no box in finetuning.  {attribution}" if dashed else attribution
     footer.text(0.03 / columns, 0.5, note, va="center", color=MUTED, fontsize=8)
-    return figure
+    return footer.figure
 
 
-def choose_regions(regions: Sequence[SheetRegion], most: int = MOST_PHRASES) -> list[SheetRegion]:
+def choose_regions(regions: Sequence[Region], most: int = MOST_PHRASES) -> list[Region]:
     """At most that many regions with boxes: first one of each kind, then those with boxes of their own, then others."""
     left, chosen = [region for region in regions if region.boxes], []
 
-    def rank(region: SheetRegion) -> tuple[bool, bool]:
+    def rank(region: Region) -> tuple[bool, bool]:
         kinds, boxes = {other.kind for other in chosen}, {box for other in chosen for box in other.boxes}
         return region.kind in kinds, bool(set(region.boxes) & boxes)
 
@@ -68,19 +46,22 @@ def choose_regions(regions: Sequence[SheetRegion], most: int = MOST_PHRASES) -> 
     return chosen
 
 
-def _draw_scene(block: SubFigure, scene: SheetScene, cell: float) -> None:
+def _draw_scene(block: SubFigure, scene: SheetImage, height: float) -> None:
     """The picture with its tagged boxes above, the phrases below."""
-    axes = block.add_axes((0.03, 1 - (CELL_INCHES + 0.06) / cell, 0.94, CELL_INCHES / cell))
+    axes = block.add_axes((0.03, 1 - (CELL_INCHES + 0.06) / height, 0.94, CELL_INCHES / height))
     show_picture(axes, scene.image)
     axes.set_anchor("S")
+    bold = {"ha": "center", "va": "center", "weight": "bold"}
     side, tags = 0.075 * max(scene.image.size), []
     for number, region in enumerate(choose_regions(scene.regions), start=1):
-        colour, line = COLOURS[number - 1], 1 - (CELL_INCHES + 0.06 + LINE_INCHES * (number - 0.2)) / cell
+        colour, line = COLOURS[number - 1], 1 - (CELL_INCHES + 0.06 + LINE_INCHES * (number - 0.2)) / height
         outline(axes, region.boxes, colour, 1.6, dashed=not region.annotated)
         for box in region.boxes:
             tags.append(tag_corner(box, side, scene.image.size, tags))
-            _tag(axes, tags[-1], side, number, colour)
-        block.text(0.06, line, str(number), ha="center", va="center", color=colour, weight="bold", fontsize=8.5)
+            x, y = (edge + side / 2 for edge in tags[-1])
+            plate = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "white", "linewidth": 0.8}
+            axes.text(x, y, str(number), **bold, color="white", fontsize=7.5, bbox=plate, zorder=5)
+        block.text(0.06, line, str(number), **bold, color=colour, fontsize=8.5)
         phrase = textwrap.shorten(region.phrase, 34, placeholder=" …")
         block.text(0.1, line, phrase, va="center", fontsize=8.5)
 
@@ -98,11 +79,3 @@ def tag_corner(
         return sum(max(0, side - abs(spot[0] - x)) * max(0, side - abs(spot[1] - y)) for x, y in tags)
 
     return min(spots, key=crowding)
-
-
-def _tag(axes: Axes, corner: tuple[float, float], side: float, number: int, colour: str) -> None:
-    x, y = corner[0] + side / 2, corner[1] + side / 2
-    box = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "white", "linewidth": 0.8}
-    axes.text(
-        x, y, str(number), ha="center", va="center", color="white", weight="bold", fontsize=7.5, bbox=box, zorder=5
-    )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from functools import wraps
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import numpy as np
 import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -46,13 +46,11 @@ STYLE = sns.axes_style("ticks") | {
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 9,
     "axes.linewidth": 0.6,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.axisbelow": True,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -63,24 +61,16 @@ STYLE = sns.axes_style("ticks") | {
     "lines.linewidth": 1.3,
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
     "svg.hashsalt": "amc-grounding",
     "svg.fonttype": "path",
 }
 
-Parameters = ParamSpec("Parameters")
+styled = rc_context(STYLE)  # decorates what draws or saves; matplotlib's settings stay as they were
 
 
-def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
-    """A figure function that draws in the common style and leaves matplotlib's settings as they were."""
-
-    @wraps(draw)
-    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
-        with rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return wrapper
+def shown_systems(systems: Iterable[str]) -> list[str]:
+    """The systems among these, each once, in the order of every figure."""
+    return [system for system in SYSTEMS if system in set(systems)]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -96,28 +86,36 @@ def show_picture(axes: Axes, picture: Image.Image | np.ndarray, title: str = "")
     height, width = pixels.shape[:2]
     axes.imshow(pixels, extent=(0, width, height, 0), interpolation="lanczos")
     axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
-    axes.set_title(title, fontsize=8.5, weight="normal", color=MUTED, pad=4)
+    caption(axes, title)
     axes.spines[:].set(visible=True, color=MUTED)
+
+
+def caption(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=8.5, weight="normal", color=MUTED, pad=4)
 
 
 def outline(axes: Axes, boxes: Sequence[Box], colour: str = INK, thickness: float = 1.2, dashed: bool = False) -> None:
     """Boxes (xyxy, pixels) in a colour with a white edge, so that they show on any ground."""
+    dashes = (0, (4, 2)) if dashed else "-"
     for x1, y1, x2, y2 in boxes:
-        for edge, width, style in (
-            ("white", thickness + 1.6, "-"),
-            (colour, thickness, (0, (4, 2)) if dashed else "-"),
-        ):
-            frame = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width, linestyle=style)
-            axes.add_patch(frame)
+        for edge, width, style in (("white", thickness + 1.6, "-"), (colour, thickness, dashes)):
+            look = {"edgecolor": edge, "linewidth": width, "linestyle": style}
+            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **look))
 
 
 def ring(axes: Axes, point: tuple[float, float], size: float = 9) -> None:
     """A ring around a point (x, y, pixel indices), open so that it does not cover what it points at."""
-    x, y = point
     for edge, width in (("white", 3.2), (INK, 1.5)):
-        axes.plot(
-            x + 0.5, y + 0.5, "o", markersize=size, markerfacecolor="none", markeredgecolor=edge, markeredgewidth=width
-        )
+        look = {"markersize": size, "markeredgecolor": edge, "markeredgewidth": width}
+        axes.plot(point[0] + 0.5, point[1] + 0.5, "o", markerfacecolor="none", **look)
+
+
+def sheet(count: int, abreast: int, cell: tuple[float, float], footer: float) -> tuple[list[SubFigure], SubFigure]:
+    """Parts of a new figure: `count` cells (width, height) in rows of `abreast`, and the footer, all in inches."""
+    rows = math.ceil(count / abreast)
+    figure = new_figure(abreast * cell[0], rows * cell[1] + footer)
+    body, below = figure.subfigures(2, 1, height_ratios=[rows * cell[1], footer])
+    return list(body.subfigures(rows, abreast, squeeze=False).flat)[:count], below
 
 
 def verdict(axes: Axes, hit: bool, words: bool = True) -> None:
@@ -146,8 +144,7 @@ def save(figure: Figure, folder: str | Path, name: str, provenance: dict[str, An
     return folder / f"{name}.png"
 
 
+@styled
 def _render(figure: Figure, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, format=kind, **options)
+    figure.savefig(buffer := io.BytesIO(), format=kind, **options)
     return buffer.getvalue()

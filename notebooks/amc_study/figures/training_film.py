@@ -79,16 +79,15 @@ def training_figure(film: Film) -> Figure:
     frames = shown_frames(film.steps)
     shots = [(0, frames[0]), *((system, frame) for system in range(len(film.systems)) for frame in frames[1:])]
     P, columns = len(film.regions), len(shots)
-    figure = new_figure(PHRASE_INCHES + columns * TILE_INCHES, 0.4 + P * TILE_INCHES + CURVE_INCHES)
-    body, below = figure.subfigures(2, 1, height_ratios=[0.4 + P * TILE_INCHES, CURVE_INCHES])
-    left = PHRASE_INCHES / figure.get_figwidth()
-    room = {"left": left, "right": 0.995, "top": 1 - 0.55 / (0.4 + P * TILE_INCHES), "bottom": 0.01}
+    width, height = PHRASE_INCHES + columns * TILE_INCHES, 0.4 + P * TILE_INCHES
+    figure, left = new_figure(width, height + CURVE_INCHES), PHRASE_INCHES / width
+    body, below = figure.subfigures(2, 1, height_ratios=[height, CURVE_INCHES])
+    room = {"left": left, "right": 0.995, "top": 1 - 0.55 / height, "bottom": 0.01}
     grid = body.subplots(P, columns, squeeze=False, gridspec_kw=room | {"wspace": 0.06, "hspace": 0.22})
-    for row, p in zip(grid, range(P), strict=True):
+    for p, row in enumerate(grid):
+        look = {"ha": "right", "va": "center", "style": "italic", "fontsize": 9}
         text = textwrap.fill(f"“{film.regions[p].phrase}”", 15)
-        row[0].annotate(
-            text, (-0.1, 0.5), xycoords="axes fraction", ha="right", va="center", style="italic", fontsize=9
-        )
+        row[0].annotate(text, (-0.1, 0.5), xycoords="axes fraction", **look)
         for axes, (system, frame) in zip(row, shots, strict=True):
             _tile(axes, film, system, frame, p)
     for place, (axes, (system, frame)) in enumerate(zip(grid[0], shots, strict=True)):
@@ -130,9 +129,8 @@ def training_gif(film: Film) -> bytes:
     palette = Image.fromarray(np.vstack([frames[0], frames[-1]])).quantize(256, kmeans=5)
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [FIRST_MS, *[FRAME_MS] * (len(frames) - 2), LAST_MS]
-    first.save(
-        buffer := io.BytesIO(), "GIF", save_all=True, append_images=others, duration=durations, loop=0, disposal=1
-    )
+    look = {"duration": durations, "loop": 0, "disposal": 1}
+    first.save(buffer := io.BytesIO(), "GIF", save_all=True, append_images=others, **look)
     return buffer.getvalue()
 
 

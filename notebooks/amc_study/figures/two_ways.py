@@ -13,7 +13,7 @@ from PIL import Image
 
 from amc_lib.overlay import heat_overlay
 from amc_lib.regions import Box
-from amc_study.figures.style import COLOURS, MUTED, new_figure, outline, ring, show_picture, styled, verdict
+from amc_study.figures.style import COLOURS, MUTED, caption, new_figure, outline, ring, show_picture, styled, verdict
 
 WIDTH_INCHES, HEIGHT_INCHES = 9.2, 5.9
 BEST = 6  # proposals whose scores are shown
@@ -44,16 +44,14 @@ def two_ways_figure(example: TwoWays) -> Figure:
     above, below = figure.subplots(2, 4, gridspec_kw=room)
     figure.text(0.02, 0.965, f"“{textwrap.shorten(example.phrase, 70, placeholder=' …')}”", fontsize=12, style="italic")
     ms = {part: f"{1000 * seconds:.0f} ms" for part, seconds in example.seconds.items()}
-    times = (
-        f"detector {ms['detect']}, matching {ms['match']}",
-        f"one pass and its gradient {ms['explain']}, no detector",
-    )
-    for row, system, name, time in zip(
-        (above, below), ("VMRM", "AMC"), ("detector-based (VMRM)", "explanation (AMC)"), times, strict=True
+    detector, gradient = "detector {detect}, matching {match}", "one pass and its gradient {explain}, no detector"
+    for row, system, name, times in (
+        (above, "VMRM", "detector-based (VMRM)", detector),
+        (below, "AMC", "explanation (AMC)", gradient),
     ):
         top = row[0].get_position().y1 + 0.055
         figure.text(0.02, top, name, weight="bold", color=COLOURS[system], fontsize=10.5)
-        figure.text(0.27, top, time, color=MUTED)
+        figure.text(0.27, top, times.format_map(ms), color=MUTED)
         show_picture(row[0], example.image, "image")
     show_picture(above[1], example.image, f"{len(example.proposals)} proposals")
     outline(above[1], example.proposals, thickness=0.9)
@@ -78,11 +76,11 @@ def _bars(axes: Axes, scores: Sequence[float]) -> None:
     places = np.arange(len(shares))
     axes.barh(places, shares / shares.sum(), color=COLOURS["VMRM"])
     axes.set(yticks=places, yticklabels=places + 1, ylim=(len(shares) - 0.4, -0.6), xlim=(0, 1), xticks=(0, 0.5, 1))
-    axes.set_title("scores of the best", fontsize=8.5, weight="normal", color=MUTED, pad=4)
+    caption(axes, "scores of the best")
 
 
 def _profile(axes: Axes, heatmap: np.ndarray) -> None:
     """The heatmap's highest value in each column: how sharp its peak is."""
     axes.fill_between(np.arange(heatmap.shape[1]), heatmap.max(0), color=COLOURS["AMC"], linewidth=0)
     axes.set(xlim=(0, heatmap.shape[1]), ylim=(0, 1.05), xticks=[], yticks=(0, 0.5, 1))
-    axes.set_title("highest heat, left to right", fontsize=8.5, weight="normal", color=MUTED, pad=4)
+    caption(axes, "highest heat, left to right")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ from safetensors.numpy import load, save
 from amc_lib.checkpoints import stored_settings
 from amc_lib.config import SceneSettings, Settings
 from amc_lib.data import Collator
-from amc_lib.evaluate import point_at
+from amc_lib.evaluate import Pointing, point_at
 from amc_lib.files import write_bytes, write_csv, write_json
 from amc_lib.model import ALBEF
 from amc_lib.presets import preset
 from amc_lib.regions import Region
-from amc_lib.tokens import Tokenizer
 from amc_lib.train import train
 from amc_study import figures
 from amc_study.figures import FOLDER, Film
@@ -36,7 +35,7 @@ from amc_study.provenance import provenance
 from amc_study.rival.region_tower import open_checkpoint
 from amc_study.runs import pretrained
 from amc_study.scenes import scene as scenes
-from amc_study.tiers import Split, tier_of
+from amc_study.tiers import tier_of
 
 NAME = "training"
 SYSTEMS = {"ALBEF finetuned": {"lambda1": 0.0, "lambda2": 0.0}, "AMC": {}}  # changes to AMC's settings
@@ -68,25 +67,14 @@ def draw_phrases(regions: Sequence[Region], differ: np.ndarray, count: int, seed
     return list(first.values())[:count]
 
 
-class Recorder:
-    """Asks a model all `regions` at the given steps; to be called after each update."""
+def recorder(recorded: list[Pointing], steps: Sequence[int], *asked: Any) -> Callable[[ALBEF, int], None]:
+    """What to call after each update: appends the answers at the given steps. asked: what `point_at` takes of them."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, split: Split, regions: Sequence[Region], layer: int, steps: Sequence[int]
-    ) -> None:
-        self.tokenizer, self.split, self.regions, self.layer, self.steps = tokenizer, split, regions, layer, steps
-        self.hits: list[np.ndarray] = []  # bool [P], one for each recorded step
-        self.heatmaps: list[np.ndarray] = []  # [P, G, G], the largest value 1
-        self.points: list[np.ndarray] = []  # [P, 2]
+    def look(model: ALBEF, step: int) -> None:
+        if step in steps:
+            recorded.append(point_at(model, *asked))
 
-    def __call__(self, model: ALBEF, step: int) -> None:
-        if step not in self.steps:
-            return
-        answers = point_at(model, self.tokenizer, self.regions, self.split.load, self.layer)
-        maps = answers.heatmaps.float().numpy()
-        self.hits.append(answers.hits)
-        self.heatmaps.append(maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny))
-        self.points.append(answers.points)
+    return look
 
 
 def record(settings: Settings, film: FilmSettings) -> Film:
@@ -97,28 +85,34 @@ def record(settings: Settings, film: FilmSettings) -> Film:
     regions = [region for region in split.all_regions() if region.image_id in set(images)]
     training = settings.finetuning
     steps = film_steps(len(pairs) // (training.batch_size * training.accumulation) * training.epochs, film)
-    recorders = []
+    recorded = []  # of each system: its answers at every step
     for changes in SYSTEMS.values():
         checkpoint = open_checkpoint(start)
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         changed = replace(settings, model=checkpoint.settings.model, amc=replace(settings.amc, **changes))
-        recorder = Recorder(tokenizer, split, regions, settings.amc.layer, steps)
+        recorded.append([])
+        look = recorder(recorded[-1], steps, tokenizer, regions, split.load, settings.amc.layer)
         torch.manual_seed(training.seed)
-        recorder(model, 0)
+        look(model, 0)
         collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
-        train(model, pairs, collator, changed, "finetuning", after_update=recorder)
-        recorders.append(recorder)
-    hits = np.array([recorder.hits for recorder in recorders])  # [S, F, P]
+        train(model, pairs, collator, changed, "finetuning", after_update=look)
+    hits = np.array([[pointing.hits for pointing in system] for system in recorded])  # [S, F, P]
     shown = draw_phrases(regions, hits[0, -1] != hits[1, -1], film.phrases, film.seed)
     return Film(
         systems=tuple(SYSTEMS),
         steps=np.array(steps),
         accuracy=100 * hits.mean(axis=2),
-        heatmaps=np.array([recorder.heatmaps for recorder in recorders])[:, :, shown],
-        points=np.array([recorder.points for recorder in recorders])[:, :, shown],
+        heatmaps=np.array([[scaled(pointing.heatmaps[shown]) for pointing in system] for system in recorded]),
+        points=np.array([[pointing.points[shown] for pointing in system] for system in recorded]),
         regions=[regions[p] for p in shown],
         asked=len(regions),
     )
+
+
+def scaled(heatmaps: torch.Tensor) -> np.ndarray:
+    """Heatmaps [P, G, G] with the largest value of each 1, or 0 where it is 0: float16 keeps them whole."""
+    maps = heatmaps.float().numpy()
+    return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
 
 
 def write_film(film: Film, folder: Path, account: dict[str, Any]) -> None:

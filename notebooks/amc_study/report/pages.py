@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,18 @@ HEADINGS = {  # a column of table 1 -> split, group of concepts
 SIGNIFICANT = 0.05  # corrected p below which a difference counts
 
 
+@dataclass(frozen=True)
 class Results:
     """The tables (csv) and provenance (json) of a folder."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
-        self.folder = folder
-        self.table, self.account = cache(self._table), cache(self._account)
+    folder: Path = FOLDER
 
-    def _table(self, name: str) -> pd.DataFrame | None:
+    def table(self, name: str) -> pd.DataFrame | None:
         """None where the file is missing or empty."""
         path = self.folder / f"{name}.csv"
         return pd.read_csv(path) if path.is_file() and path.read_text(encoding="utf-8").strip() else None
 
-    def _account(self, name: str) -> dict[str, Any]:
+    def account(self, name: str) -> dict[str, Any]:
         path = self.folder / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -74,9 +73,9 @@ class Results:
         """Table 1 with intervals, and what each system costs as far as it was measured."""
         if self.missing("table1"):
             return pd.DataFrame({"pointing accuracy, %": ["missing: table1.csv"]})
-        wide, costs = headings(self.table("table1"), "system"), self.table("costs")
-        if costs is not None:
-            costs = costs.set_index("system")
+        wide = headings(self.table("table1"), "system")
+        if not self.missing("costs"):
+            costs = self.table("costs").set_index("system")
             wide["weights, M"] = costs["weights_millions"].map("{:.1f}".format)
             wide["ms a phrase"] = costs["ms_first_phrase"].map("{:.0f}".format)
         return wide.fillna("").rename_axis("pointing accuracy, %").reset_index()
@@ -97,17 +96,15 @@ def first(table: pd.DataFrame) -> dict[str, Any]:
 
 def headings(table: pd.DataFrame, rows: str) -> pd.DataFrame:
     """Accuracies with intervals, a column for each of HEADINGS and a row for each value of `rows`."""
-    parts = {}
-    for heading, (split, concepts) in HEADINGS.items():
-        part = where(table, split=split, concepts=concepts)
-        parts[heading] = pd.Series(cells(part, "accuracy").to_numpy(), index=part[rows])
+    keyed = table.assign(cell=cells(table, "accuracy")).set_index(rows)
+    parts = {name: where(keyed, split=split, concepts=concepts)["cell"] for name, (split, concepts) in HEADINGS.items()}
     return pd.DataFrame(parts).reindex(table[rows].unique()).dropna(axis=1, how="all")
 
 
 def cells(table: pd.DataFrame, value: str, form: str = ".1f") -> pd.Series:
     """Values as text, with their interval where the table has one: 69.8 [68.7, 70.8]."""
     ends = [f"{value}_low", f"{value}_high"] if f"{value}_low" in table else ["ci_low", "ci_high"]
-    columns = [table[name] for name in (value, *(end for end in ends if end in table))]
+    columns = [table[name] for name in (value, *ends) if name in table]
     return pd.Series([number(*values, form=form) for values in zip(*columns, strict=True)], table.index, dtype=object)
 
 
@@ -141,9 +138,7 @@ def wide(table: pd.DataFrame, rows: str | Sequence[str], columns: str, value: st
 def markdown(table: pd.DataFrame) -> str:
     """The table for GitHub."""
     words = {True: "yes", False: "", "True": "yes", "False": ""}
-    text = table.apply(
-        lambda column: column.map(lambda x: words.get(x, x) if isinstance(x, bool | str) else f"{x:,.5g}")
-    )
+    text = table.map(lambda x: words.get(x, x) if isinstance(x, bool | str) else f"{x:,.5g}")
     text.columns = [str(name).replace("_", " ") for name in table.columns]
     return text.to_markdown(index=False, disable_numparse=True)
 
@@ -156,10 +151,8 @@ def listed(words: Sequence[str]) -> str:
 
 def render(template: str, folder: Path = FOLDER) -> str:
     """The page that a template gives with the tables of `folder`."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+    layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **layout)
     results = Results(folder)
     names = ("table", "account", "files", "missing", "accuracy", "lead", "ablation", "table1")
     environment.globals |= {name: getattr(results, name) for name in names}

@@ -115,9 +115,8 @@ def accuracy_table(part: SubFigure, results: Results) -> None:
     axes = part.add_axes((0.05, 0.3, 0.94, 0.58))
     axes.axis("off")
     heads = ["", *(name.replace("phrases, ", "") for name in rows.columns[1:])]
-    table = axes.table(
-        rows.to_numpy(), colLabels=heads, colWidths=[0.22, *[0.195] * 4], loc="upper left", cellLoc="right"
-    )
+    place = {"colWidths": [0.22, *[0.195] * 4], "loc": "upper left", "cellLoc": "right"}
+    table = axes.table(rows.to_numpy(), colLabels=heads, **place)
     table.auto_set_font_size(False)
     table.scale(1, 2.4)
     for (row, column), cell in table.get_celld().items():

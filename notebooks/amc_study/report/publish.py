@@ -22,18 +22,6 @@ from amc_study.run_folder import open_run
 STUDY = HOMES["scenes"]
 LARGE = 200_000  # characters of base64; larger pictures become JPEG, figures/ has them in full
 WIDGET = "application/vnd.jupyter.widget-view+json"
-SHOWN = (
-    "method",
-    "data",
-    "pretrain",
-    "amc-0",
-    "vmrm-0",
-    "evaluate",
-    "explore",
-    "explanations",
-    "own-data",
-    "ablations",
-)
 
 
 def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -63,12 +51,17 @@ def jpeg(png: str, quality: int = 80) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def shown_steps() -> dict[str, str]:
+    """The notebooks and, of each, the study's first step that runs it: its outputs are published."""
+    steps = [step for side_by_side in plan(1, full=True) for step in side_by_side]
+    return {step.what: step.name for step in reversed(steps)}
+
+
 def publish(study: Path = STUDY, notebooks: Path = ROOT / "notebooks", checkpoints: Path = CHECKPOINTS) -> None:
     """Fill each notebook whose step has run; copy seed 0's checkpoints under the names that `Grounder.load` knows."""
-    for step in (step for steps in plan(1, full=True) for step in steps if step.name in SHOWN):
-        executed = study / "notebooks" / f"{step.name}.ipynb"
+    for notebook, step in shown_steps().items():
+        path, executed = notebooks / notebook, study / "notebooks" / f"{step}.ipynb"
         if executed.is_file():
-            path = notebooks / step.what
             filled = with_outputs(*(nbformat.read(one, as_version=4) for one in (path, executed)))
             write_bytes(path, f"{nbformat.writes(filled)}\n".encode())
     for system, name in (FINETUNED | DETECTOR_BASED).items():
