@@ -32,27 +32,18 @@ def scene_vocabulary() -> Vocabulary:
 def target_of(things: list[NamedObject], vocabulary: Vocabulary, scale: float) -> Target:
     """What there is to learn in a scene: its annotated things. scale: pixels of the input for one of the scene."""
     things = [thing for thing in things if thing.annotated]
-    ids = torch.tensor(
-        [
-            (
-                1 + vocabulary.classes.index(t.concept),
-                _index(vocabulary.colours, t.colour),
-                _index(vocabulary.patterns, t.pattern),
-            )
-            for t in things
-        ],
-        dtype=torch.int64,
-    ).reshape(-1, 3)
-    return Target(boxes_of(things) * scale, *ids.T)
+
+    def ids(field: str, names: tuple[str, ...]) -> Tensor:
+        words = [getattr(thing, field) for thing in things]
+        return torch.tensor([names.index(word) if word else UNKNOWN for word in words], dtype=torch.int64)
+
+    labels, colours = 1 + ids("concept", vocabulary.classes), ids("colour", vocabulary.colours)
+    return Target(boxes_of(things) * scale, labels, colours, ids("pattern", vocabulary.patterns))
 
 
 def boxes_of(things: list[NamedObject]) -> Tensor:
     """float32 [n, 4], xyxy in pixels of the scene."""
     return torch.tensor([thing.box for thing in things], dtype=torch.float32).reshape(-1, 4)
-
-
-def _index(names: tuple[str, ...], name: str) -> int:
-    return names.index(name) if name else UNKNOWN
 
 
 def train(detector: Detector, objects: ObjectSplit) -> list[dict[str, float]]:
