@@ -12,6 +12,8 @@ B phrases, L text positions, N image tokens, D width, E contrastive width, Q que
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,8 +26,6 @@ from amc_lib.model.text import PADDING_SCORE
 from amc_lib.step import Batch, Losses
 from amc_lib.tokens import IGNORED
 
-Negatives = tuple[Tensor, Tensor]  # image rows for texts, text rows for images: int64 [B] each
-
 
 class PlainStepper:
     """A model with AdamW of its own, ready to take steps; the interface of `tests.bench.stepper.Stepper`."""
@@ -34,66 +34,39 @@ class PlainStepper:
         self, settings: Settings, model: ALBEF | None = None, learning_rate: float = 1e-5, weight_decay: float = 0.02
     ) -> None:
         """Without `model` one is built with the weights that `Stepper` has."""
-        self.settings, self.learning_rate, self.weight_decay = settings, learning_rate, weight_decay
+        self.settings = settings
         if model is None:
             torch.manual_seed(0)
             model = ALBEF(settings.model)
-        self.model, self.updates = model.train(), 0
-        self.moments: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
+        self.model = model.train()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, foreach=False, fused=False)  # one by one
 
-    def losses(
-        self,
-        batch: Batch,
-        alpha: float = 0.4,
-        negatives: Negatives | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Losses:
-        """The four losses with their graph; moves momentum model and queues. `negatives` replays a draw."""
-        return plain_losses(self.model, batch, self.settings, alpha, negatives, generator)
+    def losses(self, batch: Batch, **draw: Any) -> Losses:
+        """The losses with their graph; moves momentum model and queues. `draw`: `negatives` or `generator`."""
+        return plain_losses(self.model, batch, self.settings, **draw)
 
-    def step(
-        self,
-        batch: Batch,
-        alpha: float = 0.4,
-        negatives: Negatives | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Losses:
-        """Losses, backward pass and update; returns the losses."""
-        for parameter in self.model.parameters():
-            parameter.grad = None
-        losses = self.losses(batch, alpha, negatives, generator)
+    def step(self, batch: Batch, **draw: Any) -> Losses:
+        self.optimizer.zero_grad()
+        losses = self.losses(batch, **draw)
         losses.total.backward()
-        self.update()
+        self.optimizer.step()
         return losses
-
-    @torch.no_grad()
-    def update(self, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
-        """AdamW (Loshchilov & Hutter, ICLR 2019, algorithm 2), one parameter after the other."""
-        self.updates += 1
-        for parameter in self.model.parameters():
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            if parameter not in self.moments:
-                self.moments[parameter] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            first, second = self.moments[parameter]
-            first.mul_(beta1).add_((1 - beta1) * gradient)
-            second.mul_(beta2).add_((1 - beta2) * gradient * gradient)
-            mean, variance = first / (1 - beta1**self.updates), second / (1 - beta2**self.updates)
-            decay = self.weight_decay if parameter.ndim > 1 else 0.0
-            parameter.mul_(1 - self.learning_rate * decay)
-            parameter.sub_(self.learning_rate * mean / (variance.sqrt() + eps))
 
 
 def plain_losses(
     model: ALBEF,
     batch: Batch,
     settings: Settings,
-    alpha: float,
-    negatives: Negatives | None,
-    generator: torch.Generator | None,
+    alpha: float = 0.4,
+    negatives: tuple[Tensor, Tensor] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Losses:
-    """ITC, ITM, MLM and AMC of a single process, one pass each."""
+    """ITC, ITM, MLM and AMC of a single process, one pass each. `negatives` replays a draw: image rows, text rows."""
     rows, mask, amc = batch.image_rows, batch.attention_mask, settings.amc
     same_image = rows[:, None] == rows  # [B, B]
     with torch.no_grad():
@@ -250,7 +223,7 @@ def masked_words(
 
 
 def attention_map_consistency(itm_logits: Tensor, attention: Tensor, batch: Batch, settings: Settings):
-    """L_mean and L_max of the GradCAM heatmaps of the matching pairs; `attention` [B, h, L, N] of the heatmap's layer."""
+    """L_mean and L_max of the GradCAM heatmaps of the matching pairs; `attention` [B, h, L, N] is its layer's."""
     amc, mask = settings.amc, batch.attention_mask[:, None, :, None]
     (gradient,) = torch.autograd.grad(itm_logits[:, 1].sum(), attention, create_graph=True)
     maps = (attention * gradient.clamp(min=0) * mask)[..., 1:].mean((1, 2))  # [B, N - 1]

@@ -34,22 +34,12 @@ def reference_folder() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-ABSENT = "neither AMC_REFERENCE_DIR nor ../shared/reference exists; only the case copied to tests/reference is compared"
-
-
 def case_params() -> list:
-    """Pytest parameters, one folder each: the copied case, and every case of the reference folder."""
-    copied = [pytest.param(folder, id=f"copy-of-{folder.name}") for folder in _cases_in(SHIPPED)]
-    parent = reference_folder()
-    if parent is None:
-        return [*copied, pytest.param(None, id="reference-folder", marks=pytest.mark.skip(reason=ABSENT))]
-    return copied + [pytest.param(folder, id=folder.name) for folder in _cases_in(parent)]
-
-
-def _cases_in(parent: Path) -> list[Path]:
+    """Pytest parameters: every case of the reference folder, or else the one in tests/reference."""
+    parent = reference_folder() or SHIPPED
     folders = sorted(path.parent for path in parent.glob("*/config.json"))
     assert folders, f"{parent} holds no case (a folder with config.json)"
-    return folders
+    return [pytest.param(folder, id=folder.name) for folder in folders]
 
 
 @dataclass(frozen=True)

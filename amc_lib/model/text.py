@@ -49,7 +49,7 @@ class Attention(nn.Module):
         return self._split(self.key(tokens)), self._split(self.value(tokens))
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, padding: Tensor | None = None) -> Tensor:
-        """hidden [R, L, D] attends to N tokens: key and value [R, h, N, d], padding [R, 1, 1, N] added to its scores."""
+        """hidden [R, L, D] attends to N tokens: key, value [R, h, N, d], padding [R, 1, 1, N] added to its scores."""
         query = self._split(self.query(hidden))  # [R, h, L, d]
         if self.watch is None:
             dropout = self.dropout.p if self.training else 0.0
