@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-study: $(INSTALLED) ## run the study and redraw figures/ (SEEDS=3: over three seeds)
+study: $(INSTALLED) ## run the study into runs/study (SEEDS=3: three seeds, which renew figures/)
 	$(VENV_PYTHON) -m amc_study.order --seeds $(SEEDS)
 
 study-full: $(INSTALLED) ## all of it: explanations, ablations, benchmarks, pages (hours; goes on where it stopped)
