@@ -18,9 +18,10 @@ from amc_lib.checkpoints import SHIPPED, CheckpointError
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.presets import preset
 from amc_lib.train import learning_rate
-from amc_study import runs
+from amc_study import identity, runs
+from amc_study.identity import holds
 from amc_study.run_folder import Run, RunError, alone_in, open_run
-from amc_study.runs import finetune, holds, long_history, pretrain
+from amc_study.runs import finetune, long_history, pretrain
 from amc_study.scenes import cache
 from amc_study.scenes.splits import SceneSplit
 
@@ -208,7 +209,7 @@ def test_without_lambdas_the_boxes_are_not_used(pretrained, amc, tmp_path):
 def test_run_of_other_code_is_set_aside_and_trained_again(pretrained, tmp_path, monkeypatch, capsys):
     """Editing what training depends on must not open old weights; nothing is lost."""
     first = pretrain(TINY, tmp_path / "run")
-    monkeypatch.setattr(runs, "CODE", runs.CODE[1:])
+    monkeypatch.setattr(identity, "CODE", identity.CODE[1:])
     again = pretrain(TINY, tmp_path / "run")
     assert again.metrics["code"] != first.metrics["code"]
     assert open_run(tmp_path / f"run-{first.metrics['code']}").metrics == first.metrics
@@ -216,7 +217,7 @@ def test_run_of_other_code_is_set_aside_and_trained_again(pretrained, tmp_path, 
 
 
 def test_path_of_code_that_is_not_there_is_an_error(monkeypatch):
-    monkeypatch.setattr(runs, "CODE", (*runs.CODE, "amc_lib/gone.py"))
+    monkeypatch.setattr(identity, "CODE", (*identity.CODE, "amc_lib/gone.py"))
     with refused("no file matches 'amc_lib/gone.py'"):
         pretrain(TINY)
 

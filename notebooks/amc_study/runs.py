@@ -1,17 +1,16 @@
 """Runs: a training as one call, kept in a folder of its own and not repeated.
 
 A run folder holds the checkpoint, history.csv (losses and validation pointing over steps) and, written last,
-metrics.json (identity, final numbers, provenance). The identity is what decides which weights come out: the stage, the
-settings that it reads, the weights it starts from, own data, the detector where proposals are read, and the code that
-trains. A finished run of the same identity is opened; one that was cut off goes on from its newest snapshot
-(`snapshots/`, which a finished run no longer has); one trained by other code is set aside and trained again.
+metrics.json (identity, final numbers, provenance). A finished run of the same identity (`identity.py`) is opened; one
+that was cut off goes on from its newest snapshot (`snapshots/`, which a finished run no longer has); one trained by
+other code is set aside and trained again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,30 +37,16 @@ from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_lib.train import Snapshots, train
 from amc_study.ablations.seen_boxes import seen_boxes
 from amc_study.answers import ask
+from amc_study.identity import holds, identity_of, run_identity
 from amc_study.own_data import OwnData
 from amc_study.provenance import provenance, settings_hash
-from amc_study.rival.detector_runs import load_detector
 from amc_study.rival.region_tower import build_model, open_checkpoint
 from amc_study.run_folder import RUNS, Run, alone_in, is_finished, open_run, require_writable, write_run
 from amc_study.scenes import language
-from amc_study.scenes.cache import fingerprint
 from amc_study.tiers import Photographs, Scenes, Split, tier_of
 
-CODE = (  # what decides, with the tier's own code, which weights come out
-    *(f"amc_lib/{name}.py" for name in ("data", "distributed", "gradcam", "losses", "step", "tokens")),
-    "amc_lib/model/*.py",
-    "amc_lib/train/*.py",
-    "notebooks/amc_study/ablations/seen_boxes.py",
-)
 CURVES = ("itc", "itm", "mlm", "amc", "mean", "max", "mrm", "pointing")
 VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
-NEUTRAL = ("workers", "checkpointing", "snapshot_every")  # settings of training that change no number
-OLDER = {  # what shipped runs did that are older than these settings
-    "model.vision.region_width": 0,
-    "objective.region_softness": 0.07,
-    "pretraining.accumulation": 1,
-    "pretraining.precision": "float32",
-}
 
 
 def pretrain(settings: Settings, output: str | Path | None = None, detector: str | Path | None = None) -> Run:
@@ -136,62 +121,6 @@ def long_history(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-# ------------------------------------------------------------------------------------------------------------ identity
-
-
-def run_identity(
-    stage: str, settings: Settings, init_sha256: str | None, data: OwnData | None = None, detector: str | None = None
-) -> dict[str, Any]:
-    """What decides which weights come out; `detector` is the hash of the detector's weights."""
-    identity = {
-        "stage": stage,
-        "settings_hash": settings_hash(read_by(stage, plain(settings))),
-        "init_sha256": init_sha256,
-        "code": fingerprint(None, (*CODE, *tier_of(settings).code)),
-    }
-    own = {"data_sha256": data and data.sha256, "detector_sha256": detector}
-    return identity | {name: value for name, value in own.items() if value}
-
-
-def holds(run: Run, stage: str, settings: Settings, init_sha256: str | None, **more: Any) -> bool:
-    """Whether a run has the identity of these arguments (`run_identity`).
-
-    What the repository ships was trained by the code of the commit that it names: there only the rest must agree.
-    """
-    identity = run_identity(stage, settings, init_sha256, **more)
-    if run.folder.parent != SHIPPED:
-        return _identity_of(run) == identity
-    stored = OLDER | read_by(stage, run.metrics["provenance"]["settings"])
-    same = all(stored.get(name, run) == value for name, value in read_by(stage, plain(settings)).items())
-    same &= identity.get("detector_sha256") in (None, load_detector().sha256)
-    return same and run.metrics["stage"] == stage and run.metrics["init_sha256"] == init_sha256
-
-
-def _identity_of(run: Run) -> dict[str, Any]:
-    names = ("stage", "settings_hash", "init_sha256", "data_sha256", "detector_sha256", "code")
-    return {name: run.metrics[name] for name in names if name in run.metrics}
-
-
-def read_by(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of plain settings those that a stage reads and that change its numbers, by names such as amc.lambda1."""
-    unread = {"pretraining": ("finetuning", "amc", "boxes"), "finetuning": ("pretraining",)}[stage]
-    unread += ("photos",) if settings["tier"] == "scenes" else ("scenes",)
-    neutral = {f"{stage}.{name}" for name in NEUTRAL}
-    parts = {name: value for name, value in settings.items() if name not in unread}
-    return {name: value for name, value in _flat(parts) if name not in neutral}
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-# ------------------------------------------------------------------------------------------------------------ training
-
-
 def _run(
     stage: str,
     settings: Settings,
@@ -217,12 +146,12 @@ def _run(
     with nullcontext() if state.num_processes > 1 else alone_in(folder):
         run = open_run(folder) if is_finished(folder) else None
         state.wait_for_everyone()  # all have looked before the first writes
-        if run and _identity_of(run) == identity:
+        if run and identity_of(run) == identity:
             state.print(f"{stage}: up to date in {plain(folder)} (delete the folder to train again)")
             if state.is_main_process:
                 Snapshots(folder / "snapshots", identity).remove()
             return run
-        if run and _identity_of(run) | {"code": None} != identity | {"code": None}:
+        if run and identity_of(run) | {"code": None} != identity | {"code": None}:
             raise ValueError(f"{folder}: holds a run with other settings; name another output or delete it")
         if state.is_main_process:
             if run:

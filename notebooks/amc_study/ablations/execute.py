@@ -26,8 +26,9 @@ from amc_lib.files import ROOT, plain
 from amc_study.ablations.experiments import Experiment
 from amc_study.ablations.records import append_record
 from amc_study.comparison import answer_checkpoint
+from amc_study.identity import holds
 from amc_study.run_folder import Run, is_finished, open_run
-from amc_study.runs import RUNS, finetune, holds, pretrained
+from amc_study.runs import RUNS, finetune, pretrained
 from amc_study.tiers import tier_of
 
 ABLATION_RUNS = RUNS / "ablations"

@@ -12,8 +12,9 @@ from amc_lib.config import Settings
 from amc_lib.files import plain
 from amc_lib.parameters import resolve, unknown_name
 from amc_lib.presets import preset
+from amc_study.identity import read_by
 from amc_study.provenance import settings_hash
-from amc_study.runs import finetuning_settings, pretrained, read_by
+from amc_study.runs import finetuning_settings, pretrained
 
 LIGHT = 3  # the light schedule has the tier's epochs divided by this
 

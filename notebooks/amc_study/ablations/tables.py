@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from amc_lib.presets import preset
 from amc_study.ablations.experiments import Ablation, Grid, experiment, experiments
 from amc_study.ablations.records import Records
-from amc_study.runs import run_identity
+from amc_study.identity import run_identity
 from amc_study.statistics import holm
 from amc_study.table import accuracy, answer_rows, paired
 from amc_study.tiers import Split
