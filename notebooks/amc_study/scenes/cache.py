@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from amc_lib.config import SceneSettings
 from amc_lib.files import ROOT, plain
@@ -31,6 +31,7 @@ from amc_study.scenes.scene import SPLITS
 CACHE = ROOT / "data" / "cache"
 WORKERS = os.cpu_count() or 1  # processes that draw; with one, the calling process draws
 DRAWING = ("notebooks/amc_study/scenes/*.py", "notebooks/amc_study/scenes/*.csv", "amc_lib/model/trunk.py")
+LINES_EVERY = 15  # seconds between two lines of progress
 Part = tuple[dict[str, np.ndarray], list]  # of m scenes: arrays [m, ...] by name, and m records for JSON
 
 
@@ -92,7 +93,8 @@ def _fill(folder: Path, compute: Callable[..., Part], settings: SceneSettings, s
     starts = range(0, count, scenes_a_task)
     stops = [min(start + scenes_a_task, count) for start in starts]
     try:
-        with tqdm(total=count, desc=f"drawing {split}", unit="scene") as bar, _mapping(len(starts)) as mapped:
+        said = time.monotonic()
+        with _mapping(len(starts)) as mapped:
             parts = mapped(partial(compute, settings, split), starts, stops)
             for start, stop, (part, part_records) in zip(starts, stops, parts, strict=True):
                 for name, rows in part.items():
@@ -101,7 +103,9 @@ def _fill(folder: Path, compute: Callable[..., Part], settings: SceneSettings, s
                         arrays[name] = np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", rows.dtype, shape)
                     arrays[name][start:stop] = rows
                 records += part_records
-                bar.update(stop - start)
+                if stop == count or time.monotonic() >= said + LINES_EVERY:
+                    print(f"drawing {split}: {stop:,} of {count:,} scenes", flush=True)
+                    said = time.monotonic()
         for array in arrays.values():
             array.flush()
         (unfinished / "records.json").write_text(json.dumps(records), encoding="utf-8")
