@@ -14,6 +14,7 @@ from amc_lib.checkpoints import Checkpoint
 from amc_lib.evaluate import point_at
 from amc_lib.regions import Region
 from amc_study.explain.randomisation import (
+    FIRST_SEED,
     OTHER_PHRASE,
     OTHER_PICTURE,
     TRAINED,
@@ -45,11 +46,18 @@ def randomised(checkpoint, bank) -> pd.DataFrame:
     return randomise(checkpoint, LAYER, bank.regions, bank, draws=2)
 
 
+def test_no_draw_gives_a_model_the_weights_that_its_own_training_began_with(checkpoint):
+    torch.manual_seed(0)
+    model = type(checkpoint.model)(checkpoint.settings.model)
+    _, after = next(cascade(model, seed=0))
+    assert (after.itm_head.weight - model.itm_head.weight).abs().min() > 0
+
+
 @pytest.mark.parametrize("trunk", ["none", "lite0"])
 def test_every_stage_changes_its_own_weights_and_keeps_those_below(trunk):
     model = tiny(trunk=trunk).model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    torch.manual_seed(5)
+    torch.manual_seed(FIRST_SEED + 5)
     untrained, state = type(model)(model.settings).state_dict(), torch.get_rng_state()
     parts, changed = stages(model.settings.text), set()
     assert list(parts) == STAGES

@@ -27,6 +27,7 @@ from amc_study.explain.faithfulness import group_means
 from amc_study.tiers import Split
 
 TRAINED, OTHER_PHRASE, OTHER_PICTURE = "nothing", "another phrase", "another picture"
+FIRST_SEED = 1_000_000  # far from the seeds of trainings: the same seed would give a model its own beginning back
 OTHERS: dict[str, Callable[[Region, Region], bool]] = {  # whether two phrases are to be compared
     OTHER_PHRASE: lambda one, other: one.image_id == other.image_id and not set(one.boxes) & set(other.boxes),
     OTHER_PICTURE: lambda one, other: one.image_id != other.image_id,
@@ -44,11 +45,12 @@ def stages(text: TextSettings) -> dict[str, tuple[str, ...]]:
 def cascade(model: ALBEF, seed: int) -> Iterator[tuple[str, ALBEF]]:
     """The name of each stage and the model after it: one copy that is randomised further and further.
 
-    Weights are those that an untrained model of the same settings starts with. Random states stay as they were.
+    Weights are those that an untrained model of the same settings starts with, not the one that this model started as.
+    Random states stay as they were.
     """
     changed = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(FIRST_SEED + seed)
         untrained = type(model)(model.settings).state_dict()
     state = changed.state_dict()
     for name, beginnings in stages(model.settings.text).items():
