@@ -154,11 +154,12 @@ def test_processes_share_the_parts_and_each_gets_all(banks, asked, lost, folder,
             file.unlink()
         asked.clear()
     monkeypatch.setattr(answers, "process_state", lambda: state.of_thread)
+    models = [opened(), opened()]  # before the threads begin: building two models at once is no part of this
 
     def process(rank: int) -> Pointing:
         of_rank = {"process_index": rank, "num_processes": 2, "is_main_process": rank == 0, "device": "cpu"}
         state.of_thread = SimpleNamespace(**of_rank, wait_for_everyone=barrier.wait)
-        return ask_in_parts(opened(), bank, LAYER)
+        return ask_in_parts(models[rank], bank, LAYER)
 
     with ThreadPoolExecutor(2) as pool:
         for found in pool.map(process, range(2)):
