@@ -159,7 +159,11 @@ def test_processes_share_the_parts_and_each_gets_all(banks, asked, lost, folder,
     def process(rank: int) -> Pointing:
         of_rank = {"process_index": rank, "num_processes": 2, "is_main_process": rank == 0, "device": "cpu"}
         state.of_thread = SimpleNamespace(**of_rank, wait_for_everyone=barrier.wait)
-        return ask_in_parts(models[rank], bank, LAYER)
+        try:
+            return ask_in_parts(models[rank], bank, LAYER)
+        except BaseException:
+            barrier.abort()  # the other one shall not wait for this one
+            raise
 
     with ThreadPoolExecutor(2) as pool:
         for found in pool.map(process, range(2)):

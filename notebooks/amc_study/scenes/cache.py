@@ -6,13 +6,14 @@ fingerprint of the settings and the code that it depends on, so that a change of
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import shutil
 import time
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -51,13 +52,14 @@ def fingerprint(content: Any, code: Iterable[str]) -> str:
 
 
 def _statements(source: str) -> bytes:
-    """Python source without comments, docstrings and layout."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(getattr(node, "body", None), list):
-            texts = [line for line in node.body if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)]
-            node.body = [line for line in node.body if line not in texts]
-    return ast.dump(tree).encode()
+    """Tokens of Python source without comments, docstrings and layout: the same in every version of Python."""
+    layout = {tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT}
+    tokens = [t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type not in layout]
+    before = [tokenize.NEWLINE, *(token.type for token in tokens)]
+    after = [*(token.type for token in tokens[1:]), tokenize.ENDMARKER]
+    lone = (tokenize.NEWLINE, tokenize.STRING, tokenize.NEWLINE)  # a string that is a line of its own
+    kept = (t.string for t, *kinds in zip(tokens, before, after, strict=False) if (kinds[0], t.type, kinds[1]) != lone)
+    return "".join(kept).encode()
 
 
 def open_entry(
