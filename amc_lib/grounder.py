@@ -20,7 +20,7 @@ from amc_lib.datasets.image_files import open_image, reading, to_rgb
 from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluate import ground_remembered, peak, remember_images
 from amc_lib.model.text import ImageMemory
-from amc_lib.model.trunk import pixels
+from amc_lib.model.trunk import NETWORKS, pixels
 from amc_lib.overlay import heat_overlay, ring
 from amc_lib.tokens import Tokenizer, clean
 
@@ -140,7 +140,7 @@ def checked_phrases(phrase: str | Sequence[str]) -> list[str]:
 
 def model_input(picture: Image.Image, vision: VisionSettings) -> Tensor:
     """An RGB picture as the model reads it, float [3, S, S]: as its trunk was trained, or as ALBEF's photographs."""
-    if vision.trunk == "lite0":
+    if vision.trunk in NETWORKS:
         return pixels(picture, vision.image_size)
     return to_input(picture, vision.image_size, "bilinear")
 

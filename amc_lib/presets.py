@@ -1,4 +1,4 @@
-"""The settings of the two tiers: `preset("scenes")` and `preset("paper")`."""
+"""The settings of the three tiers: `preset("scenes")`, `preset("photos")` and `preset("paper")`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,43 @@ def _scenes() -> Settings:
     )
 
 
+_PHOTOS_SCHEDULE = TrainingSettings(
+    epochs=4,
+    batch_size=32,
+    phrases_per_image=4,
+    learning_rate=2e-4,
+    min_learning_rate=1e-5,
+    warmup_learning_rate=1e-5,
+    text_rate=0.25,
+    cosine_by="step",
+    warmup_steps=50,
+    max_grad_norm=1.0,
+    snapshot_every=100,
+)
+
+
+def _photos() -> Settings:
+    return Settings(
+        tier="photos",
+        model=ModelSettings(
+            vision=VisionSettings(
+                image_size=256, trunk="lite2", patch_size=16, width=256, depth=2, heads=4, mlp_ratio=2.0
+            ),
+            text=TextSettings(
+                width=384, layers=6, fusion_from=3, heads=12, ffn_width=1536, max_tokens=20, start="minilm"
+            ),
+            queue_size=2048,
+            momentum=0.99,
+        ),
+        objective=ObjectiveSettings(alpha=0.0),
+        amc=AmcSettings(layer=4, map_size=128),
+        pretraining=replace(
+            _PHOTOS_SCHEDULE, epochs=8, batch_size=64, phrases_per_image=2, learning_rate=4e-4, warmup_steps=200
+        ),
+        finetuning=_PHOTOS_SCHEDULE,
+    )
+
+
 def _paper() -> Settings:
     return Settings(
         tier="paper",
@@ -63,7 +100,7 @@ def _paper() -> Settings:
     )
 
 
-_PRESETS = {"scenes": _scenes, "paper": _paper}
+_PRESETS = {"scenes": _scenes, "photos": _photos, "paper": _paper}
 
 
 def preset(tier: str) -> Settings:

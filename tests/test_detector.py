@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from amc_lib.checkpoints import SHIPPED, CheckpointError
 from amc_lib.config import SceneSettings, VisionSettings
-from amc_lib.model.trunk import load_lite0, normalise, pixels
+from amc_lib.model.trunk import load_pyramid, normalise, pixels
 from amc_study.rival import detector_runs, detector_training
 from amc_study.rival.detection import average_precisions, measure, recalled
 from amc_study.rival.detector import UNKNOWN, Detector, Proposals, Target
@@ -143,7 +143,7 @@ def no_training(monkeypatch):
 def test_pyramid_equals_the_trunk_that_it_was_folded_from():
     image = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        plain = load_lite0().eval()(image)
+        plain = load_pyramid("lite0").eval()(image)
     for level, expected in zip(Lite0Pyramid()(image), plain, strict=True):
         torch.testing.assert_close(level, normalise(expected), atol=2e-4, rtol=1e-3)
 

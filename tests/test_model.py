@@ -54,7 +54,7 @@ def test_trunk_features_computed_earlier_give_the_same_losses():
     from_pixels = step(tiny_model(trunk="lite0"), batch, generator=torch.Generator().manual_seed(0))
     model = tiny_model(trunk="lite0")
     batch.image = model.read_image(batch.image)
-    assert batch.image.shape[1:] == (model.trunk.channels, 4, 4)
+    assert batch.image.shape[1:] == (NETWORKS["lite0"].width, 4, 4)
     from_features = step(model, batch, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(from_features.total, from_pixels.total)
 

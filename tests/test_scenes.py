@@ -20,7 +20,7 @@ from PIL import Image
 
 from amc_lib.config import SceneSettings, VisionSettings
 from amc_lib.files import ROOT
-from amc_lib.model.trunk import Lite0Trunk, pixels
+from amc_lib.model.trunk import FrozenTrunk, pixels
 from amc_study.scenes import cache
 from amc_study.scenes import scene as scenes
 from amc_study.scenes.cache import DRAWING, fingerprint
@@ -301,7 +301,7 @@ def test_split_is_drawn_once_and_holds_what_its_scenes_show(tmp_path, monkeypatc
     split = open_scenes(settings, vision, "val")
     scene = scenes.draw(settings, "val", 2)
     assert split.captions[2] == list(scene.captions) and split.regions[2] == list(scene.regions)
-    expected = Lite0Trunk()(pixels(scene.image, 64)[None])[0]
+    expected = FrozenTrunk("lite0")(pixels(scene.image, 64)[None])[0]
     torch.testing.assert_close(split.inputs[2].float(), expected, atol=4e-3, rtol=2e-3)  # float16
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -24,7 +24,7 @@ from amc_lib.config import Settings
 from amc_lib.data import box_mask
 from amc_lib.evaluate import point_at, point_hits
 from amc_lib.model import ALBEF
-from amc_lib.model.trunk import Lite0Trunk, pixels
+from amc_lib.model.trunk import FrozenTrunk, pixels
 from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study import runs
 from amc_study.own_data import OwnData, SplitSettings, fitted, open_data, starting_checkpoint
@@ -133,7 +133,7 @@ def test_pictures_go_through_the_trunk_and_boxes_become_shares(table, data):
     pairs = data.training_pairs(tiny(phrases_per_image=32, batch_size=1))
     regions = data.splits["train"]
     images = list(dict.fromkeys(region.image_id for region in regions))
-    trunk, side = Lite0Trunk(), TINY.model.vision.image_size
+    trunk, side = FrozenTrunk("lite0"), TINY.model.vision.image_size
     assert len(pairs) == len(images) and pairs.about["regions"] == len(regions)
     for row, image_id in enumerate(images):
         own = [region for region in regions if region.image_id == image_id]

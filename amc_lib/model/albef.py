@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc_lib.config import ModelSettings
+from amc_lib.model import minilm
 from amc_lib.model.text import TextEncoder
-from amc_lib.model.trunk import Lite0Trunk
+from amc_lib.model.trunk import NETWORKS, FrozenTrunk
 from amc_lib.model.vision import ImageTower
 
 MOMENTUM_PAIRS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
@@ -29,9 +30,9 @@ class ALBEF(nn.Module):
         if visual_encoder is None and settings.vision.trunk == "regions":
             raise ValueError("a model over a detector's proposals: open it with amc_study's RegionGrounder.load")
         self.settings = settings
-        self.trunk = Lite0Trunk() if settings.vision.trunk == "lite0" else None
+        self.trunk = FrozenTrunk(settings.vision.trunk) if settings.vision.trunk in NETWORKS else None
         self.visual_encoder = visual_encoder or ImageTower(settings.vision)
-        self.text_encoder = TextEncoder(settings.text)
+        self.text_encoder = TextEncoder(settings.text, settings.vision.width)
         self.vision_proj = nn.Linear(settings.vision.width, settings.embed_dim)
         self.text_proj = nn.Linear(settings.text.width, settings.embed_dim)
         self.itm_head = nn.Linear(settings.text.width, 2)
@@ -75,6 +76,14 @@ class ALBEF(nn.Module):
         """[B, L, D] -> itm_logits [B, 2]; column 1 is "match"."""
         return self.itm_head(fusion_embeds[:, 0])
 
+    @property
+    def pretrained(self) -> set[nn.Parameter]:
+        """Parameters that train and start from a pretrained BERT."""
+        if self.settings.text.start == "random":
+            return set()
+        named = self.text_encoder.named_parameters()
+        return {p for name, p in named if p.requires_grad and minilm.started_by(name)}
+
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         self.temp.clamp_(*self.settings.temperature_range)
@@ -84,8 +93,11 @@ class ALBEF(nn.Module):
         """Every momentum parameter becomes momentum * itself + (1 - momentum) * its online twin."""
         online, averaged = [], []
         for name in MOMENTUM_PAIRS:
-            online += list(getattr(self, name).parameters())
-            averaged += list(getattr(self, f"{name}_m").parameters())
+            pairs = zip(getattr(self, name).parameters(), getattr(self, f"{name}_m").parameters(), strict=True)
+            for parameter, average in pairs:
+                if parameter.requires_grad:  # what is frozen stays equal
+                    online.append(parameter)
+                    averaged.append(average)
         torch._foreach_lerp_(averaged, online, 1 - self.settings.momentum)
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
 from amc_lib.config import TextSettings
+from amc_lib.model import minilm
 
 PADDING_SCORE = -10000.0  # added to the scores of padded text positions before the softmax, as in ALBEF
 NORM_EPS = 1e-12  # of BERT
@@ -35,12 +36,13 @@ class Attention(nn.Module):
     twice (fused attention has no second derivative).
     """
 
-    def __init__(self, settings: TextSettings) -> None:
+    def __init__(self, settings: TextSettings, source_width: int) -> None:
+        """source_width: of the tokens that are looked at."""
         super().__init__()
         self.heads = settings.heads
         self.query = nn.Linear(settings.width, settings.width)
-        self.key = nn.Linear(settings.width, settings.width)
-        self.value = nn.Linear(settings.width, settings.width)
+        self.key = nn.Linear(source_width, settings.width)
+        self.value = nn.Linear(source_width, settings.width)
         self.dropout = nn.Dropout(settings.dropout)
         self.watch: Watch | None = None
 
@@ -78,9 +80,9 @@ class Output(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    def __init__(self, settings: TextSettings) -> None:
+    def __init__(self, settings: TextSettings, source_width: int) -> None:
         super().__init__()
-        self.self = Attention(settings)
+        self.self = Attention(settings, source_width)
         self.output = Output(settings, settings.width)
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -90,11 +92,12 @@ class AttentionBlock(nn.Module):
 class Layer(nn.Module):
     """Self-attention, cross-attention to an image in a fusion layer, and a feed-forward network."""
 
-    def __init__(self, settings: TextSettings, *, fusion: bool) -> None:
+    def __init__(self, settings: TextSettings, image_width: int | None = None) -> None:
+        """image_width: of the image tokens that a fusion layer looks at; None: a text layer."""
         super().__init__()
-        self.attention = AttentionBlock(settings)
-        if fusion:
-            self.crossattention = AttentionBlock(settings)
+        self.attention = AttentionBlock(settings, settings.width)
+        if image_width:
+            self.crossattention = AttentionBlock(settings, image_width)
         dense = nn.Linear(settings.width, settings.ffn_width)
         self.intermediate = nn.Sequential(OrderedDict(dense=dense, gelu=nn.GELU()))
         self.output = Output(settings, settings.ffn_width)
@@ -159,10 +162,10 @@ class WordHead(nn.Module):
 class TextEncoder(nn.Module):
     """BERT split at `fusion_from`, with its masked-language-modelling head (tied to the word embeddings)."""
 
-    def __init__(self, settings: TextSettings) -> None:
+    def __init__(self, settings: TextSettings, image_width: int) -> None:
         super().__init__()
         self.fusion_from = settings.fusion_from
-        layers = [Layer(settings, fusion=i >= settings.fusion_from) for i in range(settings.layers)]
+        layers = [Layer(settings, image_width if i >= settings.fusion_from else None) for i in range(settings.layers)]
         self.bert = nn.ModuleDict({"embeddings": Embeddings(settings), "encoder": nn.Module()})
         self.bert.encoder.layer = nn.ModuleList(layers)
         self.cls = nn.ModuleDict({"predictions": WordHead(settings)})
@@ -170,6 +173,8 @@ class TextEncoder(nn.Module):
         self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
         self.cls.predictions.decoder.bias = self.cls.predictions.bias
         self.checkpointing = False
+        if settings.start == "minilm":
+            minilm.load_into(self)
 
     @property
     def layers(self) -> nn.ModuleList:

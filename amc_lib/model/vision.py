@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from amc_lib.config import VisionSettings
 from amc_lib.model.text import initial_std, initialise
-from amc_lib.model.trunk import Lite0Trunk
+from amc_lib.model.trunk import NETWORKS
 
 NORM_EPS = 1e-6  # of ALBEF's image tower
 
@@ -25,11 +25,11 @@ class ImageTower(VisionTransformer):
     """[B, C, H, W] -> image_embeds [B, N, D]; token 0 is the class token, the rest the grid in row-major order."""
 
     def __init__(self, settings: VisionSettings) -> None:
-        with_trunk = settings.trunk != "none"
+        with_trunk = settings.trunk in NETWORKS
         super().__init__(
             img_size=settings.grid if with_trunk else settings.image_size,
             patch_size=1 if with_trunk else settings.patch_size,
-            in_chans=Lite0Trunk.channels if with_trunk else 3,
+            in_chans=NETWORKS[settings.trunk].width if with_trunk else 3,
             embed_dim=settings.width,
             depth=settings.depth,
             num_heads=settings.heads,

@@ -25,7 +25,7 @@ from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment
 from amc_lib.files import sha256_of
 from amc_lib.model import ALBEF
-from amc_lib.model.trunk import Lite0Trunk, pixels
+from amc_lib.model.trunk import FrozenTrunk, pixels
 from amc_lib.regions import Region
 from amc_study.photos import photo_table
 from amc_study.photos.pairs import PhotoPairs
@@ -94,7 +94,7 @@ class OwnData:
         regions, side = self.splits[name], settings.model.vision.image_size
         if settings.tier == "paper":
             return PhotoSplit(name, regions, side, "bilinear")
-        trunk = Lite0Trunk().to(memory_format=torch.channels_last)
+        trunk = FrozenTrunk("lite0").to(memory_format=torch.channels_last)
         pictures = {region.image_id: region.image for region in regions}
         features = {
             image_id: trunk(pixels(picture.open(), side)[None])[0].half()  # [1, 3, S, S] -> [C, G, G]

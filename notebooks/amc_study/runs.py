@@ -33,7 +33,7 @@ from amc_lib.data import Collator
 from amc_lib.distributed import process_state
 from amc_lib.files import plain
 from amc_lib.model import ALBEF
-from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_lib.tokens import Tokenizer
 from amc_lib.train import Snapshots, train
 from amc_study.ablations.seen_boxes import seen_boxes
 from amc_study.answers import ask
@@ -42,7 +42,6 @@ from amc_study.own_data import OwnData
 from amc_study.provenance import provenance, settings_hash
 from amc_study.rival.region_tower import build_model, open_checkpoint
 from amc_study.run_folder import RUNS, Run, alone_in, is_finished, open_run, require_writable, write_run
-from amc_study.scenes import language
 from amc_study.tiers import Photographs, Scenes, Split, tier_of
 
 CURVES = ("itc", "itm", "mlm", "amc", "mean", "max", "mrm", "pointing")
@@ -50,7 +49,7 @@ VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the valida
 
 
 def pretrain(settings: Settings, output: str | Path | None = None, detector: str | Path | None = None) -> Run:
-    """Train on the captions of the scenes, from random weights above the trunk.
+    """Train on the tier's captions, from random weights above the trunk (and MiniLM's, where settings say so).
 
     Without an `output`, the run that the repository ships is opened if it is of these settings. `detector`: the run
     whose proposals VMRM reads, by default the shipped one. The paper tier trains nothing here: its run holds the
@@ -61,7 +60,7 @@ def pretrain(settings: Settings, output: str | Path | None = None, detector: str
         return _import_albef(settings, output)
 
     def start() -> tuple[ALBEF, Tokenizer]:
-        tokenizer = Tokenizer(word_vocabulary(language.vocabulary()), settings.model.text.max_tokens)
+        tokenizer = Tokenizer(tier.vocabulary(), settings.model.text.max_tokens)
         return build_model(settings.model), tokenizer
 
     return _run("pretraining", settings, None, start, output, detector=detector)

@@ -1,8 +1,9 @@
-"""The two tiers by the same names: what training visits, what validates it, and what evaluation asks."""
+"""The three tiers by the same names: what training visits, what validates it, and what evaluation asks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +15,20 @@ from torch import Tensor
 
 from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset
+from amc_lib.datasets import flickr30k
 from amc_lib.datasets.check import check
-from amc_lib.files import data_root
-from amc_lib.model import ALBEF
+from amc_lib.files import data_root, photos_root
+from amc_lib.model import ALBEF, minilm
 from amc_lib.regions import Region
 from amc_lib.step import training_losses
+from amc_lib.tokens import clean, word_vocabulary
+from amc_study.photos.album import AlbumPairs, AlbumSplit, open_album
 from amc_study.photos.pairs import training_pairs
 from amc_study.photos.splits import ATTRIBUTION, evaluation_splits, validation_split
 from amc_study.rival.detector_runs import TRAINED, SceneDetector, load_detector
 from amc_study.rival.proposals import ProposalSplit, open_proposals
 from amc_study.rival.vmrm import pair_losses
-from amc_study.scenes import pictograms
+from amc_study.scenes import language, pictograms
 from amc_study.scenes.scene import SPLITS
 from amc_study.scenes.splits import SceneSplit, open_scenes
 
@@ -76,6 +80,10 @@ class Scenes:
     losses = staticmethod(training_losses)
     detector = None
 
+    def vocabulary(self) -> Sequence[str]:
+        """The words of the model's tokenizer."""
+        return word_vocabulary(language.vocabulary())
+
     def split(self, name: str) -> SceneSplit:
         return open_scenes(self.settings.scenes, self.settings.model.vision, name)
 
@@ -119,6 +127,53 @@ class Proposals(Scenes):
 
 
 @dataclass(frozen=True)
+class Photos:
+    """Flickr8k's photographs with the phrases and boxes of Flickr30k Entities, on a laptop."""
+
+    settings: Settings
+    attribution = "Pictures: Flickr30k; for research only"
+    official = False
+    layer_is_chosen = True
+    unread = "scenes"
+    shipped: ClassVar[dict[str, str]] = {"pretraining": "albef-photos"}
+    code = (
+        "amc_lib/datasets/flickr30k.py",
+        *(f"notebooks/amc_study/photos/{name}.py" for name in ("album", "entities")),
+    )
+    losses = staticmethod(training_losses)
+    detector = None
+
+    def split(self, name: str) -> AlbumSplit:
+        return open_album(self.settings.photos, self.settings.model.vision, name)
+
+    def vocabulary(self) -> Sequence[str]:
+        """BERT's, or else the words that train's captions hold often enough."""
+        if self.settings.model.text.start == "minilm":
+            return minilm.vocabulary()
+        captions = (caption for captions in self.split("train").captions for caption in captions)
+        counts = Counter(word for caption in captions for word in clean(caption).split())
+        return word_vocabulary(w for w, count in counts.items() if count >= self.settings.photos.least_seen)
+
+    def training_pairs(self, stage: str) -> PairDataset:
+        """Captions alone for pretraining, boxed phrases for finetuning."""
+        training, split = getattr(self.settings, stage), self.split("train")
+        phrases = split.caption_phrases() if stage == "pretraining" else split.region_phrases()
+        return AlbumPairs(split, phrases, training.seed, training.phrases_per_image, self.settings.photos.flip)
+
+    def validation_split(self) -> Split:
+        return self.split("val")
+
+    def evaluation_splits(self) -> dict[str, Split]:
+        return {"test": self.split("test")}
+
+    def shown_splits(self) -> dict[str, Split]:
+        return {name: self.split(name) for name in flickr30k.SPLITS}
+
+    def check_data(self) -> pd.DataFrame:
+        return check(photos_root())
+
+
+@dataclass(frozen=True)
 class Photographs:
     """Visual Genome to train on, Flickr30k Entities and RefCOCO+ to evaluate, as in the paper."""
 
@@ -149,10 +204,12 @@ class Photographs:
         return check(data_root())
 
 
-def tier_of(settings: Settings, detector: str | Path | None = None) -> Scenes | Photographs:
+def tier_of(settings: Settings, detector: str | Path | None = None) -> Scenes | Photos | Photographs:
     """Where data of these settings come from. `detector`: the run whose proposals VMRM reads; None: the shipped one."""
     if settings.tier == "paper":
         return Photographs(settings)
+    if settings.tier == "photos":
+        return Photos(settings)
     if settings.model.vision.trunk == "regions":
         return Proposals(settings, detector or TRAINED)
     return Scenes(settings)

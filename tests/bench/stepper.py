@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from amc_lib.config import Settings
 from amc_lib.model import ALBEF
-from amc_lib.model.trunk import Lite0Trunk
+from amc_lib.model.trunk import NETWORKS
 from amc_lib.presets import preset
 from amc_lib.step import Batch, Losses, training_losses
 from amc_lib.tokens import IGNORED
@@ -28,7 +28,7 @@ def random_batch(images: int, settings: Settings | None = None, device: str = "c
     settings = settings or preset("paper")
     generator = torch.Generator().manual_seed(0)
     vision, side = settings.model.vision, settings.amc.map_size
-    channels, extent = (Lite0Trunk.channels, vision.grid) if vision.trunk == "lite0" else (3, vision.image_size)
+    channels, extent = (NETWORKS["lite0"].width, vision.grid) if vision.trunk == "lite0" else (3, vision.image_size)
     pairs = images * phrases
     input_ids = torch.randint(110, settings.model.text.vocab_size, (pairs, TOKENS), generator=generator)
     labels = torch.full_like(input_ids, IGNORED)

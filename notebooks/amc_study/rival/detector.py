@@ -19,7 +19,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms, roi_align
 
-from amc_lib.model.trunk import CHANNELS, STRIDES
+from amc_lib.model.trunk import NETWORKS, STRIDES
 from amc_study.rival.objects import Levels
 from amc_study.rival.settings import DetectorSettings
 
@@ -86,7 +86,7 @@ class Detector(nn.Module):
     def __init__(self, settings: DetectorSettings, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.settings, self.vocabulary = settings, vocabulary
-        self.fpn = FeaturePyramidNetwork(list(CHANNELS), settings.channels)
+        self.fpn = FeaturePyramidNetwork(list(NETWORKS["lite0"].channels), settings.channels)
         self.rpn = _proposal_network(settings)
         self.heads = _box_heads(settings, len(vocabulary.classes))
         self.colour = nn.Linear(settings.width, len(vocabulary.colours))
@@ -195,7 +195,7 @@ def _proposal_network(settings: DetectorSettings) -> RegionProposalNetwork:
 
 def _box_heads(settings: DetectorSettings, classes: int) -> RoIHeads:
     """The box head reads the trunk itself, not the pyramid: from there a linear layer names 96 % of true boxes."""
-    pooled = sum(channels * grid**2 for channels, grid in zip(CHANNELS, GRIDS, strict=False))
+    pooled = sum(channels * grid**2 for channels, grid in zip(NETWORKS["lite0"].channels, GRIDS, strict=False))
     return RoIHeads(
         _pool_fine_and_middle,
         BoxHead(pooled, settings.width),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from amc_lib.config import SceneSettings
-from amc_lib.model.trunk import load_lite0, normalise, pixels
+from amc_lib.model.trunk import load_pyramid, normalise, pixels
 from amc_lib.regions import Box
 from amc_study.scenes.cache import Part, open_entry
 from amc_study.scenes.scene import Scene, draw
@@ -24,12 +24,12 @@ Levels = list[Tensor]  # float [B, C, S / stride, S / stride] for each stride of
 class Lite0Pyramid(nn.Module):
     """Pixels -> EfficientNet-Lite0's features at strides 8, 16 and 32, frozen and always in evaluation mode.
 
-    The features of each place are normalised over channels, without parameters, as in `trunk.Lite0Trunk`.
+    The features of each place are normalised over channels, without parameters, as in `trunk.FrozenTrunk`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        network = load_lite0().eval()
+        network = load_pyramid("lite0").eval()
         _fold_norms(network)
         self.network = network.requires_grad_(False).to(memory_format=torch.channels_last)
 

@@ -1,4 +1,4 @@
-"""The cache of drawn scenes: what every run reads of a split is computed once, on all cores, and kept on disk.
+"""The cache of pictures: what every run reads of a split is computed once, on all cores, and kept on disk.
 
 An entry is a folder of arrays (.npy, opened as memory maps) and records.json under data/cache. Its name ends in a
 fingerprint of the settings and the code that it depends on, so that a change of either never meets an old entry.
@@ -79,25 +79,36 @@ def open_entry(
     """
     shared = {key: value for key, value in plain(settings).items() if key not in SPLITS}
     key = fingerprint([shared, settings.count(split), depends_on], (*DRAWING, *code))
-    folder = CACHE / f"{name}-{split}-{key}"
+    compute = partial(compute, settings, split)
+    return open_rows(f"{name}-{split}-{key}", compute, settings.count(split), f"drawing {split}", scenes_a_task)
+
+
+def open_rows(
+    name: str, compute: Callable[[int, int], Part], count: int, title: str, rows_a_task: int
+) -> tuple[dict[str, Tensor], list]:
+    """Arrays [count, ...] by name, and `count` records: what `compute(start, stop)` gives, from the folder `name`.
+
+    Where the cache does not hold it yet it is computed now, under `title`; `compute` must be picklable.
+    """
+    folder = CACHE / name
     if not folder.is_dir():
-        _fill(folder, compute, settings, split, scenes_a_task)
+        _fill(folder, compute, count, title, rows_a_task)
     # "c": torch wants memory that could be written to; nothing written there reaches the disk
     arrays = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in folder.glob("*.npy")}
     return arrays, json.loads((folder / "records.json").read_text(encoding="utf-8"))
 
 
-def _fill(folder: Path, compute: Callable[..., Part], settings: SceneSettings, split: str, scenes_a_task: int) -> None:
+def _fill(folder: Path, compute: Callable[[int, int], Part], count: int, title: str, rows_a_task: int) -> None:
     """Compute an entry beside its place and rename it when it is whole; arrays never stand in memory whole."""
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
-    count, arrays, records = settings.count(split), {}, []
-    starts = range(0, count, scenes_a_task)
-    stops = [min(start + scenes_a_task, count) for start in starts]
+    arrays, records = {}, []
+    starts = range(0, count, rows_a_task)
+    stops = [min(start + rows_a_task, count) for start in starts]
     try:
         said = time.monotonic()
         with _mapping(len(starts)) as mapped:
-            parts = mapped(partial(compute, settings, split), starts, stops)
+            parts = mapped(compute, starts, stops)
             for start, stop, (part, part_records) in zip(starts, stops, parts, strict=True):
                 for name, rows in part.items():
                     if name not in arrays:
@@ -106,7 +117,7 @@ def _fill(folder: Path, compute: Callable[..., Part], settings: SceneSettings, s
                     arrays[name][start:stop] = rows
                 records += part_records
                 if stop == count or time.monotonic() >= said + LINES_EVERY:
-                    print(f"drawing {split}: {stop:,} of {count:,} scenes", flush=True)
+                    print(f"{title}: {stop:,} of {count:,}", flush=True)
                     said = time.monotonic()
         for array in arrays.values():
             array.flush()

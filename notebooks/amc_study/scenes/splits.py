@@ -15,7 +15,7 @@ from amc_lib.config import SceneSettings, VisionSettings
 from amc_lib.data import Phrase
 from amc_lib.files import plain
 from amc_lib.model import ALBEF
-from amc_lib.model.trunk import Lite0Trunk, pixels
+from amc_lib.model.trunk import FrozenTrunk, pixels
 from amc_lib.regions import Region
 from amc_study.scenes.cache import Part, open_entry
 from amc_study.scenes.scene import SceneImage, draw
@@ -103,5 +103,5 @@ def _draw(side: int, settings: SceneSettings, split: str, start: int, stop: int)
 
 
 @lru_cache(maxsize=1)
-def _trunk() -> Lite0Trunk:
-    return Lite0Trunk().to(memory_format=torch.channels_last)
+def _trunk() -> FrozenTrunk:
+    return FrozenTrunk("lite0").to(memory_format=torch.channels_last)
