@@ -11,7 +11,7 @@ from PIL import Image
 from amc_lib.datasets import flickr30k
 
 SENTENCES = """\
-[/EN#1/people Two  young men] stand near [/EN#2/other a dog] on [/EN#3/scene the street] .
+[/EN#1/people Two  young men] stand near [/EN#2/animals a dog] on [/EN#3/scene the street] .
 [/EN#1/people/other Men] look at [/EN#0/notvisual nothing] while [/EN#4/clothing his hat] falls .
 """
 ANNOTATIONS = """\
@@ -47,14 +47,24 @@ def annotate(root: Path, old: str, new: str) -> None:
 
 def test_every_phrase_with_a_box_is_a_region(root):
     regions = flickr30k.read(root, "test")
-    assert [(r.id, r.phrase, r.boxes, r.kind) for r in regions] == [
-        ("7-0", "Two young men", (FIRST, SECOND), "group"),
-        ("7-1", "a dog", (SECOND,), "object"),
-        ("7-3", "Men", (FIRST, SECOND), "group"),
+    assert [(r.id, r.phrase, r.boxes, r.kind, r.entity, r.chain) for r in regions] == [
+        ("7-0", "Two young men", (FIRST, SECOND), "group", "people", "1"),
+        ("7-1", "a dog", (SECOND,), "object", "animals", "2"),
+        ("7-3", "Men", (FIRST, SECOND), "group", "people", "1"),
     ]
     assert {(r.image_id, r.split) for r in regions} == {("7", "test")}
     assert regions[0].image.open().size == (50, 40)
     assert flickr30k.read(root, "val") == []
+
+
+def test_captions_have_their_words_and_no_marks(root):
+    assert flickr30k.captions(root / "Sentences" / "7.txt") == [
+        "Two young men stand near a dog on the street .",
+        "Men look at nothing while his hat falls .",
+    ]
+    (root / "Sentences" / "7.txt").write_text("Dogs [/EN#2/animals bark .\n", encoding="utf-8")
+    with refused("7.txt: has no marked phrase, or one that is not closed"):
+        flickr30k.captions(root / "Sentences" / "7.txt")
 
 
 def test_box_that_overruns_the_picture_stays_as_it_is(root):

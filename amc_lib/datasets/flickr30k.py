@@ -19,16 +19,18 @@ from amc_lib.regions import Box
 
 SPLITS = ("train", "val", "test")
 IMAGE_FOLDERS = ("flickr30k-images", "images")
+MARK = "[/EN#"
 NOT_VISUAL = "0"  # the chain of phrases that name nothing to see
-PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s+([^\]]+)\]")  # chain, types, words
+PHRASE = re.compile(r"\[/EN#(\d+)/([^\s/\]]+)(?:/[^\s/\]]+)*\s+([^\]]+)\]")  # chain, first type, words
 
 
 def read(root: str | Path, split: str) -> Regions:
     """Regions of a split, picture by picture, caption by caption; ids are `IMAGE-PHRASE`.
 
-    Boxes are xyxy in 0-based pixels of the original picture: one is taken off each coordinate of the file. What is
-    malformed is left out and named in `skipped`: a picture without its files, a phrase without words, and every phrase
-    of a chain that has a bad box, since a hit in the lost box would count as a miss. ValueError for a bad list.
+    Boxes are xyxy in 0-based pixels of the original picture: one is taken off each coordinate of the file. A region's
+    `entity` is the phrase's type, the first where it has several, and `chain` its chain's id. What is malformed is left
+    out and named in `skipped`: a picture without its files, a phrase without words, and every phrase of a chain that
+    has a bad box, since a hit in the lost box would count as a miss. ValueError for a bad list.
     """
     root, regions = Path(root), Regions()
     ids, images = image_ids(root, split), ImageFolder(root, IMAGE_FOLDERS)
@@ -37,10 +39,12 @@ def read(root: str | Path, split: str) -> Regions:
             sentences = root / "Sentences" / f"{image_id}.txt"
             boxes, marked = chain_boxes(root / "Annotations" / f"{image_id}.xml", regions), phrases(sentences)
             image = images.find(f"{image_id}.jpg")
-            for number, (chain, phrase) in enumerate(marked):
+            for number, (chain, entity, phrase) in enumerate(marked):
                 if chain in boxes:
                     with regions.record(f"{sentences}, phrase {number}"):
-                        regions.append(region(f"{image_id}-{number}", split, image, image_id, phrase, boxes[chain]))
+                        names = {"entity": entity, "chain": chain}
+                        name, its_boxes = f"{image_id}-{number}", boxes[chain]
+                        regions.append(region(name, split, image, image_id, phrase, its_boxes, **names))
     return regions
 
 
@@ -55,13 +59,26 @@ def image_ids(root: Path, split: str) -> list[str]:
     return ids
 
 
-def phrases(path: Path) -> list[tuple[str, str]]:
-    """(chain, phrase) of every marked phrase of a Sentences file, in order; those of chain 0 included."""
+def phrases(path: Path) -> list[tuple[str, str, str]]:
+    """(chain, entity type, phrase) of every marked phrase of a Sentences file, in order; those of chain 0 included."""
+    return [(chain, entity, " ".join(words.split())) for chain, entity, words in PHRASE.findall(_marked(path))]
+
+
+def captions(path: str | Path) -> list[str]:
+    """The captions of a Sentences file, one a line, without the marks of phrases; words stay as they are written.
+
+    Words and signs stand apart by one space, as in the file. ValueError as for `phrases`.
+    """
+    lines = PHRASE.sub(r"\3", _marked(Path(path))).splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip()]
+
+
+def _marked(path: Path) -> str:
+    """The text of a Sentences file. ValueError naming it where a mark is not well formed, or there is none."""
     text = read_text(path)
-    marked = PHRASE.findall(text)
-    if not marked or len(marked) != text.count("[/EN#"):
+    if not 0 < len(PHRASE.findall(text)) == text.count(MARK):
         raise ValueError(f"{path}: has no marked phrase, or one that is not closed or has no words")
-    return [(chain, " ".join(words.split())) for chain, _, words in marked]
+    return text
 
 
 def chain_boxes(path: Path, regions: Regions) -> dict[str, tuple[Box, ...]]:

@@ -83,10 +83,12 @@ def words_of(phrase: Any) -> str:
     return clean(phrase)
 
 
-def region(id: str, split: str, image: ImageSource, image_id: str, phrase: Any, boxes: Sequence[Box]) -> Region:
-    """A region, a group where it has several boxes. ValueError for a phrase without words."""
+def region(
+    id: str, split: str, image: ImageSource, image_id: str, phrase: Any, boxes: Sequence[Box], **names: str
+) -> Region:
+    """A region, a group where it has several boxes; `names`: its entity and chain. ValueError without words."""
     words_of(phrase)
-    return Region(id, split, image, image_id, phrase, tuple(boxes), "group" if len(boxes) > 1 else "object")
+    return Region(id, split, image, image_id, phrase, tuple(boxes), "group" if len(boxes) > 1 else "object", **names)
 
 
 def box_xyxy(x1: float, y1: float, x2: float, y2: float, *, size: tuple[float, float] | None = None) -> Box:
