@@ -23,6 +23,16 @@ def data_root() -> Path:
     return Path(os.environ.get("AMC_DATA", ROOT / "data" / "paper")).expanduser()
 
 
+def photos_root() -> Path:
+    """The folder of the photos tier, which holds Annotations/: data/photos, or what AMC_PHOTOS names.
+
+    Where it lies in a folder `flickr30k` of that one, this is it.
+    """
+    root = Path(os.environ.get("AMC_PHOTOS") or ROOT / "data" / "photos").expanduser()
+    below = root / "flickr30k"
+    return below if below.is_dir() and not (root / "Annotations").is_dir() else root
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file to write to, which becomes `path` when the block ends without an error.

@@ -7,7 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amc_lib.files import ROOT, atomic_file, plain, unexpected_content, write_bytes, write_csv, write_json
+from amc_lib.files import ROOT, atomic_file, photos_root, plain, unexpected_content, write_bytes, write_csv, write_json
+
+
+def test_photographs_lie_where_the_variable_says_or_one_folder_below(tmp_path, monkeypatch):
+    monkeypatch.setenv("AMC_PHOTOS", "")
+    assert photos_root() in (ROOT / "data" / "photos", ROOT / "data" / "photos" / "flickr30k")
+    monkeypatch.setenv("AMC_PHOTOS", str(tmp_path))
+    assert photos_root() == tmp_path
+    (tmp_path / "flickr30k").mkdir()
+    assert photos_root() == tmp_path / "flickr30k"
+    (tmp_path / "Annotations").mkdir()
+    assert photos_root() == tmp_path
 
 
 def test_json_is_readable_utf8_and_its_folder_is_made(tmp_path):
