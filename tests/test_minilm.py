@@ -1,4 +1,4 @@
-"""A text encoder that starts from MiniLM gives MiniLM's numbers; its embeddings stay; its checkpoints leave them out."""
+"""A text encoder that starts from MiniLM gives its numbers; its embeddings stay, and outside of checkpoints."""
 
 from __future__ import annotations
 

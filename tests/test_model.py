@@ -13,6 +13,7 @@ from amc_lib.config import ObjectiveSettings
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.model.text import take_rows
+from amc_lib.model.trunk import NETWORKS
 from amc_lib.presets import preset
 from amc_lib.step import Batch, Losses, training_losses
 
