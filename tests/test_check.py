@@ -10,7 +10,7 @@ import pytest
 from paper_data import write_paper_data
 
 from amc_lib.datasets.__main__ import main
-from amc_lib.datasets.check import SENTENCES, check
+from amc_lib.datasets.check import PHOTOS, SENTENCES, check
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,53 @@ def test_missing_files_are_named_and_optional_ones_do_not_fail(root, capsys):
     (root / "refer" / "refclef" / "refs(unc).p").unlink()
     assert row(check(root), "refclef/refs(unc).p: no such file")[2] == "missing"
     assert main(["check", str(root)]) == 1
+
+
+@pytest.fixture
+def flickr8k(root, monkeypatch):
+    """Photographs as the two downloads unpack, four in each list; the second of train is not among them."""
+    folder = root / "flickr30k"
+    (folder / "flickr30k-images").rename(folder / "Flicker8k_Dataset")
+    for path in list((folder / "Flicker8k_Dataset").iterdir()):
+        path.rename(path.with_stem(f"{path.stem}_693b08cb0e"))
+    second = (folder / "train.txt").read_text(encoding="utf-8").split()[1]
+    (folder / "Flicker8k_Dataset" / f"{second}_693b08cb0e.jpg").unlink()
+    monkeypatch.setenv("AMC_PHOTOS", str(root))
+    monkeypatch.setenv("AMC_DATA", str(root / "nowhere"))
+    return folder
+
+
+def test_photographs_of_the_two_downloads(flickr8k, capsys):
+    rows = check(flickr8k, parts=PHOTOS)
+    assert row(rows, "photographs of train") == (3, 7_559, "differs")
+    assert row(rows, "files in Annotations") == (12, None, "ok")
+    assert row(rows, "phrases of train") == (15, 98_000, "differs")
+    assert row(rows, "phrases of train: listed images that are not among the pictures") == (1, None, "left out")
+    assert main(["check"]) == 0
+    printed = capsys.readouterr().out
+    assert f"photos tier: {flickr8k}\n" in printed and f"paper tier: there is no {flickr8k.parent}" in printed
+    assert "differs  Flickr30k Entities  phrases of val: 20 of 3,239\n" in printed
+
+
+def test_photographs_that_are_missing_fail(flickr8k, capsys):
+    for path in list((flickr8k / "Flicker8k_Dataset").iterdir()):
+        path.unlink()
+    assert row(check(flickr8k, parts=PHOTOS), "phrases of val") == (0, 3_239, "missing")
+    shutil.rmtree(flickr8k / "Annotations")
+    (flickr8k / "test.txt").unlink()
+    assert main(["check"]) == 1
+    printed = capsys.readouterr().out
+    assert f"{flickr8k}/Annotations: No such file or directory" in printed and "test.txt: no such file" in printed
+    shutil.rmtree(flickr8k)
+    assert set(check(flickr8k, parts=PHOTOS)["verdict"]) == {"missing"}
+
+
+def test_both_tiers_are_checked_where_they_lie(whole, monkeypatch, capsys):
+    monkeypatch.setenv("AMC_PHOTOS", str(whole))
+    monkeypatch.setenv("AMC_DATA", str(whole))
+    assert main(["check"]) == 0
+    printed = capsys.readouterr().out
+    assert f"photos tier: {whole / 'flickr30k'}\n" in printed and f"paper tier: {whole}\n" in printed
 
 
 def test_what_does_not_open_is_named_only_when_asked(root, capsys):

@@ -1,7 +1,11 @@
-"""Flickr30k Entities in its own format: chains, several boxes, phrases without a place, and what is malformed."""
+"""Flickr30k Entities in its own format: chains, several boxes, phrases without a place, and what is malformed.
+
+One test reads the photographs themselves, where AMC_PHOTOS says that they lie.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +13,7 @@ import pytest
 from PIL import Image
 
 from amc_lib.datasets import flickr30k
+from amc_lib.files import photos_root
 
 SENTENCES = """\
 [/EN#1/people Two  young men] stand near [/EN#2/animals a dog] on [/EN#3/scene the street] .
@@ -112,6 +117,54 @@ def test_other_pictures_are_read_beside_a_missing_one(root):
     assert [r.id for r in regions] == ["7-0", "7-1", "7-3"]
     missing = f"{root / 'test.txt'}, image 8: the image '8.jpg' is not in flickr30k-images or images"
     assert regions.skipped == [missing]
+
+
+@pytest.mark.parametrize("folder", ["Flicker8k_Dataset", "Flickr8k_Dataset", "Images"])
+def test_pictures_of_flickr8k_are_those_of_the_list_that_are_there(root, folder):
+    (root / "test.txt").write_text("6\n7\n8\n", encoding="utf-8")
+    (root / "flickr30k-images").rename(root / folder)
+    (root / folder / "7.jpg").rename(root / folder / "7_693b08cb0e.jpg")
+    (root / folder / "9_0123456789.jpg").write_bytes(b"of no list")
+    regions = flickr30k.read(root, "test")
+    assert [(r.id, r.image.path.name) for r in regions] == [(f"7-{n}", "7_693b08cb0e.jpg") for n in (0, 1, 3)]
+    assert (regions.skipped, regions.without_picture, regions.about["images_without_picture"]) == ([], 2, 2)
+    assert regions.replaced(regions[:1]).about == regions.about | {"regions": 1}
+    assert flickr30k.read(root, "val").without_picture == 0
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(25, 20), (75, 60), (50, 41), (49, 40), (25, 21), (100, 81), (500, 405)],  # five within a pixel
+)
+def test_boxes_are_brought_to_the_size_of_the_picture(root, width, height):
+    Image.new("RGB", (width, height)).save(root / "flickr30k-images" / "7.jpg")
+    regions = flickr30k.read(root, "test")
+    across, down = width / 50, height / 40
+    assert regions[1].boxes == ((20 * across, 4 * down, 30 * across, 24 * down),)
+    assert len(regions) == 3 and not regions.skipped
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 50), (50, 42), (25, 22), (48, 40), (500, 420), (100, 40)])
+def test_picture_of_another_shape_than_its_annotation_is_left_out_and_named(root, width, height):
+    Image.new("RGB", (width, height)).save(root / "flickr30k-images" / "7.jpg")
+    regions = flickr30k.read(root, "test")
+    assert regions == [] and regions.skipped == [
+        f"{root / 'test.txt'}, image 7: the image has another shape than its annotation: its boxes were drawn at "
+        f"50 x 40 pixels, and it has {width} x {height}"
+    ]
+
+
+@pytest.mark.skipif("AMC_PHOTOS" not in os.environ, reason="AMC_PHOTOS, the folder of the photographs, is not set")
+def test_photographs_of_val():
+    regions = flickr30k.read(photos_root(), "val")
+    assert (regions.about["images"], len(regions), regions.skipped) == (247, 3_239, [])
+    assert {r.entity for r in regions} >= {"people", "clothing", "bodyparts", "animals", "vehicles", "scene", "other"}
+    boxes = {}
+    for region in regions:
+        assert boxes.setdefault((region.image_id, region.chain), region.boxes) == region.boxes
+    sentences = photos_root() / "Sentences"
+    captions = [flickr30k.captions(sentences / f"{image_id}.txt") for image_id in {r.image_id for r in regions}]
+    assert {len(of_picture) for of_picture in captions} == {5} and not any("[" in c for cs in captions for c in cs)
 
 
 def test_what_is_missing_is_named(root):

@@ -1,8 +1,9 @@
-"""What of the paper tier's data is there, missing or broken, beside the numbers of complete sets."""
+"""What of the data of a tier of photographs is there, missing or broken, beside the numbers of complete sets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,7 +25,7 @@ class Part(NamedTuple):
     what: str
     read: Callable[[Path], Regions | int]  # of the root
     expected: int | None = None  # how many the complete set has, where that is known
-    role: Literal["evaluation", "training", "optional"] = "evaluation"
+    role: Literal["evaluation", "training", "optional"] = "evaluation"  # training does without broken records
 
 
 def _genome(source: str) -> Callable[[Path], Regions]:
@@ -35,6 +36,14 @@ def _refer(dataset: str, split: str) -> Callable[[Path], Regions]:
     return lambda root: refer.read(root / "refer", dataset, "unc", split)
 
 
+def _photographs(split: str) -> Callable[[Path], int]:
+    return lambda root: len({*flickr30k.image_ids(root, split)} & flickr30k.pictures(root).keys())
+
+
+def _phrases(split: str) -> Callable[[Path], Regions]:
+    return lambda root: flickr30k.read(root, split)
+
+
 def _pictures(root: Path) -> int:
     return len(ImageFolder(root / "visual_genome", visual_genome.IMAGE_FOLDERS))
 
@@ -43,7 +52,17 @@ def _detections(root: Path) -> int:
     return len(refer.read_detections(root / "refer/refcoco+/dets.json"))
 
 
-PARTS = (
+PHOTOS = (  # below `photos_root()`: Flickr8k's pictures, with the annotations of Flickr30k Entities
+    Part("Flickr8k", "photographs of train", _photographs("train"), 7_559),
+    Part("Flickr8k", "photographs of val", _photographs("val"), 247),
+    Part("Flickr8k", "photographs of test", _photographs("test"), 285),
+    Part("Flickr30k Entities", "files in Annotations", lambda root: len(os.listdir(root / "Annotations"))),
+    Part("Flickr30k Entities", "files in Sentences", lambda root: len(os.listdir(root / "Sentences"))),
+    Part("Flickr30k Entities", "phrases of train", _phrases("train"), 98_000, "training"),
+    Part("Flickr30k Entities", "phrases of val", _phrases("val"), 3_239, "training"),
+    Part("Flickr30k Entities", "phrases of test", _phrases("test"), 3_868, "training"),
+)
+PAPER = (  # below `data_root()`
     Part("Visual Genome", "pictures of VG_100K", _pictures, 108_077),
     Part("Visual Genome", "region descriptions", _genome("regions"), 5_408_689, "training"),
     Part("Visual Genome", "attributes", _genome("attributes"), None, "training"),
@@ -58,15 +77,16 @@ PARTS = (
 )
 
 
-def check(root: str | Path, decode: bool = False) -> pd.DataFrame:
-    """A row for each thing looked for below `root`: set, what, found, expected (both numbers), verdict.
+def check(root: str | Path, decode: bool = False, parts: Sequence[Part] = PAPER) -> pd.DataFrame:
+    """A row for each of the `parts` looked for below `root`: set, what, found, expected (both numbers), verdict.
 
     Verdicts: ok; differs (readable, but not as many as the complete set has); left out (records that training does
-    without); absent (optional); missing; broken. `decode` opens every picture that a region names as well. Sentences
-    about broken records are rows of their own, at most SENTENCES for each part.
+    without, and listed images that a smaller set does not have); absent (optional); missing; broken. `decode` opens
+    every picture that a region names as well. Sentences about broken records are rows of their own, at most SENTENCES
+    for each part.
     """
     root, opened, rows = Path(root).expanduser(), set(), []
-    for part in PARTS:
+    for part in parts:
         try:
             content = part.read(root)
         except (OSError, ValueError) as error:
@@ -77,7 +97,11 @@ def check(root: str | Path, decode: bool = False) -> pd.DataFrame:
             continue
         regions = content if isinstance(content, Regions) else Regions()
         found = content if isinstance(content, int) else len(content)
-        rows.append((part.set, part.what, found, part.expected, "ok" if part.expected in (None, found) else "differs"))
+        verdict = "missing" if not found else "ok" if part.expected in (None, found) else "differs"
+        rows.append((part.set, part.what, found, part.expected, verdict))
+        if regions.without_picture:
+            what = f"{part.what}: listed images that are not among the pictures"
+            rows.append((part.set, what, regions.without_picture, None, "left out"))
         faults = [("records left out", regions.skipped, "left out" if part.role == "training" else "broken")]
         if decode:
             faults.append(("pictures that do not open", _unreadable(regions, opened), "broken"))

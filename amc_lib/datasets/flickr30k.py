@@ -1,9 +1,13 @@
 """Flickr30k Entities (Plummer et al., ICCV 2015) as people download it, read into regions.
 
 Under the root: `Sentences/ID.txt` (five captions a picture, phrases marked `[/EN#chain/type words]`),
-`Annotations/ID.xml` (boxes of chains, 1-based), `train.txt`, `val.txt`, `test.txt` (one ID a line) and the pictures in
-`flickr30k-images/` or `images/`. Every phrase of every caption whose chain has a box is one region with all boxes of
-its chain; chain 0 ("not visual") has none.
+`Annotations/ID.xml` (boxes of chains, 1-based), `train.txt`, `val.txt`, `test.txt` (one ID a line) and the pictures:
+
+ID.jpg          in `flickr30k-images/` or `images/`: all of Flickr30k; a picture that is not there is a fault
+ID_letters.jpg  in the folder of Flickr8k's archive, a part of Flickr30k: the ids of the others are counted, no more
+
+Every phrase of every caption whose chain has a box is one region with all boxes of its chain; chain 0 ("not visual")
+has none.
 """
 
 from __future__ import annotations
@@ -11,14 +15,17 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
-from amc_lib.datasets.image_files import ImageFolder
+from amc_lib.datasets.image_files import ImageFile, ImageFolder
 from amc_lib.datasets.records import Regions, box_xyxy, read_text, region
-from amc_lib.regions import Box
+from amc_lib.regions import Box, Region
 
 SPLITS = ("train", "val", "test")
 IMAGE_FOLDERS = ("flickr30k-images", "images")
+FLICKR8K_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images")  # the first as its archive spells it
+FLICKR8K_NAME = re.compile(r"(\d+)_\w+\.jpg")  # id, letters
 MARK = "[/EN#"
 NOT_VISUAL = "0"  # the chain of phrases that name nothing to see
 PHRASE = re.compile(r"\[/EN#(\d+)/([^\s/\]]+)(?:/[^\s/\]]+)*\s+([^\]]+)\]")  # chain, first type, words
@@ -31,21 +38,66 @@ def read(root: str | Path, split: str) -> Regions:
     `entity` is the phrase's type, the first where it has several, and `chain` its chain's id. What is malformed is left
     out and named in `skipped`: a picture without its files, a phrase without words, and every phrase of a chain that
     has a bad box, since a hit in the lost box would count as a miss. ValueError for a bad list.
+
+    A picture of another size than its annotation states keeps its size, and its boxes are scaled to it, if both have
+    the same shape (`scale`); else it is left out and named.
     """
     root, regions = Path(root), Regions()
-    ids, images = image_ids(root, split), ImageFolder(root, IMAGE_FOLDERS)
+    ids, images = image_ids(root, split), pictures(root)
+    if not {path.name for path in root.iterdir()} & {*IMAGE_FOLDERS}:
+        regions.without_picture = len({*ids} - images.keys())
+        ids = [image_id for image_id in ids if image_id in images]
     for image_id in ids:
         with regions.record(f"{root / split}.txt, image {image_id}"):
-            sentences = root / "Sentences" / f"{image_id}.txt"
-            boxes, marked = chain_boxes(root / "Annotations" / f"{image_id}.xml", regions), phrases(sentences)
-            image = images.find(f"{image_id}.jpg")
-            for number, (chain, entity, phrase) in enumerate(marked):
-                if chain in boxes:
-                    with regions.record(f"{sentences}, phrase {number}"):
-                        names = {"entity": entity, "chain": chain}
-                        name, its_boxes = f"{image_id}-{number}", boxes[chain]
-                        regions.append(region(name, split, image, image_id, phrase, its_boxes, **names))
+            regions += _of_picture(root, split, image_id, images, regions)
     return regions
+
+
+def _of_picture(
+    root: Path, split: str, image_id: str, images: dict[str, ImageFile], regions: Regions
+) -> Iterator[Region]:
+    """The regions of a picture; what is malformed about a box or a phrase is named in `regions`."""
+    sentences = root / "Sentences" / f"{image_id}.txt"
+    boxes, size = chain_boxes(root / "Annotations" / f"{image_id}.xml", regions)
+    marked = phrases(sentences)
+    if image_id not in images:
+        raise ValueError(f"the image '{image_id}.jpg' is not in {' or '.join(IMAGE_FOLDERS)}")
+    image = images[image_id]
+    if size:
+        height, width = image.size()
+        across, down = scale(size, (width, height))
+        boxes = {
+            chain: tuple((x1 * across, y1 * down, x2 * across, y2 * down) for x1, y1, x2, y2 in its_boxes)
+            for chain, its_boxes in boxes.items()
+        }
+    for number, (chain, entity, phrase) in enumerate(marked):
+        if chain in boxes:
+            with regions.record(f"{sentences}, phrase {number}"):
+                names = {"entity": entity, "chain": chain}
+                yield region(f"{image_id}-{number}", split, image, image_id, phrase, boxes[chain], **names)
+
+
+def pictures(root: Path) -> dict[str, ImageFile]:
+    """The pictures by image id. ValueError where there is no folder of pictures."""
+    folder = ImageFolder(root, (*IMAGE_FOLDERS, *FLICKR8K_FOLDERS))
+    names = {match[1]: name for name in folder if (match := FLICKR8K_NAME.fullmatch(name))}
+    names |= {name.removesuffix(".jpg"): name for name in folder}
+    return {image_id: folder.find(name) for image_id, name in names.items()}
+
+
+def scale(annotated: tuple[float, float], stored: tuple[float, float]) -> tuple[float, float]:
+    """Factors of x and y that bring boxes from a picture's annotated to its stored size, both (width, height).
+
+    The sizes must have one shape: the larger, brought down by one factor until its longer side is as long as the same
+    side of the smaller, must have its other side within a pixel of the smaller's. ValueError otherwise.
+    """
+    smaller, larger = sorted((annotated, stored), key=max)
+    longer = larger.index(max(larger))
+    factor = smaller[longer] / larger[longer]
+    if any(abs(factor * side - of_smaller) > 1 for side, of_smaller in zip(larger, smaller, strict=True)):
+        sizes = "its boxes were drawn at {:g} x {:g} pixels, and it has {:g} x {:g}".format(*annotated, *stored)
+        raise ValueError(f"the image has another shape than its annotation: {sizes}")
+    return stored[0] / annotated[0], stored[1] / annotated[1]
 
 
 def image_ids(root: Path, split: str) -> list[str]:
@@ -81,8 +133,11 @@ def _marked(path: Path) -> str:
     return text
 
 
-def chain_boxes(path: Path, regions: Regions) -> dict[str, tuple[Box, ...]]:
-    """All boxes of each chain of an Annotations file; chains without a box, or with a bad one, do not appear."""
+def chain_boxes(path: Path, regions: Regions) -> tuple[dict[str, tuple[Box, ...]], tuple[float, float] | None]:
+    """All boxes of each chain of an Annotations file, and the picture's (width, height) if it is stated.
+
+    Chains without a box, or with a bad one, do not appear.
+    """
     try:
         annotation = ElementTree.fromstring(read_text(path))
     except ElementTree.ParseError as error:
@@ -101,4 +156,4 @@ def chain_boxes(path: Path, regions: Regions) -> dict[str, tuple[Box, ...]]:
             box = box_xyxy(*edges, size=size)
         for chain in chains:
             boxes[chain].append(box)
-    return {chain: tuple(its_boxes) for chain, its_boxes in boxes.items() if None not in its_boxes}
+    return {chain: tuple(its_boxes) for chain, its_boxes in boxes.items() if None not in its_boxes}, size

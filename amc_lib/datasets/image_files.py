@@ -90,6 +90,10 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self._paths)
 
+    def __iter__(self) -> Iterator[str]:
+        """The file names of the pictures."""
+        return iter(self._paths)
+
     def find(self, name: str) -> ImageFile:
         """The picture of a name, whatever folders stand before it. ValueError if it is missing."""
         file_name = name.rpartition("/")[2]

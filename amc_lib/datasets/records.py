@@ -28,10 +28,21 @@ def naming(where: str) -> Iterator[None]:
 class Regions(list[Region]):
     """Regions that a reader has read, with what it left out."""
 
-    def __init__(self, regions: Iterable[Region] = (), skipped: Iterable[str] = (), held_out: int = 0) -> None:
+    def __init__(
+        self,
+        regions: Iterable[Region] = (),
+        skipped: Iterable[str] = (),
+        held_out: int = 0,
+        without_picture: int = 0,
+    ) -> None:
         super().__init__(regions)
         self.skipped = list(skipped)  # a sentence for each malformed record
         self.held_out = held_out  # images that evaluation needs
+        self.without_picture = without_picture  # images that are listed, and not part of the pictures at hand
+
+    def replaced(self, regions: Iterable[Region]) -> Regions:
+        """Other regions, with what was left out of these."""
+        return Regions(regions, self.skipped, self.held_out, self.without_picture)
 
     @contextmanager
     def record(self, where: str) -> Iterator[None]:
@@ -49,6 +60,7 @@ class Regions(list[Region]):
             "regions": len(self),
             "images": len({region.image_id for region in self}),
             "held_out_images": self.held_out,
+            "images_without_picture": self.without_picture,
             "skipped_records": len(self.skipped),
             "first_skipped": self.skipped[:5],
         }

@@ -16,7 +16,7 @@ from torch import Tensor
 from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset
 from amc_lib.datasets import flickr30k
-from amc_lib.datasets.check import check
+from amc_lib.datasets.check import PHOTOS, check
 from amc_lib.files import data_root, photos_root
 from amc_lib.model import ALBEF, minilm
 from amc_lib.regions import Region
@@ -170,7 +170,7 @@ class Photos:
         return {name: self.split(name) for name in flickr30k.SPLITS}
 
     def check_data(self) -> pd.DataFrame:
-        return check(photos_root())
+        return check(photos_root(), parts=PHOTOS)
 
 
 @dataclass(frozen=True)

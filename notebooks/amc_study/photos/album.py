@@ -113,7 +113,7 @@ def open_album(photos: PhotoSettings, vision: VisionSettings, split: str) -> Alb
     regions = flickr30k.read(root, split)
     lot = never_boxed(flickr30k.read(root, "train") if split != "train" else regions, photos.never_boxed)
     kept = (replace(region, annotated=head_noun(region.phrase) not in lot) for region in regions)
-    regions = Regions(kept, regions.skipped, regions.held_out)
+    regions = regions.replaced(kept)
     images: dict[str, ImageFile] = {region.image_id: region.image for region in regions}
     sizes = [image.size() for image in images.values()]
     paths = [image.path for image in images.values()]

@@ -92,6 +92,6 @@ def _open(settings: Settings, dataset: str, split: str) -> PhotoSplit:
     else:
         regions, words = refer.read(folder.parent, dataset, "unc", split), photos.refer_max_words
         side, resize = photos.refer_image_size, "bicubic"
-    cut = Regions((replace(region, phrase=clean(region.phrase, words)) for region in regions), regions.skipped)
+    cut = regions.replaced(replace(region, phrase=clean(region.phrase, words)) for region in regions)
     detections = refer.read_detections(folder / "dets.json") if (folder / "dets.json").is_file() else None
     return PhotoSplit(f"{TITLES[dataset]} {split}", cut, side, resize, detections)
