@@ -23,8 +23,9 @@ from amc_lib.model import ALBEF
 from amc_lib.presets import preset
 from amc_lib.regions import Region
 from amc_study import answers
-from amc_study.answers import ask, ask_in_parts
+from amc_study.answers import ask, ask_in_parts, ask_wrong
 from amc_study.photos.splits import PhotoSplit, evaluation_splits
+from amc_study.wrong_phrases import wrong_questions
 
 LAYER = mini_paper.LAYER
 SPLITS = pytest.mark.parametrize("split", ["flickr30k", "refcoco+ A"])  # the second at 48 pixels, of a model of 32
@@ -111,6 +112,15 @@ def test_parts_together_are_the_whole(checkpoint, banks, split, images_a_part, f
     assert len(list(folder.rglob("*.safetensors"))) == -(-len(images(bank.regions)) // images_a_part)
     assert_same(found, ask(checkpoint, bank, LAYER))
     assert len(np.unique(found.points, axis=0)) > 3 and found.scores.std() > 0.01
+
+
+def test_wrong_phrases_are_asked_in_parts_too(checkpoint, banks):
+    bank = banks["flickr30k"]
+    hits = ask_wrong(checkpoint, bank, LAYER, in_parts=True)
+    whole = ask_wrong(checkpoint, bank, LAYER)
+    randoms = wrong_questions(bank.all_regions())["random"]
+    assert hits.keys() == whole.keys() and all(np.array_equal(hits[c], whole[c], equal_nan=True) for c in hits)
+    assert np.array_equal(hits["hit_random"], ask(checkpoint, bank, LAYER, randoms).hits)
 
 
 def test_regions_of_an_image_that_lie_apart_are_asked_together_and_answered_in_their_order(checkpoint, banks, asked):

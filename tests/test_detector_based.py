@@ -24,6 +24,7 @@ from amc_study.rival.vmrm import WAYS
 from amc_study.run_folder import Run
 from amc_study.runs import finetune, pretrain
 from amc_study.scenes import cache
+from amc_study.wrong_phrases import wrong_questions
 
 SCENES = replace(TINY.scenes, pretrain=16, train=16, val=4, phrases=4, referring_a=4, referring_b=4)
 SETTINGS = detector_based(replace(TINY, scenes=SCENES))
@@ -52,7 +53,7 @@ def tuned(pretrained) -> Run:
 
 @pytest.fixture(scope="module")
 def answers(tuned) -> Answers:
-    return answer(tuned.folder, {})
+    return answer(tuned.folder, {}, wrong=True)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,14 @@ def test_answers_are_read_by_the_way_that_is_best_on_validation(answers, tuned):
     checkpoint, bank = tuned.checkpoint(), tiers.tier_of(SETTINGS).split("referring_a")
     again = choose_regions(checkpoint.model, checkpoint.tokenizer, bank.all_regions(), bank)[answers.layer]
     assert np.array_equal(again.boxes, answers.pointing["referring_a"].boxes)
+
+
+def test_wrong_phrases_are_asked_of_the_same_proposals_in_the_same_way(answers, tuned):
+    checkpoint, bank = tuned.checkpoint(), tiers.tier_of(SETTINGS).split("phrases")
+    randoms = wrong_questions(bank.all_regions())["random"]
+    found = choose_regions(checkpoint.model, checkpoint.tokenizer, randoms, bank)[answers.layer]
+    assert np.array_equal(found.hits, answers.wrong["phrases"]["hit_random"])
+    assert set(answers.wrong) == set(answers.pointing)
 
 
 def test_no_choice_among_the_proposals_beats_the_oracle(answers):

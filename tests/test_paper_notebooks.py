@@ -116,7 +116,7 @@ def test_04_asks_all_splits_and_writes_the_table(root, environment, trained):
     sources = [str(root / "checkpoints" / "ALBEF.pth"), *(f"{trained}/seed-0/{n}" for n in ("albef-finetuned", "amc"))]
     printed = launch("amc_study.answers", environment, *sources)
     stored = sorted(path.name for path in (root / "runs" / "answers").rglob("*.safetensors"))
-    assert len(stored) == 3 * 4  # one part of each split for each checkpoint
+    assert len(stored) == 3 * 4 * 3  # one part of each split for each checkpoint, with own and two wrong phrases
     execute("04_evaluate.ipynb", root, environment, runs=str(trained), figures=str(root / "figures"))
     assert (
         sorted(path.name for path in (root / "runs" / "answers").rglob("*.safetensors")) == stored

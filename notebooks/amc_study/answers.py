@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
@@ -28,6 +29,7 @@ from amc_study.rival.region_tower import open_checkpoint
 from amc_study.run_folder import RUNS
 from amc_study.scenes.cache import fingerprint
 from amc_study.tiers import Split, tier_of
+from amc_study.wrong_phrases import wrong_hits
 
 ANSWERS = RUNS / "answers"
 IMAGES_A_PART = 100
@@ -59,11 +61,14 @@ def ask(
         return point_at(model, tokenizer, regions, split.load, layer, progress=progress, explanation=amc.explanation)
 
 
-def ask_in_parts(checkpoint: Checkpoint, split: Split, layer: int) -> Pointing:
-    """The answers to a split, those parts that `ANSWERS` lacks asked now; each process asks its share and gets all."""
-    state, regions = process_state(), split.all_regions()
+def ask_in_parts(checkpoint: Checkpoint, split: Split, layer: int, regions: Sequence[Region] | None = None) -> Pointing:
+    """The answers to a split, or to some of its regions, those parts that `ANSWERS` lacks asked now.
+
+    Each process asks its share and gets all.
+    """
+    state, regions = process_state(), split.all_regions() if regions is None else list(regions)
     parts, explanation = _parts(regions), checkpoint.settings.amc.explanation
-    home = ANSWERS / f"{split.title.replace(' ', '-')}-{_key(checkpoint, split, layer)}"
+    home = ANSWERS / f"{split.title.replace(' ', '-')}-{_key(checkpoint, split, layer, regions)}"
     files = [home / f"part-{number:05}-of-{len(parts):05}.safetensors" for number in range(len(parts))]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     state.wait_for_everyone()  # all have looked before any has written
@@ -82,6 +87,12 @@ def ask_in_parts(checkpoint: Checkpoint, split: Split, layer: int) -> Pointing:
     return Pointing(regions, joined["heatmaps"], joined["points"].numpy(), joined["scores"].numpy())
 
 
+def ask_wrong(checkpoint: Checkpoint, split: Split, layer: int | str, in_parts: bool = False) -> dict[str, np.ndarray]:
+    """`wrong_hits` of a checkpoint on a split, at the layer that its own phrases are asked at."""
+    asking = ask_in_parts if in_parts else ask
+    return wrong_hits(split.all_regions(), lambda regions: asking(checkpoint, split, layer, regions).hits)
+
+
 def _parts(regions: Sequence[Region]) -> list[list[int]]:
     """Places of the regions of whole images, up to `IMAGES_A_PART` images each, images in order of appearance."""
     number = {image_id: n for n, image_id in enumerate(dict.fromkeys(region.image_id for region in regions))}
@@ -90,9 +101,9 @@ def _parts(regions: Sequence[Region]) -> list[list[int]]:
     return [list(part) for _, part in groupby(ranked, key=lambda p: numbers[p] // IMAGES_A_PART)]
 
 
-def _key(checkpoint: Checkpoint, split: Split, layer: int) -> str:
+def _key(checkpoint: Checkpoint, split: Split, layer: int, regions: Sequence[Region]) -> str:
     """Hash of what answers depend on: weights, words, phrases and boxes, input, layer, and the code that answers."""
-    asked = [(region.id, region.image_id, region.phrase, region.boxes) for region in split.all_regions()]
+    asked = [(region.id, region.image_id, region.phrase, region.boxes) for region in regions]
     seen = [getattr(split, name, None) for name in ("image_size", "resize")]
     read_at = layer, checkpoint.settings.amc.explanation
     content = [checkpoint.sha256, checkpoint.tokenizer.vocabulary, read_at, seen, IMAGES_A_PART, asked]
@@ -100,15 +111,20 @@ def _key(checkpoint: Checkpoint, split: Split, layer: int) -> str:
 
 
 def main() -> None:
-    """Ask every split of the tier of some checkpoints and print the accuracies."""
+    """Ask every split of the tier of some checkpoints, with own and with wrong phrases, and print the accuracies."""
     parser = argparse.ArgumentParser(prog="python -m amc_study.answers", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoints", nargs="+", help="folders of runs, or official .pth files")
     try:
         for source in parser.parse_args().checkpoints:
             checkpoint = open_checkpoint(source)
+            layer = checkpoint.settings.amc.layer
             for split in tier_of(checkpoint.settings).evaluation_splits().values():
-                hits = ask_in_parts(checkpoint, split, checkpoint.settings.amc.layer).hits
-                process_state().print(f"{source}, {split.title}: {100 * hits.mean():.2f} % of {len(hits)} phrases")
+                hits = ask_in_parts(checkpoint, split, layer).hits
+                random = ask_wrong(checkpoint, split, layer, in_parts=True)["hit_random"]
+                shares = (
+                    f"{100 * hits.mean():.2f} % of {len(hits)} phrases, {100 * np.nanmean(random):.2f} % with others"
+                )
+                process_state().print(f"{source}, {split.title}: {shares}")
     except ValueError as error:
         sys.exit(str(error))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,16 @@ from amc_lib.evaluate import Pointing, point_hits
 from amc_lib.files import plain
 from amc_lib.presets import preset
 from amc_lib.regions import Box
-from amc_study.answers import ask, ask_in_parts
+from amc_study.answers import ask, ask_in_parts, ask_wrong
 from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.region_answers import RegionAnswers
 from amc_study.rival.region_tower import open_checkpoint
 from amc_study.rival.vmrm import WAYS
 from amc_study.run_folder import open_run
 from amc_study.runs import RUNS, long_history, pretrained
+from amc_study.table import answer_rows
 from amc_study.tiers import Proposals, Split, tier_of
+from amc_study.wrong_phrases import wrong_hits
 
 FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
 DETECTOR_BASED = {"VMRM": "vmrm"}  # likewise; compared where it is there
@@ -36,6 +38,7 @@ class Answers:
     layer: int | str  # the layer of the heatmap, or the way of scoring proposals
     layers: dict[int | str, float]  # pointing accuracy (percent) on the validation split, by layer or way
     pointing: dict[str, Pointing | RegionAnswers]
+    wrong: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # `wrong_hits` on each, if they were asked
 
 
 def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, list[str | Path]]:
@@ -59,27 +62,32 @@ def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, l
     return folders
 
 
-def answer(source: str | Path, splits: Mapping[str, Split], validation: Split | None = None) -> Answers:
+def answer(
+    source: str | Path, splits: Mapping[str, Split], validation: Split | None = None, wrong: bool = False
+) -> Answers:
     """Load a checkpoint and ask it every phrase of `splits`, at the layer that points best on `validation`.
 
     Without a validation split (the paper tier) the layer is that of the checkpoint's settings, and answers are kept in
     parts on disk, so that nothing is asked twice. VMRM answers from its own inputs of the same scenes, by the way of
-    scoring that is best on its validation split.
+    scoring that is best on its validation split. With `wrong` it is also asked wrong phrases.
     """
-    return answer_checkpoint(open_checkpoint(source), splits, validation)
+    return answer_checkpoint(open_checkpoint(source), splits, validation, wrong)
 
 
-def answer_checkpoint(checkpoint: Checkpoint, splits: Mapping[str, Split], validation: Split | None = None) -> Answers:
+def answer_checkpoint(
+    checkpoint: Checkpoint, splits: Mapping[str, Split], validation: Split | None = None, wrong: bool = False
+) -> Answers:
     """`answer` of a checkpoint in memory."""
     if checkpoint.settings.model.vision.trunk == "regions":
         tier = proposal_tier(checkpoint)
         splits, validation = tier.evaluation_splits(), tier.validation_split()
-    if validation is None:
-        layer = checkpoint.settings.amc.layer
-        return Answers(layer, {}, {name: ask_in_parts(checkpoint, split, layer) for name, split in splits.items()})
-    layers = layer_accuracies(checkpoint, validation)
-    layer = max(layers, key=layers.__getitem__)
-    return Answers(layer, layers, {name: ask(checkpoint, split, layer) for name, split in splits.items()})
+    in_parts = validation is None
+    asking, layers = (ask_in_parts, {}) if in_parts else (ask, layer_accuracies(checkpoint, validation))
+    layer = max(layers, key=layers.__getitem__, default=checkpoint.settings.amc.layer)
+    answers = Answers(layer, layers, {name: asking(checkpoint, split, layer) for name, split in splits.items()})
+    if wrong:
+        answers.wrong = {name: ask_wrong(checkpoint, split, layer, in_parts) for name, split in splits.items()}
+    return answers
 
 
 def layer_accuracies(checkpoint: Checkpoint, split: Split) -> dict[int | str, float]:
@@ -103,6 +111,16 @@ def baseline_hits(bank: Split) -> dict[str, np.ndarray]:
     areas = np.array([union_area(region.boxes) for region in regions])
     centres = np.stack((widths / 2, heights / 2), axis=1)
     return {"chance": areas / (heights * widths), "centre": point_hits(centres, regions)}
+
+
+def baseline_rows(name: str, split: Split) -> pd.DataFrame:
+    """Rows of the tidy table for `baseline_hits` of the split called `name`: they hit as often with a wrong phrase."""
+    regions, parts = split.all_regions(), []
+    for system, hits in baseline_hits(split).items():
+        own = dict(zip((region.id for region in regions), hits, strict=True))
+        wrong = wrong_hits(regions, lambda asked, own=own: np.array([own[region.id] for region in asked]))
+        parts.append(answer_rows(system, 0, name, regions, hits, **wrong))
+    return pd.concat(parts, ignore_index=True)
 
 
 def union_area(boxes: Sequence[Box]) -> float:

@@ -9,6 +9,7 @@
 | hit | 1 or 0; for chance the share of the picture that the boxes cover |
 | score | how sure the system is: the match probability, or the proposal's score (NaN where there is none) |
 | iou | best IoU of the chosen box with a box of the phrase (NaN where no box is chosen) |
+| hit_random, hit_other | the hit when a wrong phrase is asked instead (`wrong_phrases`; NaN where none is) |
 
 Further columns are joined by phrase_id. Results are `groupby` on it: `accuracy` gives means with intervals over images,
 `paired` the difference of two systems on the same phrases.
@@ -39,8 +40,10 @@ def answer_rows(
     points: np.ndarray | None = None,
     scores: np.ndarray | float = np.nan,
     iou: np.ndarray | float = np.nan,
+    hit_random: np.ndarray | float = np.nan,
+    hit_other: np.ndarray | float = np.nan,
 ) -> pd.DataFrame:
-    """The rows of one system's answers to P regions: hits [P], points [P, 2], scores [P], iou [P], in their order."""
+    """The rows of one system's answers to P regions, in their order: points [P, 2], the other arrays [P]."""
     columns = {
         "system": system,
         "seed": seed,
@@ -54,6 +57,8 @@ def answer_rows(
         "hit": np.asarray(hits, dtype=float),
         "score": scores,
         "iou": iou,
+        "hit_random": hit_random,
+        "hit_other": hit_other,
     }
     return pd.DataFrame(columns)
 
