@@ -17,7 +17,6 @@ from amc_lib import gradcam
 from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.config import VisionSettings
 from amc_lib.datasets.image_files import open_image, reading, to_rgb
-from amc_lib.datasets.transforms import to_input
 from amc_lib.evaluate import ground_remembered, peak, remember_images
 from amc_lib.model.text import ImageMemory
 from amc_lib.model.trunk import NETWORKS, pixels
@@ -25,6 +24,8 @@ from amc_lib.overlay import heat_overlay, ring
 from amc_lib.tokens import Tokenizer, clean
 
 DEFAULT_CHECKPOINT = "amc-scenes"
+BOX_THRESHOLD = 0.5  # of the heatmap's maximum, from which on a place belongs to the box
+ARTICLES = {"a", "an", "the"}  # words that alone ask for nothing
 Picture = Image.Image | np.ndarray | str | Path | BinaryIO
 
 
@@ -41,6 +42,26 @@ class Grounding:
     heatmap: np.ndarray = field(repr=False)  # float32 [H, W] in [0, 1], of the picture's size
     raw: Tensor = field(repr=False)  # float [G, G] >= 0: the heatmap before normalising and upsampling
     token_maps: Tensor = field(repr=False)  # float [L, G, G] >= 0: the L tokens' shares in `raw`, which is their sum
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the checkpoint knows no word of the phrase but articles: then the answer has no meaning."""
+        return bool(self.unknown_words) and set(clean(self.phrase).split()) <= {*self.unknown_words, *ARTICLES}
+
+    def box(self, threshold: float = BOX_THRESHOLD) -> tuple[int, int, int, int]:
+        """The box around the peak, xyxy in pixels of the picture (x2, y2 exclusive edges).
+
+        It bounds the connected region around the point in which the heatmap is at least `threshold` of its maximum;
+        the whole picture where the heatmap is zero. ValueError for a threshold outside (0, 1].
+        """
+        if not 0 < threshold <= 1:
+            raise ValueError(f"the threshold of a box must lie in (0, 1], got {threshold}")
+        from scipy.ndimage import find_objects, label  # here: it takes long to import
+
+        regions, _ = label(self.heatmap >= threshold * self.heatmap.max())  # neighbours share an edge
+        x, y = self.point
+        rows, columns = find_objects(regions)[regions[y, x] - 1]
+        return columns.start, rows.start, columns.stop, rows.stop
 
     def overlay(self) -> Image.Image:
         """The picture under its heatmap, with a ring around the point."""
@@ -122,8 +143,8 @@ def unknown_words(tokenizer: Tokenizer, phrase: str) -> tuple[str, ...]:
     """Words that are [UNK], or of which the vocabulary holds no more than a beginning and single letters."""
     unknown = []
     for word in clean(phrase).split():
-        _, first, *rest, _ = tokenizer.tokens(word)  # between [CLS] and [SEP]
-        if first == "[UNK]" or (rest and all(len(piece) == len("##x") for piece in rest)):
+        _, *pieces, _ = tokenizer.tokens(word)  # between [CLS] and [SEP]; none of control characters
+        if pieces[:1] in ([], ["[UNK]"]) or (pieces[1:] and all(len(piece) == len("##x") for piece in pieces[1:])):
             unknown.append(word)
     return tuple(unknown)
 
@@ -142,6 +163,8 @@ def model_input(picture: Image.Image, vision: VisionSettings) -> Tensor:
     """An RGB picture as the model reads it, float [3, S, S]: as its trunk was trained, or as ALBEF's photographs."""
     if vision.trunk in NETWORKS:
         return pixels(picture, vision.image_size)
+    from amc_lib.datasets.transforms import to_input  # here: with the training data it imports torchvision, accelerate
+
     return to_input(picture, vision.image_size, "bilinear")
 
 

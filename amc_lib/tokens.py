@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 import torch
+from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
-from transformers import BertTokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -42,25 +42,25 @@ class Tokenizer:
             raise ValueError(f"the vocabulary lacks {', '.join(missing)}")
         self.vocabulary = tuple(vocabulary)
         self.max_tokens = max_tokens
-        self._wordpiece = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
+        self._wordpiece = BertWordPieceTokenizer({token: i for i, token in enumerate(vocabulary)})
+        self._pad, _, self._cls, self._sep, self._mask = map(self._wordpiece.token_to_id, SPECIAL)
 
     def __call__(self, phrases: Sequence[str], max_tokens: int | None = None) -> tuple[Tensor, Tensor]:
         """input_ids and attention_mask, int64 [B, L]; L is the longest phrase's length, at most `max_tokens`.
 
         Training cuts to the tokenizer's own `max_tokens`, evaluation to what the model has positions for.
         """
-        encoded = self._wordpiece(
-            [clean(phrase) for phrase in phrases],
-            padding=True,
-            truncation=True,
-            max_length=max_tokens or self.max_tokens,
-            return_tensors="pt",
-        )
-        return encoded["input_ids"], encoded["attention_mask"]
+        most = max_tokens or self.max_tokens
+        rows = [encoding.ids for encoding in self._wordpiece.encode_batch([clean(phrase) for phrase in phrases])]
+        rows = [row if len(row) <= most else [*row[: most - 1], self._sep] for row in rows]
+        longest = max(map(len, rows), default=0)
+        ids = [row + [self._pad] * (longest - len(row)) for row in rows]
+        mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+        return torch.tensor(ids, dtype=torch.int64), torch.tensor(mask, dtype=torch.int64)
 
     def tokens(self, phrase: str, max_tokens: int | None = None) -> list[str]:
         """The tokens of one phrase as text, [CLS] and [SEP] included."""
-        return self._wordpiece.convert_ids_to_tokens(self([phrase], max_tokens)[0][0].tolist())
+        return [self._wordpiece.id_to_token(i) for i in self([phrase], max_tokens)[0][0].tolist()]
 
     def corrupt(self, input_ids: Tensor, probability: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Corrupted ids and labels [B, L]: each token but [PAD] and [CLS] is chosen with `probability`.
@@ -72,12 +72,11 @@ class Tokenizer:
         def chance(share: float) -> Tensor:
             return torch.rand(input_ids.shape, generator=generator) < share
 
-        wordpiece = self._wordpiece
-        special = (input_ids == wordpiece.pad_token_id) | (input_ids == wordpiece.cls_token_id)
+        special = (input_ids == self._pad) | (input_ids == self._cls)
         chosen = chance(probability) & ~special
         labels = input_ids.masked_fill(~chosen, IGNORED)
         masked = chosen & chance(0.8)
         replaced = chosen & ~masked & chance(0.5)
         random_ids = torch.randint(len(self.vocabulary), input_ids.shape, generator=generator)
-        corrupted = input_ids.masked_fill(masked, wordpiece.mask_token_id)
+        corrupted = input_ids.masked_fill(masked, self._mask)
         return torch.where(replaced, random_ids, corrupted), labels

@@ -1,11 +1,12 @@
-"""Grounder with a tiny checkpoint: the answers for pictures of every kind, what is refused, and the command line."""
+"""Grounder with a tiny checkpoint: the answers for pictures of every kind, and what is refused."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from reference_cases import TINY_AMC, tiny_model, tiny_settings
 
 import amc_lib
 from amc_lib import Grounder, Grounding, gradcam
-from amc_lib.__main__ import main
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.evaluate import ground_phrases, peak
@@ -118,6 +118,56 @@ def test_words_outside_the_vocabulary_are_named(grounder, picture):
     assert unknown_words(spelling, "a red cat, zebras and cats") == ("zebras", "and", "cats")
     pieces = Tokenizer([*SPECIAL, "ground", "##er", "the"], 12)
     assert unknown_words(pieces, "the grounder grounds") == ("grounds",)
+    assert unknown_words(pieces, "the \x00") == ("\x00",)  # a word of no token at all
+
+
+@pytest.mark.parametrize(
+    ("phrase", "unknown_words", "unknown"),
+    [("zebra", ["zebra"], True), ("A zebra!", ["zebra"], True), ("red zebra", ["zebra"], False), ("the", [], False)],
+)
+def test_phrase_is_unknown_if_no_word_but_articles_is_known(phrase, unknown_words, unknown):
+    answer = replace(answer_of(np.ones((2, 2))), phrase=phrase, unknown_words=tuple(unknown_words))
+    assert answer.unknown is unknown
+
+
+# ----------------------------------------------------------------------------------------------------------------- box
+
+
+def answer_of(heatmap: np.ndarray) -> Grounding:
+    """A grounding that has this heatmap; nothing else in it matters."""
+    y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
+    return Grounding("w1", (int(x), int(y)), 0.5, (), (), Image.new("RGB", heatmap.shape[::-1]), heatmap, None, None)
+
+
+def test_box_bounds_the_region_around_the_peak_and_no_other():
+    heatmap = np.full((6, 9), 0.1, np.float32)
+    heatmap[1:3, 2:5] = 0.5
+    heatmap[2, 4] = 0.8
+    heatmap[4, 7] = 0.7  # as hot, but apart
+    heatmap[3, 5] = 0.6  # touches the region at a corner alone
+    answer = answer_of(heatmap)
+    assert answer.box() == (2, 1, 5, 3)
+    assert answer.box(1) == (4, 2, 5, 3)
+    assert answer.box(0.1) == (0, 0, 9, 6)
+    assert all(type(edge) is int for edge in answer.box())
+
+
+def test_box_of_a_flat_map_is_the_picture_and_a_threshold_outside_its_range_is_refused():
+    answer = answer_of(np.zeros((6, 9), np.float32))
+    assert answer.box() == (0, 0, 9, 6)
+    for threshold in (0, 1.1, float("nan")):
+        with refused(f"the threshold of a box must lie in (0, 1], got {threshold}"):
+            answer.box(threshold)
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_box_holds_the_point_and_grows_as_the_threshold_falls(grounder, picture, phrase):
+    answer = grounder.ground(picture, phrase)
+    (x, y), boxes = answer.point, [answer.box(threshold) for threshold in (0.9, 0.5, 0.1)]
+    for x1, y1, x2, y2 in boxes:
+        assert 0 <= x1 <= x < x2 <= WIDTH and 0 <= y1 <= y < y2 <= HEIGHT
+    for inner, outer in pairwise(boxes):
+        assert outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
 # ------------------------------------------------------------------------------------------------------------- overlay
@@ -209,21 +259,14 @@ def test_wrong_question_is_refused_with_one_sentence(grounder, picture, phrase, 
         grounder.ground(picture, phrase)
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------------------------------- imports
 
 
-def test_command_prints_the_point_and_writes_the_overlay(folder, grounder, picture, tmp_path, capsys):
-    picture.save(tmp_path / "picture.png")
-    answer = grounder.ground(picture, "w1 zebra")
-    command = [str(tmp_path / "picture.png"), "w1 zebra", "-c", str(folder), "-o", str(tmp_path / "overlay.png")]
-    main([*command, "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found == {"point": list(answer.point), "score": answer.score, "unknown_words": ["zebra"]}
-    assert (np.asarray(Image.open(tmp_path / "overlay.png")) == np.asarray(answer.overlay())).all()
-    main(command)
-    assert "does not know: zebra" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="no such image"):
-        main([str(tmp_path / "none.png"), "w1", "-c", str(folder)])
+def test_importing_the_grounder_loads_nothing_that_it_does_not_need():
+    heavy = {"accelerate", "matplotlib", "pandas", "scipy", "transformers"}
+    code = f"import sys, amc_lib; amc_lib.Grounder; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_library_loads_no_torch_and_all_it_exports_is_there():

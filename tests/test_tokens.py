@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertTokenizer
 
 from amc_lib.tokens import CHARACTERS, IGNORED, SPECIAL, Tokenizer, clean, word_vocabulary
 
@@ -89,6 +91,20 @@ def test_vocabulary_starts_with_the_special_tokens_and_has_no_double():
 def test_words_outside_the_vocabulary_fall_to_pieces(tokenizer, phrase, tokens):
     assert tokenizer.tokens(phrase) == ["[CLS]", *tokens, "[SEP]"]
     assert [tokenizer.vocabulary[i] for i in tokenizer([phrase])[0][0]] == ["[CLS]", *tokens, "[SEP]"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(min_size=1) | st.text(alphabet="redcatgrs é[MASK]猫\u0301\x00", min_size=1), min_size=1))
+def test_ids_are_those_of_transformers(tokenizer, phrases):
+    reference = BertTokenizer(vocab={token: i for i, token in enumerate(tokenizer.vocabulary)})
+    cleaned = []
+    for phrase in phrases:
+        with contextlib.suppress(ValueError):  # no words
+            cleaned.append(clean(phrase))
+    if cleaned:
+        expected = reference(cleaned, padding=True, truncation=True, max_length=8, return_tensors="pt")
+        ids, mask = tokenizer(cleaned)
+        assert ids.equal(expected["input_ids"]) and mask.equal(expected["attention_mask"])
 
 
 def test_shorter_phrases_are_padded_on_the_right(tokenizer):

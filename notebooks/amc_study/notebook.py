@@ -40,7 +40,7 @@ def start(namespace: dict[str, Any], *known: str) -> dict[str, Any]:
         if name not in namespace:
             raise ValueError(f"{name} is not set: the first cell must give it a value")
         namespace[name] = _checked(name, namespace[name])
-    print(f"amc_lib {amc_lib.__version__}, torch {version('torch')}, transformers {version('transformers')}")
+    print(f"amc_lib {amc_lib.__version__}, torch {version('torch')}, tokenizers {version('tokenizers')}")
     return {name: namespace[name] for name in known}
 
 

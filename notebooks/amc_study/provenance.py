@@ -23,9 +23,9 @@ PACKAGES = [
     "pillow",
     "scipy",
     "timm",
+    "tokenizers",
     "torch",
     "torchvision",
-    "transformers",
 ]
 SOURCES = ("amc_lib", "notebooks/amc_study", "pyproject.toml")  # what a result depends on; figures are results
 
