@@ -1,8 +1,8 @@
 """Checkpoints: weights as safetensors beside a JSON of settings, vocabulary and origin; written whole or not at all.
 
 A source is the folder of a run, the name of a checkpoint that the repository ships, or one of the authors' own files.
-What comes by other ways is not in the weights file: the frozen trunk and MiniLM's embeddings (pip packages), tensors
-tied to others, the momentum model and the queues (which start as copies of the online model and as noise).
+What comes by other ways is not in the weights file: the frozen trunks (pip packages), tensors tied to
+others, the momentum model and the queues (which start as copies of the online model and as noise).
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from amc_lib.tokens import Tokenizer
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "checkpoint.json"
 SHIPPED = ROOT / "data" / "checkpoints"
-NOT_STORED = ("trunk.", *MOMENTUM, "image_queue", "text_queue", "queue_ptr")  # beginnings of names
+NOT_STORED = (  # beginnings of names
+    *("trunk.", "text_trunk.", "text_encoder.bert.embeddings.decoder_weight"),
+    *(*MOMENTUM, "image_queue", "text_queue", "queue_ptr"),
+)
 
 
 @dataclass
@@ -49,11 +52,11 @@ def save_checkpoint(
     """
     folder = Path(folder)
     weights = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model, *not_stored(model)).items()}
+        {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model, *NOT_STORED).items()}
     )
     content = {
         "settings": plain(settings),
-        "vocabulary": [] if model.settings.text.start == "minilm" else list(tokenizer.vocabulary),
+        "vocabulary": [] if model.settings.text.trunk == "minilm" else list(tokenizer.vocabulary),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "about": plain(about),
     }
@@ -86,21 +89,15 @@ def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], A
         raise CheckpointError(f"{path}: is {content}")
     try:
         settings = stored_settings(about.get("settings"))
-        with_minilm = settings.model.text.start == "minilm"
+        with_minilm = settings.model.text.trunk == "minilm"
         vocabulary = minilm.vocabulary() if with_minilm else about.get("vocabulary", ())
         tokenizer = Tokenizer(vocabulary, settings.model.text.max_tokens)
         tensors, model = load(data), model_class(settings.model)
     except Exception as error:  # what a description and a safetensors header can be is not bounded
         raise CheckpointError(f"{folder}: {str(error).partition(chr(10))[0]:.300}") from error
-    load_tensors(model, tensors, untied_state(model, *not_stored(model)), origin=folder)
+    load_tensors(model, tensors, untied_state(model, *NOT_STORED), origin=folder)
     model.copy_to_momentum()
     return Checkpoint(model, tokenizer, settings, about.get("about", {}), about["sha256"])
-
-
-def not_stored(model: ALBEF) -> tuple[str, ...]:
-    """Beginnings of the names of tensors that a model's checkpoint leaves out."""
-    frozen = minilm.FROZEN if model.settings.text.start == "minilm" else ()
-    return (*NOT_STORED, *(f"text_encoder.{name}" for name in frozen))
 
 
 def stored_settings(values: Any) -> Settings:

@@ -66,7 +66,7 @@ class TextSettings:
     positions: int = 512
     dropout: float = 0.1  # of BERT-base, hidden states and attention
     max_tokens: int = 25  # [CLS] and [SEP] included (PROTOCOL, Finetuning)
-    start: Literal["random", "minilm"] = "random"  # of the layers; MiniLM's embeddings then stay as they are
+    trunk: Literal["none", "minilm"] = "none"  # below the layers: word embeddings that train, a frozen network
 
     def __post_init__(self) -> None:
         check(self, positive="vocab_size width layers heads ffn_width positions", below_one="dropout")
@@ -139,7 +139,6 @@ class TrainingSettings:
     batch_size: int = 64  # images on each device
     phrases_per_image: int = 1  # at most, in a batch
     learning_rate: float = 1e-5
-    text_rate: float = 1.0  # factor on the rate of text layers that start from a pretrained BERT
     min_learning_rate: float = 1e-6  # end of the cosine
     cosine_by: Literal["epoch", "step"] = "epoch"  # how often the cosine moves
     warmup_learning_rate: float = 1e-6
@@ -157,7 +156,7 @@ class TrainingSettings:
     snapshot_every: int = 1000  # updates between two snapshots, and one after every epoch; 0: none is written
 
     def __post_init__(self) -> None:
-        check(self, positive="epochs batch_size phrases_per_image learning_rate text_rate accumulation")
+        check(self, positive="epochs batch_size phrases_per_image learning_rate accumulation")
         check(self, not_negative="min_learning_rate warmup_learning_rate warmup_steps weight_decay max_grad_norm")
         check(self, not_negative="short_captions_until fuse_from hard_negatives_from seed workers snapshot_every")
 

@@ -59,7 +59,6 @@ _PHOTOS_SCHEDULE = TrainingSettings(
     learning_rate=2e-4,
     min_learning_rate=1e-5,
     warmup_learning_rate=1e-5,
-    text_rate=0.25,
     cosine_by="step",
     warmup_steps=50,
     max_grad_norm=1.0,
@@ -75,13 +74,13 @@ def _photos() -> Settings:
                 image_size=256, trunk="lite2", patch_size=16, width=256, depth=2, heads=4, mlp_ratio=2.0
             ),
             text=TextSettings(
-                width=384, layers=6, fusion_from=3, heads=12, ffn_width=1536, max_tokens=20, start="minilm"
+                trunk="minilm", width=256, layers=4, fusion_from=1, heads=8, ffn_width=1024, dropout=0.0, max_tokens=20
             ),
             queue_size=2048,
             momentum=0.99,
         ),
         objective=ObjectiveSettings(alpha=0.0),
-        amc=AmcSettings(layer=4, map_size=128),
+        amc=AmcSettings(layer=2, map_size=128),
         pretraining=replace(
             _PHOTOS_SCHEDULE, epochs=8, batch_size=64, phrases_per_image=2, learning_rate=4e-4, warmup_steps=200
         ),

@@ -7,6 +7,7 @@ over, so that their mean over processes is the loss of one process with the whol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -85,13 +86,16 @@ def training_losses(
     image = model.read_image(batch.image)
     input_ids = torch.cat((batch.input_ids, batch.mlm_input_ids)) if fuse else batch.input_ids  # [2B, L] or [B, L]
     image_embeds = model.visual_encoder(image)  # [I, N, D]
-    text_embeds, *corrupted = model.encode_text(input_ids, mask.repeat(len(input_ids) // B, 1)).split(B)  # [B, L, D]
+    masks = mask.repeat(len(input_ids) // B, 1)
+    words = model.read_text(input_ids, masks)
+    text_embeds, *corrupted = encoder.encode(words, masks).split(B)  # [B, L, D]
 
     # ITC: images against the phrases of all processes and phrases against their images, as the momentum model sees
     # these now and, in the queues, saw others before.
     if move_momentum:
         model.update_momentum()
-    image_feat_m, text_feat_m, fused_m = _momentum_pass(model, image, batch, teach_words=fuse and alpha > 0)
+    teach_words = fuse and alpha > 0
+    image_feat_m, text_feat_m, fused_m = _momentum_pass(model, image, words.split(B), batch, teach_words=teach_words)
     (image_feat_m, own_start), (text_feat_m, _) = gather_rows(image_feat_m), gather_rows(text_feat_m)  # [A, E]
     feats = take_rows(model.image_features(image_embeds), rows), model.text_features(text_embeds)  # [B, E] both
     queues = model.image_queue, model.text_queue
@@ -132,17 +136,17 @@ def _counts(batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def _momentum_pass(
-    model: ALBEF, image: Tensor, batch: Batch, *, teach_words: bool
+    model: ALBEF, image: Tensor, words: Sequence[Tensor], batch: Batch, *, teach_words: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The momentum model's image_feat_m, text_feat_m [B, E] and, to teach words, fused corrupted phrases [B, L, D]."""
     encoder, mask, rows = model.text_encoder_m, batch.attention_mask, batch.image_rows
     image_embeds = model.visual_encoder_m(image)  # [I, N, D]
-    text_embeds = encoder.encode(batch.input_ids, mask)  # [B, L, D]
+    text_embeds = encoder.encode(words[0], mask)  # [B, L, D]
     image_feat = F.normalize(model.vision_proj_m(image_embeds[:, 0]), dim=-1)[rows]
     text_feat = F.normalize(model.text_proj_m(text_embeds[:, 0]), dim=-1)
     if not teach_words:
         return image_feat, text_feat, None
-    corrupted = encoder.encode(batch.mlm_input_ids, mask)
+    corrupted = encoder.encode(words[1], mask)
     return image_feat, text_feat, encoder.fuse(corrupted, mask, encoder.remember(image_embeds).rows(rows))
 
 

@@ -31,6 +31,7 @@ class ALBEF(nn.Module):
             raise ValueError("a model over a detector's proposals: open it with amc_study's RegionGrounder.load")
         self.settings = settings
         self.trunk = FrozenTrunk(settings.vision.trunk) if settings.vision.trunk in NETWORKS else None
+        self.text_trunk = minilm.TextTrunk() if settings.text.trunk == "minilm" else None
         self.visual_encoder = visual_encoder or ImageTower(settings.vision)
         self.text_encoder = TextEncoder(settings.text, settings.vision.width)
         self.vision_proj = nn.Linear(settings.vision.width, settings.embed_dim)
@@ -60,9 +61,13 @@ class ALBEF(nn.Module):
         """Normalised pixels [B, 3, S, S] or trunk features -> image_embeds [B, N, D]."""
         return self.visual_encoder(self.read_image(image))
 
+    def read_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the text encoder reads of int64 [B, L], mask [B, L]: the same, or what the frozen trunk says of it."""
+        return input_ids if self.text_trunk is None else self.text_trunk(input_ids, attention_mask)
+
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """int64 [B, L], mask [B, L] -> text_embeds [B, L, D]."""
-        return self.text_encoder.encode(input_ids, attention_mask)
+        return self.text_encoder.encode(self.read_text(input_ids, attention_mask), attention_mask)
 
     def image_features(self, image_embeds: Tensor) -> Tensor:
         """[B, N, D] -> image_feat [B, E] of unit length."""
@@ -75,14 +80,6 @@ class ALBEF(nn.Module):
     def match(self, fusion_embeds: Tensor) -> Tensor:
         """[B, L, D] -> itm_logits [B, 2]; column 1 is "match"."""
         return self.itm_head(fusion_embeds[:, 0])
-
-    @property
-    def pretrained(self) -> set[nn.Parameter]:
-        """Parameters that train and start from a pretrained BERT."""
-        if self.settings.text.start == "random":
-            return set()
-        named = self.text_encoder.named_parameters()
-        return {p for name, p in named if p.requires_grad and minilm.started_by(name)}
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:

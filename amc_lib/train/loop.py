@@ -9,7 +9,7 @@ in whatever order they arrive; there a continued run differs from an uninterrupt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def _prepare(step: TrainingStep, training: TrainingSettings) -> tuple[Accelerato
     if accelerator.process_index:  # dropout differs between processes
         torch.manual_seed(torch.initial_seed() + accelerator.process_index)
     step.model.checkpoint_layers(training.checkpointing)
-    groups = parameter_groups(step.model, training.weight_decay, step.model.pretrained, training.text_rate)
+    groups = parameter_groups(step.model, training.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
     return accelerator, *accelerator.prepare(step.train(), optimizer)
 
@@ -130,7 +130,7 @@ def _prepare(step: TrainingStep, training: TrainingSettings) -> tuple[Accelerato
 def _update(accelerator, step, optimizer, batch: Batch, rate: float, limit: float, options) -> tuple[Losses, str]:
     """The losses of a batch, with the update that it may end; and what is wrong if they or gradients are not finite."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
+        group["lr"] = rate
     with accelerator.accumulate(step):
         losses = step(batch.to(accelerator.device), **options)
         checked = {"loss": losses.total}
@@ -159,21 +159,13 @@ def _with_images(problem: str, file: Path | None, pairs: PairDataset, batches: I
     return f"{problem}; {file} names the images and phrases of this update"
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, pretrained: Collection[nn.Parameter] = (), text_rate: float = 1.0
-) -> list[dict]:
-    """AdamW groups: no decay on biases, norms and whatever else has one dimension or none.
-
-    `factor` on the learning rate is `text_rate` for `pretrained` parameters, which have groups of their own.
-    """
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """AdamW groups: no decay on biases, norms and whatever else has one dimension or none."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = []
-    for slow in (False, True) if pretrained else (False,):
-        members = [parameter for parameter in trainable if (parameter in pretrained) == slow]
-        for decay, flat in ((weight_decay, False), (0.0, True)):
-            chosen = [parameter for parameter in members if (parameter.ndim <= 1) == flat]
-            groups.append({"params": chosen, "weight_decay": decay, "factor": text_rate if slow else 1.0})
-    return groups
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def learning_rate(training: TrainingSettings, step: int, steps_per_epoch: int) -> float:

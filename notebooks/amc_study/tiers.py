@@ -148,7 +148,7 @@ class Photos:
 
     def vocabulary(self) -> Sequence[str]:
         """BERT's, or else the words that train's captions hold often enough."""
-        if self.settings.model.text.start == "minilm":
+        if self.settings.model.text.trunk == "minilm":
             return minilm.vocabulary()
         captions = (caption for captions in self.split("train").captions for caption in captions)
         counts = Counter(word for caption in captions for word in clean(caption).split())

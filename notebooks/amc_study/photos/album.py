@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from amc_lib.config import PhotoSettings, VisionSettings
@@ -22,13 +22,9 @@ from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import swap_sides
 from amc_lib.files import photos_root
 from amc_lib.model import ALBEF
-from amc_lib.model.trunk import FrozenTrunk, pixels
 from amc_lib.regions import Region
 from amc_study.photos.entities import head_noun, never_boxed
-from amc_study.scenes.cache import Part, fingerprint, open_rows
-
-PICTURES_A_TASK = 50
-CODE = ("amc_lib/model/trunk.py", "amc_lib/datasets/image_files.py", "notebooks/amc_study/photos/album.py")
+from amc_study.photos.features import open_features
 
 
 @dataclass(frozen=True)
@@ -110,34 +106,18 @@ def open_album(photos: PhotoSettings, vision: VisionSettings, split: str) -> Alb
     A photograph without any boxed phrase takes no part. ValueError where the data are not there.
     """
     root = photos_root()
-    regions = flickr30k.read(root, split)
-    lot = never_boxed(flickr30k.read(root, "train") if split != "train" else regions, photos.never_boxed)
-    kept = (replace(region, annotated=head_noun(region.phrase) not in lot) for region in regions)
-    regions = regions.replaced(kept)
+    regions, lot = flickr30k.read(root, split), _lot(root, photos.never_boxed)
+    regions = regions.replaced(replace(region, annotated=head_noun(region.phrase) not in lot) for region in regions)
     images: dict[str, ImageFile] = {region.image_id: region.image for region in regions}
     sizes = [image.size() for image in images.values()]
     paths = [image.path for image in images.values()]
-    stats = [(path.name, path.stat().st_size) for path in paths]
-    key = fingerprint([vision.trunk, vision.image_size, stats], CODE)
-    compute = partial(_features, vision.trunk, vision.image_size, paths, split == "train")
-    arrays, _ = open_rows(f"photos-{split}-{key}", compute, len(paths), f"features of {split}", PICTURES_A_TASK)
+    features, mirrored_features = open_features(split, paths, vision, with_mirrored=split == "train")
     captions = [flickr30k.captions(root / "Sentences" / f"{image_id}.txt") for image_id in images]
     rows = {image_id: row for row, image_id in enumerate(images)}
-    return AlbumSplit(split, rows, arrays["features"], arrays.get("mirrored"), sizes, captions, regions)
-
-
-def _features(trunk: str, side: int, paths: list, with_mirrored: bool, start: int, stop: int) -> Part:
-    inputs = torch.stack([pixels(ImageFile(path).open(), side) for path in paths[start:stop]])
-    arrays = {"features": _read(trunk, inputs)}
-    if with_mirrored:
-        arrays["mirrored"] = _read(trunk, inputs.flip(-1))
-    return arrays, [None] * (stop - start)
-
-
-def _read(trunk: str, inputs: Tensor) -> np.ndarray:
-    return _trunk(trunk)(inputs).half().contiguous().numpy()  # [m, C, G, G]
+    return AlbumSplit(split, rows, features, mirrored_features, sizes, captions, regions)
 
 
 @lru_cache(maxsize=1)
-def _trunk(name: str) -> FrozenTrunk:
-    return FrozenTrunk(name).to(memory_format=torch.channels_last)
+def _lot(root: Path, share: float) -> frozenset[str]:
+    """The head nouns whose phrases give no box in finetuning."""
+    return never_boxed(flickr30k.read(root, "train"), share)

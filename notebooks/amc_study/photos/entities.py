@@ -88,10 +88,12 @@ def never_boxed(regions: Iterable[Region], share: float = 0.2, seed: int = 0) ->
     every run of 1 / share neighbours in that order one is drawn. So each noun is as likely as any other, and each
     stretch of the order (a type, its common or its rare nouns) gives its share to within two nouns. STANDINS, which
     name nothing by themselves, are never drawn. The lot depends on the phrases and the seed, not on their order.
-    ValueError for a share that is not between 0 and 1.
+    ValueError for a share outside [0, 1).
     """
+    if share == 0:
+        return frozenset()
     if not 0 < share < 1:
-        raise ValueError(f"the share of head nouns that are never boxed must lie between 0 and 1, got {share}")
+        raise ValueError(f"the share of head nouns that are never boxed must lie in [0, 1), got {share}")
     types: dict[str, Counter[str]] = defaultdict(Counter)  # noun -> phrases that it heads, by entity type
     for region in regions:
         if (noun := head_noun(region.phrase)) not in STANDINS:
