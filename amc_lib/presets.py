@@ -77,12 +77,19 @@ def _photos() -> Settings:
                 trunk="minilm", width=256, layers=4, fusion_from=1, heads=8, ffn_width=1024, dropout=0.0, max_tokens=20
             ),
             queue_size=2048,
-            momentum=0.99,
+            momentum=0.97,
         ),
         objective=ObjectiveSettings(alpha=0.0),
         amc=AmcSettings(layer=2, map_size=128),
         pretraining=replace(
-            _PHOTOS_SCHEDULE, epochs=8, batch_size=64, phrases_per_image=2, learning_rate=4e-4, warmup_steps=200
+            _PHOTOS_SCHEDULE,
+            epochs=9,
+            batch_size=64,
+            phrases_per_image=2,
+            learning_rate=4e-4,
+            warmup_steps=200,
+            fuse_from=4,
+            hard_negatives_from=5,
         ),
         finetuning=_PHOTOS_SCHEDULE,
     )

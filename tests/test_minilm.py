@@ -58,7 +58,7 @@ def test_words_know_their_likes_before_any_training(model, tokenizer):
 
 def test_masked_words_are_predicted_with_the_table_of_word_embeddings(model):
     fusion_embeds = torch.randn(3, 32)
-    table, head = minilm.word_embeddings(), model.text_encoder.cls.predictions
+    table, head = minilm._tensors()["embeddings.word_embeddings.weight"], model.text_encoder.cls.predictions
     expected = head.transform(fusion_embeds) @ table.T + head.bias
     torch.testing.assert_close(model.text_encoder.predict(fusion_embeds), expected)
     assert not head.decoder.weight.requires_grad and head.bias.requires_grad

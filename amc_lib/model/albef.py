@@ -33,7 +33,9 @@ class ALBEF(nn.Module):
         self.trunk = FrozenTrunk(settings.vision.trunk) if settings.vision.trunk in NETWORKS else None
         self.text_trunk = minilm.TextTrunk() if settings.text.trunk == "minilm" else None
         self.visual_encoder = visual_encoder or ImageTower(settings.vision)
-        self.text_encoder = TextEncoder(settings.text, settings.vision.width)
+        self.text_encoder = TextEncoder(
+            settings.text, settings.vision.width, minilm.TrunkWords(settings.text) if self.text_trunk else None
+        )
         self.vision_proj = nn.Linear(settings.vision.width, settings.embed_dim)
         self.text_proj = nn.Linear(settings.text.width, settings.embed_dim)
         self.itm_head = nn.Linear(settings.text.width, 2)

