@@ -107,3 +107,7 @@ def pictures_and_phrases(asked: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def is_picture(text: str) -> bool:
     return text.lower().endswith(ENDINGS) or Path(text).is_file()
+
+
+if __name__ == "__main__":
+    main()

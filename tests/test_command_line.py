@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,13 @@ def test_command_prints_point_box_and_score_and_writes_the_overlay(grounder, pic
     numbers = [int(number) for number in re.findall(r"[xy] (\d+)", found)]
     assert found.startswith(f"{path}: 'w1 zebra' is at") and numbers == [*answer.point, *answer.box()]
     assert found.endswith(f"match {answer.score:.2f}") and unknown.endswith("does not know: zebra")
+
+
+def test_command_is_a_program(folder, path):
+    command = [sys.executable, "-m", "amc_lib", str(path), "w1", "-c", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{path}: 'w1' is at")
 
 
 def test_command_asks_every_picture_for_every_phrase(grounder, picture, path, ask):
