@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 
 from amc_lib.config import ModelSettings, Settings
@@ -51,8 +52,12 @@ def save_checkpoint(
     description of others are refused by `load_checkpoint`, because their hash is not the one in the description.
     """
     folder = Path(folder)
+    dtype = getattr(torch, model.settings.stored)
     weights = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model, *NOT_STORED).items()}
+        {
+            name: tensor.detach().cpu().to(dtype).contiguous()
+            for name, tensor in untied_state(model, *NOT_STORED).items()
+        }
     )
     content = {
         "settings": plain(settings),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Tier = Literal["scenes", "photos", "paper"]
+MINILM_WORDS = 30522  # WordPiece tokens of BERT, which MiniLM reads
 Explanation = Literal["gradcam", "attention"]  # the heatmap: attention times its gradient, or attention alone
 
 
@@ -73,6 +74,8 @@ class TextSettings:
         require(self.width % self.heads == 0, f"text width {self.width} is no multiple of its {self.heads} heads")
         inside = 0 < self.fusion_from < self.layers
         require(inside, f"fusion_from {self.fusion_from} must lie inside the {self.layers} text encoder layers")
+        read = self.trunk == "none" or self.vocab_size == MINILM_WORDS
+        require(read, f"vocab_size must be MiniLM's {MINILM_WORDS}, got {self.vocab_size}")
         fits = 2 < self.max_tokens <= self.positions  # more than [CLS] and [SEP]
         require(fits, f"max_tokens must lie in 3 to {self.positions} (positions), got {self.max_tokens}")
 
@@ -88,6 +91,7 @@ class ModelSettings:
     momentum: float = 0.995  # of the exponential moving average
     temperature: float = 0.07  # initial; learnt
     temperature_range: tuple[float, float] = (0.001, 0.5)
+    stored: Literal["float32", "float16"] = "float32"  # of the weights in a checkpoint; half the size
 
     def __post_init__(self) -> None:
         check(self, positive="embed_dim temperature", not_negative="queue_size", share="momentum")

@@ -78,6 +78,7 @@ def _photos() -> Settings:
             ),
             queue_size=2048,
             momentum=0.97,
+            stored="float16",
         ),
         objective=ObjectiveSettings(alpha=0.0),
         amc=AmcSettings(layer=2, map_size=128),

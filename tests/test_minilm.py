@@ -25,7 +25,7 @@ PHRASES = ["two dogs", "a skateboarder in a red helmet jumps"]
 def settings() -> ModelSettings:
     """Text on MiniLM in a width of its own, above a tiny image tower of another width."""
     text = replace(preset("photos").model.text, width=32, heads=2, ffn_width=48)
-    return ModelSettings(tiny_settings().vision, text, embed_dim=8, queue_size=0)
+    return ModelSettings(tiny_settings().vision, text, embed_dim=8, queue_size=0, stored="float16")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,10 @@ def test_checkpoint_leaves_out_what_the_package_holds(model, tokenizer, tmp_path
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint.tokenizer.vocabulary == minilm.vocabulary()
     state = model.state_dict()
-    assert all(tensor.equal(state[name]) for name, tensor in checkpoint.model.state_dict().items() if "_m." not in name)
+    for name, tensor in checkpoint.model.state_dict().items():
+        assert tensor.dtype == state[name].dtype
+        if "_m." not in name and "queue" not in name:
+            torch.testing.assert_close(tensor, state[name], rtol=1e-3, atol=1e-6)
 
 
 def test_missing_package_is_said_with_its_remedy(monkeypatch):

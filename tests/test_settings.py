@@ -39,7 +39,7 @@ def refused(message: str):
         (TextSettings, {"width": 100}, "text width 100 is no multiple of its 12 heads"),
         (TextSettings, {"fusion_from": 12}, "fusion_from 12 must lie inside the 12 text encoder layers"),
         (TextSettings, {"max_tokens": 513}, "max_tokens must lie in 3 to 512 (positions), got 513"),
-        (ModelSettings, {"text": TextSettings(width=384)}, "vision width 768 and text width 384 must be equal"),
+        (TextSettings, {"trunk": "minilm", "vocab_size": 40}, "vocab_size must be MiniLM's 30522, got 40"),
         (ModelSettings, {"momentum": 1.01}, "momentum must lie in [0, 1], got 1.01"),
         (ObjectiveSettings, {"mlm_probability": 1}, "mlm_probability must lie in (0, 1), got 1"),
         (AmcSettings, {"lambda1": -1}, "lambda1 must not be negative, got -1"),
