@@ -2,14 +2,11 @@
 
     python -m amc_lib.evaluate CHECKPOINT FOLDER SPLIT [--json]
 
-scores a checkpoint on a folder in Flickr30k Entities' layout (`amc_lib.datasets.flickr30k`).
+scores a checkpoint on a folder in Flickr30k Entities' layout (`amc_lib.score`).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -208,39 +205,7 @@ def pair_probabilities(
     return torch.cat(parts)
 
 
-# ------------------------------------------------------------------------------------------------------ command line
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    from amc_lib.checkpoints import load_checkpoint
-    from amc_lib.datasets import flickr30k
-    from amc_lib.grounder import heatmap_layer, model_input
-
-    parser = argparse.ArgumentParser(
-        prog="python -m amc_lib.evaluate", description="Pointing accuracy of a checkpoint."
-    )
-    parser.add_argument("checkpoint", help="a run's folder, a shipped name, or an official .pth")
-    parser.add_argument("folder", help="in Flickr30k Entities' layout: Sentences/, Annotations/, SPLIT.txt, images/")
-    parser.add_argument("split", help="train, val or test")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    given = parser.parse_args(arguments)
-
-    def load(region: Region) -> tuple[Tensor, tuple[int, int]]:
-        picture = region.image.open()
-        return model_input(picture, checkpoint.settings.model.vision), (picture.height, picture.width)
-
-    try:
-        checkpoint, regions = load_checkpoint(given.checkpoint), flickr30k.read(given.folder, given.split)
-        model, layer = checkpoint.model, heatmap_layer(checkpoint)
-        explanation = checkpoint.settings.amc.explanation
-        answers = point_at(model, checkpoint.tokenizer, regions, load, layer, 8, given.split, explanation)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
-    result = {"phrases": len(regions), "hits": int(answers.hits.sum()), "skipped": len(regions.skipped), "layer": layer}
-    result["accuracy"] = 100 * result["hits"] / max(1, len(regions))  # percent
-    line = "{accuracy:.2f} % of {phrases} phrases (layer {layer}; {skipped} records could not be read)"
-    print(json.dumps(result) if given.json else line.format(**result))
-
-
 if __name__ == "__main__":
+    from amc_lib.score import main
+
     main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,10 +15,11 @@ from reference_cases import tiny_model
 from torch import Tensor
 
 from amc_lib.datasets import flickr30k
-from amc_lib.evaluate import Pointing, ground_phrases, main, peak, point_at, point_hits
+from amc_lib.evaluate import Pointing, ground_phrases, peak, point_at, point_hits
 from amc_lib.grounder import Grounder
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
+from amc_lib.score import main, summary
 from amc_lib.tokens import SPECIAL, Tokenizer
 
 LAYER = 3
@@ -193,5 +194,24 @@ def test_command_scores_a_folder_of_flickr30k_entities(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["phrases"] == len(regions) > 3 and found["hits"] == point_hits(points, regions).sum() > 0
     assert found["accuracy"] == pytest.approx(100 * found["hits"] / found["phrases"])
+    assert sum(of_type["hits"] for of_type in found["by_type"].values()) == found["hits"]
+    low, high = found["interval"]
+    assert 0 <= low < found["accuracy"] < high <= 100 and found["photographs"] == len({r.image_id for r in regions})
+    main(["amc-scenes", str(root), "test"])
+    text = capsys.readouterr().out
+    assert (
+        f"{found['accuracy']:.2f} % [{low:.1f}, {high:.1f}]" in text and f"{found['photographs']} photographs" in text
+    )
     with pytest.raises(SystemExit, match="unknown Flickr30k Entities split 'all'"):
         main(["amc-scenes", str(root), "all"])
+
+
+def test_interval_is_of_photographs_with_all_their_phrases():
+    """Ten phrases of one photograph, hit together, vary as two photographs do, not as twenty phrases."""
+    regions = [replace(region(), image_id=str(p // 10)) for p in range(20)]
+    hits = np.arange(20) < 10
+    assert summary(hits, regions)["interval"] == [0.0, 100.0]
+    alone = [replace(region(), image_id=str(p)) for p in range(20)]
+    low, high = summary(hits, alone)["interval"]
+    assert 25 <= low <= 35 and 65 <= high <= 75
+    assert summary(hits[:10], regions[:10])["interval"] is None

@@ -19,6 +19,7 @@ LAYERS = (  # at the top of a file, each may import from itself and from those b
     "train",
     "datasets",
     "overlay grounder",
+    "score",
     "__init__ __main__",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
