@@ -53,7 +53,7 @@ def _scenes() -> Settings:
 
 
 _PHOTOS_SCHEDULE = TrainingSettings(
-    epochs=4,
+    epochs=3,
     batch_size=32,
     phrases_per_image=4,
     learning_rate=2e-4,
@@ -84,13 +84,13 @@ def _photos() -> Settings:
         amc=AmcSettings(layer=2, map_size=128),
         pretraining=replace(
             _PHOTOS_SCHEDULE,
-            epochs=9,
+            epochs=7,
             batch_size=64,
             phrases_per_image=2,
             learning_rate=4e-4,
             warmup_steps=200,
-            fuse_from=4,
-            hard_negatives_from=5,
+            fuse_from=3,
+            hard_negatives_from=4,
         ),
         finetuning=_PHOTOS_SCHEDULE,
     )
