@@ -10,6 +10,7 @@ INFERNO = (  # matplotlib's colour map from 0.2 to 0.9, RGB
 )
 COLOURS = np.array([list(bytes.fromhex(colour)) for colour in INFERNO.split()])  # of heat 0 to 1 in equal steps
 HEAT_ALPHA = 0.8  # opacity of the hottest place
+LEVELS = np.linspace(0, 1, 256)  # of heat that are told apart
 RING_SHARE = 0.03  # radius of the ring, of the picture's shorter side
 
 
@@ -20,7 +21,7 @@ def heat_overlay(image: Image.Image | np.ndarray, heatmap: np.ndarray) -> np.nda
     it is; the hotter, the brighter and the more opaque the colour.
     """
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    heat = np.asarray(heatmap, dtype=np.float64)
+    heat = np.asarray(heatmap)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"the image must be uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
     if heat.shape != pixels.shape[:2]:
@@ -28,9 +29,11 @@ def heat_overlay(image: Image.Image | np.ndarray, heatmap: np.ndarray) -> np.nda
     if not np.isfinite(heat).all() or heat.min() < 0 or heat.max() > 1:
         raise ValueError("heatmap values must lie in [0, 1]: normalise the map first")
     steps = np.linspace(0, 1, len(COLOURS))
-    colour = np.stack([np.interp(heat, steps, channel) for channel in COLOURS.T], axis=-1)  # [H, W, 3]
-    alpha = HEAT_ALPHA * heat[..., None]
-    return ((1 - alpha) * pixels + alpha * colour).round().astype(np.uint8)
+    colours = np.stack([np.interp(LEVELS, steps, channel) for channel in COLOURS.T], axis=-1)  # [256, 3]
+    colour = Image.fromarray((255 * heat).round().astype(np.uint8))
+    opacity = colour.point((255 * HEAT_ALPHA * LEVELS).round().astype(int).tolist())
+    colour.putpalette(colours.round().astype(np.uint8).tobytes())
+    return np.array(Image.composite(colour.convert("RGB"), Image.fromarray(pixels), opacity))
 
 
 def ring(picture: Image.Image, point: tuple[int, int]) -> Image.Image:
