@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from amc_lib.regions import Region
-from amc_study.comparison import baseline_hits, pick_examples, union_area
+from amc_study.comparison import baseline_hits, pick_examples
+from amc_study.explain.difficulty import union_area
 from amc_study.scenes.splits import SceneSplit
 from amc_study.table import answer_rows
 

@@ -53,7 +53,7 @@ def tuned(pretrained) -> Run:
 
 @pytest.fixture(scope="module")
 def answers(tuned) -> Answers:
-    return answer(tuned.folder, {}, wrong=True)
+    return answer(tuned.checkpoint(), {}, wrong=True)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def answers(root) -> dict:
     splits, validation = tier_of(TINY).evaluation_splits(), tier_of(TINY).validation_split()
-    return {system: answer(name, splits, validation) for system, name in SYSTEMS.items()}
+    return {system: answer(load_checkpoint(name), splits, validation) for system, name in SYSTEMS.items()}
 
 
 def table(root: Path, name: str) -> pd.DataFrame:

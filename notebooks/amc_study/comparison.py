@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,10 @@ from amc_lib.checkpoints import Checkpoint, exists, find, weights_hash
 from amc_lib.evaluate import Pointing, point_hits
 from amc_lib.files import plain
 from amc_lib.presets import preset
-from amc_lib.regions import Box
 from amc_study.answers import ask, ask_in_parts, ask_wrong
+from amc_study.explain.difficulty import area_share
 from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.region_answers import RegionAnswers
-from amc_study.rival.region_tower import open_checkpoint
 from amc_study.rival.vmrm import WAYS
 from amc_study.run_folder import open_run
 from amc_study.runs import RUNS, long_history, pretrained
@@ -63,21 +61,14 @@ def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, l
 
 
 def answer(
-    source: str | Path, splits: Mapping[str, Split], validation: Split | None = None, wrong: bool = False
+    checkpoint: Checkpoint, splits: Mapping[str, Split], validation: Split | None = None, wrong: bool = False
 ) -> Answers:
-    """Load a checkpoint and ask it every phrase of `splits`, at the layer that points best on `validation`.
+    """A checkpoint's answers to every phrase of `splits`, at the layer that points best on `validation`.
 
     Without a validation split (the paper tier) the layer is that of the checkpoint's settings, and answers are kept in
     parts on disk, so that nothing is asked twice. VMRM answers from its own inputs of the same scenes, by the way of
     scoring that is best on its validation split. With `wrong` it is also asked wrong phrases.
     """
-    return answer_checkpoint(open_checkpoint(source), splits, validation, wrong)
-
-
-def answer_checkpoint(
-    checkpoint: Checkpoint, splits: Mapping[str, Split], validation: Split | None = None, wrong: bool = False
-) -> Answers:
-    """`answer` of a checkpoint in memory."""
     if checkpoint.settings.model.vision.trunk == "regions":
         tier = proposal_tier(checkpoint)
         splits, validation = tier.evaluation_splits(), tier.validation_split()
@@ -107,10 +98,9 @@ def baseline_hits(bank: Split) -> dict[str, np.ndarray]:
     regions = bank.all_regions()
     of_image = {region.image_id: region for region in regions}
     sizes = {image_id: bank.size(region) for image_id, region in of_image.items()}  # (height, width)
-    heights, widths = np.array([sizes[region.image_id] for region in regions]).T
-    areas = np.array([union_area(region.boxes) for region in regions])
-    centres = np.stack((widths / 2, heights / 2), axis=1)
-    return {"chance": areas / (heights * widths), "centre": point_hits(centres, regions)}
+    chances = np.array([area_share(region, sizes[region.image_id]) for region in regions])
+    centres = np.array([sizes[region.image_id] for region in regions])[:, ::-1] / 2
+    return {"chance": chances, "centre": point_hits(centres, regions)}
 
 
 def baseline_rows(name: str, split: Split) -> pd.DataFrame:
@@ -121,18 +111,6 @@ def baseline_rows(name: str, split: Split) -> pd.DataFrame:
         wrong = wrong_hits(regions, lambda asked, own=own: np.array([own[region.id] for region in asked]))
         parts.append(answer_rows(system, 0, name, regions, hits, **wrong))
     return pd.concat(parts, ignore_index=True)
-
-
-def union_area(boxes: Sequence[Box]) -> float:
-    """Area of the union of boxes (xyxy), in square pixels."""
-    xs = sorted({x for x1, _, x2, _ in boxes for x in (x1, x2)})
-    ys = sorted({y for _, y1, _, y2 in boxes for y in (y1, y2)})
-    return sum(
-        (right - left) * (bottom - top)
-        for left, right in itertools.pairwise(xs)
-        for top, bottom in itertools.pairwise(ys)
-        if any(x1 <= left and right <= x2 and y1 <= top and bottom <= y2 for x1, y1, x2, y2 in boxes)
-    )
 
 
 def pick_examples(table: pd.DataFrame, systems: Sequence[str], count: int, seed: int = 0) -> list[str]:

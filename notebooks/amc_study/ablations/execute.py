@@ -25,7 +25,7 @@ from amc_lib.checkpoints import find, shipped, weights_hash
 from amc_lib.files import ROOT, plain
 from amc_study.ablations.experiments import Experiment
 from amc_study.ablations.records import append_record
-from amc_study.comparison import answer_checkpoint
+from amc_study.comparison import answer
 from amc_study.identity import holds
 from amc_study.run_folder import Run, is_finished, open_run
 from amc_study.runs import RUNS, finetune, pretrained
@@ -83,7 +83,7 @@ def run_experiment(experiment: Experiment, home: Path, records: Path, studies: P
     checkpoint, data = run.checkpoint(), tier_of(settings)
     splits, validation = data.evaluation_splits(), data.validation_split() if data.layer_is_chosen else None
     read = replace(checkpoint.settings, amc=replace(checkpoint.settings.amc, explanation=experiment.read))
-    answers = answer_checkpoint(replace(checkpoint, settings=read), splits, validation)
+    answers = answer(replace(checkpoint, settings=read), splits, validation)
     append_record(records, experiment.parameters, experiment.read, answers, splits, run)
     print(", ".join(f"{split} {100 * pointing.hits.mean():.1f} %" for split, pointing in answers.pointing.items()))
 

@@ -6,6 +6,7 @@ measured alike; what no phrase names is not counted. Parts and groups are left o
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from amc_lib.regions import Box, Region
-from amc_study.comparison import union_area
 from amc_study.table import accuracy
 from amc_study.tiers import Split
 
@@ -64,6 +64,18 @@ def neighbours(regions: Sequence[Region]) -> dict[str, list[Box]]:
     for region in regions:
         boxes[region.image_id].update(dict.fromkeys(() if region.kind == "part" else region.boxes))
     return {image_id: list(different) for image_id, different in boxes.items()}
+
+
+def union_area(boxes: Sequence[Box]) -> float:
+    """Area of the union of boxes (xyxy), in square pixels."""
+    xs = sorted({x for x1, _, x2, _ in boxes for x in (x1, x2)})
+    ys = sorted({y for _, y1, _, y2 in boxes for y in (y1, y2)})
+    return sum(
+        (right - left) * (bottom - top)
+        for left, right in itertools.pairwise(xs)
+        for top, bottom in itertools.pairwise(ys)
+        if any(x1 <= left and right <= x2 and y1 <= top and bottom <= y2 for x1, y1, x2, y2 in boxes)
+    )
 
 
 def area_share(region: Region, size: tuple[int, int]) -> float:
