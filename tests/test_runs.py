@@ -300,3 +300,14 @@ def test_folder_that_can_have_no_lock_is_named(tmp_path):
     folder = tmp_path / "file" / "run"
     with pytest.raises(RunError, match=re.escape(f"{folder}: cannot be written (")), alone_in(folder):
         raise AssertionError
+
+
+def test_pretraining_goes_on_from_a_checkpoint(pretrained):
+    """With a rate of nearly nothing it ends where it began; it is another run than one from random weights."""
+    still = replace(TRAINING, learning_rate=1e-9, warmup_learning_rate=1e-9, min_learning_rate=1e-9)
+    run = pretrain(replace(TINY, pretraining=still), init=pretrained.folder)
+    assert run.folder != pretrained.folder and run.metrics["init_sha256"] == pretrained.checkpoint().sha256
+    before, after = pretrained.checkpoint().model.state_dict(), run.checkpoint().model.state_dict()
+    for name, tensor in after.items():
+        if "queue" not in name:
+            torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-5)

@@ -48,9 +48,15 @@ CURVES = ("itc", "itm", "mlm", "amc", "mean", "max", "mrm", "pointing")
 VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
 
 
-def pretrain(settings: Settings, output: str | Path | None = None, detector: str | Path | None = None) -> Run:
-    """Train on the tier's captions, from random weights above the trunk (and MiniLM's, where settings say so).
+def pretrain(
+    settings: Settings,
+    output: str | Path | None = None,
+    detector: str | Path | None = None,
+    init: str | Path | None = None,
+) -> Run:
+    """Train on the tier's captions, from random weights above the frozen trunks.
 
+    `init`: a checkpoint to go on from, with the schedule begun anew: a base that is trained in several sittings.
     Without an `output`, the run that the repository ships is opened if it is of these settings. `detector`: the run
     whose proposals VMRM reads, by default the shipped one. The paper tier trains nothing here: its run holds the
     weights of the official ALBEF.pth, and `metrics["data"]` says what that file held.
@@ -60,10 +66,16 @@ def pretrain(settings: Settings, output: str | Path | None = None, detector: str
         return _import_albef(settings, output)
 
     def start() -> tuple[ALBEF, Tokenizer]:
+        if init is not None:
+            checkpoint = open_checkpoint(init)
+            return checkpoint.model, checkpoint.tokenizer
         tokenizer = Tokenizer(tier.vocabulary(), settings.model.text.max_tokens)
         return build_model(settings.model), tokenizer
 
-    return _run("pretraining", settings, None, start, output, detector=detector)
+    if init is not None:
+        settings = finetuning_settings(settings, init)
+    init_sha256 = None if init is None else weights_hash(init)
+    return _run("pretraining", settings, init_sha256, start, output, detector=detector)
 
 
 def finetune(
@@ -89,7 +101,7 @@ def finetune(
 
 
 def finetuning_settings(settings: Settings, init: str | Path) -> Settings:
-    """The settings with the model of checkpoint `init`."""
+    """The settings of a training that goes on from checkpoint `init`: with its model."""
     if is_official(init):
         return settings
     return dataclasses.replace(settings, model=stored_settings(description(init)["settings"]).model)
