@@ -18,7 +18,6 @@ from amc_lib.model import ALBEF
 from amc_lib.official import export_official
 from amc_lib.presets import preset
 from amc_study import answers, run_folder, runs
-from amc_study import order as study
 from amc_study.figures import style
 from amc_study.photos import pairs
 
@@ -59,6 +58,5 @@ def install(root: Path, put=setattr) -> None:
     put(pairs, "CACHE", root / "cache")
     put(answers, "ANSWERS", root / "runs" / "answers")
     put(runs, "RUNS", root / "runs")
-    put(run_folder, "RUNS", root / "runs")  # before `-m amc_study.answers` reads it
-    put(study, "HOMES", study.HOMES | {"paper": root / "runs" / "paper"})
+    put(run_folder, "RUNS", root / "runs")  # before `-m amc_study.answers` or `.order` reads it
     put(style, "FOLDER", root / "figures")

@@ -52,7 +52,7 @@ def study() -> None:
 
     from dataclasses import replace
 
-    from test_runs import TINY
+    from tiny_scenes import TINY
 
     from amc_lib import Grounder
     from amc_lib.evaluate import point_at

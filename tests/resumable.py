@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from test_runs import TINY
+from tiny_scenes import TINY
 
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import Settings

@@ -16,10 +16,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from test_runs import TINY
-from tiny_scenes import ROOT, code_cells, install, run_notebook, ship
+from tiny_scenes import TINY, code_cells, install, run_notebook, ship
 
-from amc_lib.files import plain
+from amc_lib.files import ROOT, plain
 from amc_lib.presets import preset
 from amc_study import runs
 from amc_study.ablations.execute import finished_run, run_experiment, run_grid

@@ -100,9 +100,6 @@ def normalised(heatmaps: Tensor) -> Tensor:
     return heatmaps / heatmaps.amax((1, 2), keepdim=True)
 
 
-# -------------------------------------------------------------------------------------------------------------- parts
-
-
 @SPLITS
 @pytest.mark.parametrize("images_a_part", [1, 3, 100])
 def test_parts_together_are_the_whole(checkpoint, banks, split, images_a_part, folder, monkeypatch):
@@ -200,9 +197,6 @@ def test_other_questions_have_answers_of_their_own(checkpoint, banks, folder):
         assert_same(found, ask(*question))
 
 
-# --------------------------------------------------------------------------------------------------- other input sides
-
-
 def test_larger_pictures_are_asked_of_the_model_as_it_is(checkpoint, banks):
     model, tower = checkpoint.model, checkpoint.model.visual_encoder
     before, own = copy.deepcopy(model.state_dict()), list(map(id, model.parameters()))
@@ -217,9 +211,6 @@ def test_larger_pictures_are_asked_of_the_model_as_it_is(checkpoint, banks):
     after = model.state_dict()
     assert list(after) == list(before) and all(after[name].equal(tensor) for name, tensor in before.items())
     assert tower.pos_embed.requires_grad and tower.patch_embed.img_size == (32, 32)
-
-
-# ----------------------------------------------------------------------------------------------- phrase by phrase
 
 
 def naive(model: ALBEF, image: Tensor, input_ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:

@@ -47,9 +47,6 @@ def hit(heatmap: Tensor, detections: Sequence[Box], *boxes: Box) -> bool:
     return answer >= RIGHT_IOU
 
 
-# -------------------------------------------------------------------------------------------------------------- scores
-
-
 def naive_score(heatmap: np.ndarray, box: Box) -> float:
     """Pixel by pixel; what of the box lies outside the picture holds no heat but counts for its area."""
     x1, y1, x2, y2 = box
@@ -83,9 +80,6 @@ def test_faint_heat_far_from_strong_heat_keeps_its_digits():
     heatmap = np.full((600, 600), 1e-6, dtype=np.float32)
     heatmap[:300] = 1
     assert box_scores(heatmap, [(0, 400, 10, 410)]) == pytest.approx(1e-6 * 100 / 10, rel=1e-3)
-
-
-# ---------------------------------------------------------------------------------------------------------------- hits
 
 
 def test_best_box_is_the_one_with_the_heat():

@@ -39,17 +39,11 @@ def a_box(draw) -> tuple[float, float, float, float]:
     return x1, y1, x2, y2
 
 
-# -------------------------------------------------------------------------------------------------------------- masks
-
-
 @given(st.lists(a_box(), max_size=3), st.integers(1, 9))
 def test_mask_is_the_naive_one(boxes, side):
     mask = box_mask(boxes, side)
     assert mask.shape == (side, side) and mask.dtype == torch.float32
     np.testing.assert_array_equal(mask.numpy(), naive_mask(boxes, side))
-
-
-# ------------------------------------------------------------------------------------------------------------ dataset
 
 
 def dataset(images: int = 12, phrases: int = 5, seed: int = 0, per_image: int = 1) -> FixedPairs:
@@ -104,9 +98,6 @@ def test_several_phrases_of_an_image_differ(per_image):
     assert choices(data) == choices(dataset(images=6))  # more of them do not change the first
 
 
-# ------------------------------------------------------------------------------------------------------------ sampler
-
-
 def batches(length: int, epoch: int = 0, **part: int) -> list[list[int]]:
     sampler = EpochBatches(length, **{"batch_size": 4, "seed": 0} | part)
     sampler.start_epoch(epoch)
@@ -129,9 +120,6 @@ def test_parts_of_the_processes_make_up_the_whole_batch(length, world, size, who
     parts = [batches(length, batch_size=size, rank=rank, world=world, whole=whole) for rank in range(world)]
     assert [list(chain(*of_ranks)) for of_ranks in zip(*parts, strict=True)] == together
     assert len(together) % whole == 0 and length - len(together) * size * world < size * world * whole
-
-
-# ----------------------------------------------------------------------------------------------------------- collator
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +160,6 @@ def test_corruption_depends_on_the_pairs_alone(collator):
     assert not first.mlm_labels.equal(later.mlm_labels)
     assert first.input_ids.equal(later.input_ids)
 
-
-# -------------------------------------------------------------------------------------------------- seen of the boxes
 
 CAT = Phrase("red cat", ((0.4, 0.5, 0.6, 0.9),))
 

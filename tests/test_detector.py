@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_scenes import keep_in
 from torchvision.ops import box_iou
 
 from amc_lib.checkpoints import SHIPPED, CheckpointError
@@ -38,9 +39,6 @@ SETTINGS = DetectorSettings(
 
 def ids(*labels: int) -> torch.Tensor:
     return torch.tensor(labels, dtype=torch.int64)
-
-
-# ---------------------------------------------------------------------------------------------------------- measurement
 
 
 def plain_average_precision(found, true, label: int) -> float:
@@ -101,17 +99,12 @@ def test_average_precision_worked_out_by_hand():
     assert average_precisions([hit_miss_hit], [true]) == {1: pytest.approx(5 / 6), 3: 0.0}
 
 
-# ------------------------------------------------------------------------------------------------------- what it reads
-
-
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
     """Scenes are drawn once for this file, without processes; runs go to a folder that goes away."""
     folder = tmp_path_factory.mktemp("detector")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "WORKERS", 1)
-        patch.setattr(cache, "CACHE", folder / "cache")
-        patch.setattr(detector_runs, "RUNS", folder / "runs")
+        keep_in(folder, patch.setattr)
         patch.setattr(detector_runs, "SHIPPED", folder / "shipped")
         yield folder
 
@@ -159,9 +152,6 @@ def test_split_holds_what_the_scenes_show(objects):
             torch.testing.assert_close(level, fresh, atol=4e-3, rtol=2e-3)  # float16
 
 
-# ------------------------------------------------------------------------------------------------------------- learning
-
-
 def test_only_annotated_things_are_labelled(objects):
     vocabulary = scene_vocabulary()
     assert set(vocabulary.classes) == {concept.name for concept in CONCEPTS if concept.annotated}
@@ -204,9 +194,6 @@ def test_rate_warms_up_and_cools_down():
     assert rates[9] == max(rates) == settings.learning_rate
     assert rates[0] == pytest.approx(settings.learning_rate / 10) and rates[-1] == pytest.approx(0)
     assert rates[9:] == sorted(rates[9:], reverse=True)
-
-
-# ------------------------------------------------------------------------------------------------------------ proposals
 
 
 def test_proposals_are_as_promised(detector, objects):
@@ -252,9 +239,6 @@ def test_cached_proposals_are_those_of_the_pictures(trained, monkeypatch):
         open_proposals(split, trained)
 
 
-# -------------------------------------------------------------------------------------------------------------- numbers
-
-
 class Clairvoyant(torch.nn.Module):
     """In place of a detector: finds the annotated things exactly, always names the first colour and pattern."""
 
@@ -283,9 +267,6 @@ def test_perfect_and_misnaming_detectors_are_measured_as_such(objects):
     for name, first in (("colour", scene_vocabulary().colours[0]), ("pattern", "plain")):
         values = [getattr(thing, name) for thing in things if getattr(thing, name)]
         assert perfect[name] == pytest.approx(sum(value == first for value in values) / len(values))
-
-
-# ----------------------------------------------------------------------------------------------------------------- runs
 
 
 def test_run_leaves_what_it_measured_and_is_opened_again(trained, folder, no_training):

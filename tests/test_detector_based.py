@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_runs import LOSSES, TINY
+from tiny_scenes import LOSSES, TINY, keep_in
 
 from amc_lib import Grounder
 from amc_lib.checkpoints import SHIPPED, CheckpointError
-from amc_study import comparison, runs, tiers
+from amc_study import comparison, tiers
 from amc_study.comparison import Answers, answer, proposal_tier, study_folders
 from amc_study.figures.inputs import example_of
-from amc_study.rival import detector_runs
 from amc_study.rival.detector_runs import load_detector, save_detector
 from amc_study.rival.region_answers import choose_regions, oracle
 from amc_study.rival.region_grounder import RegionGrounder, open_grounder
@@ -23,7 +22,6 @@ from amc_study.rival.settings import detector_based
 from amc_study.rival.vmrm import WAYS
 from amc_study.run_folder import Run
 from amc_study.runs import finetune, pretrain
-from amc_study.scenes import cache
 from amc_study.wrong_phrases import wrong_questions
 
 SCENES = replace(TINY.scenes, pretrain=16, train=16, val=4, phrases=4, referring_a=4, referring_b=4)
@@ -34,10 +32,7 @@ SETTINGS = detector_based(replace(TINY, scenes=SCENES))
 def in_a_folder_of_its_own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detector-based")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "WORKERS", 1)
-        patch.setattr(cache, "CACHE", folder / "cache")
-        patch.setattr(runs, "RUNS", folder / "runs")
-        patch.setattr(detector_runs, "RUNS", folder / "runs")
+        keep_in(folder, patch.setattr)
         yield folder
 
 

@@ -57,8 +57,6 @@ def test_phrase_without_words_is_refused():
         head_noun("...")
 
 
-# ---------------------------------------------------------------------------------------------------------- the lot
-
 TYPES = {"people": 30, "animals": 20, "scene": 40, "other": 13}  # nouns of each
 COUNTS = {f"{entity}{i}x": (entity, nouns - i) for entity, nouns in TYPES.items() for i in range(nouns)}
 REGIONS = [SimpleNamespace(phrase=f"a {noun}", entity=entity) for noun, (entity, n) in COUNTS.items() for _ in range(n)]

@@ -43,9 +43,6 @@ def region(*boxes, phrase: str = "w1", image_id: str = "a", image: Blank = Blank
     return Region(f"{image_id}-{phrase}", "val", image, image_id, phrase, boxes or (BOX,))
 
 
-# --------------------------------------------------------------------------------------------------------------- peak
-
-
 def cubic(distance: float, a: float = -0.75) -> float:
     """Keys' kernel."""
     d = abs(distance)
@@ -84,9 +81,6 @@ def test_first_maximum_in_row_major_order_is_the_point():
     assert peak(torch.ones(1, 4, 4), (4, 4)).tolist() == [[0, 0]]
 
 
-# --------------------------------------------------------------------------------------------------------------- hits
-
-
 @pytest.mark.parametrize(
     ("point", "hit"),
     [
@@ -109,9 +103,6 @@ def test_any_box_is_a_hit():
     two = region((0.0, 0.0, 10.0, 10.0), (40.0, 0.0, 50.0, 10.0))
     points = np.array([(5, 5), (45, 5), (25, 5), (5, 25)])
     assert point_hits(points, [two] * 4).tolist() == [True, True, False, False]
-
-
-# ----------------------------------------------------------------------------------------------------- with a model
 
 
 @pytest.fixture(scope="module")

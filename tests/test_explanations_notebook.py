@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_runs import TINY
-from tiny_scenes import install, run_notebook, ship
+from tiny_scenes import TINY, install, run_notebook, ship
 
 from amc_lib.checkpoints import load_checkpoint, paper_tokenizer, save_checkpoint
 from amc_lib.model import ALBEF

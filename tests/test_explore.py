@@ -67,9 +67,6 @@ def a_scene(explorer: Explorer, index: int) -> Image.Image:
     return draw(explorer.settings.scenes, SPLIT, index).image
 
 
-# ---------------------------------------------------------------------------------------------- tokens, losses, boxes
-
-
 def test_token_maps_add_up_to_the_heatmap_and_have_a_tile_each(grounder, picture):
     short, long = grounder.ground(picture, ["w3", "w4 w5 w6 w7"])
     assert short.tokens == ("[CLS]", "w3", "[SEP]") and len(long.tokens) == 6
@@ -107,9 +104,6 @@ def test_heading_says_whether_the_point_lies_inside_a_box(an_answer):
     assert heading("AMC", answer, (0.1, 0.1, 0.9, 0.9)) == "<b>AMC</b> match 50 %, points inside the box"
     assert heading("AMC", answer, (0.125, 0.1, 0.9, 0.9)).endswith("points outside the box")  # on its edge: strictly
     assert heading("AMC", answer, None) == "<b>AMC</b> match 50 %"
-
-
-# ------------------------------------------------------------------------------------------------------------- Explorer
 
 
 def shown(explorer: Explorer) -> list[bytes]:

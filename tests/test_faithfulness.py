@@ -71,9 +71,6 @@ def checkpoints() -> list[Checkpoint]:
     return [tiny(seed) for seed in range(2)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- cells
-
-
 @pytest.mark.parametrize("grid", [1, 4, 5])
 def test_deleted_and_inserted_cells_complete_each_other(grid):
     order = np.random.default_rng(0).permutation(grid * grid)
@@ -103,9 +100,6 @@ def test_fills():
     torch.testing.assert_close(flat, image.mean((1, 2))[:, None, None].expand(3, 32, 32))
     assert soft.shape == image.shape and soft.std(dim=1).max() < 0.05  # no detail is left
     assert (soft[:, :, -1] - soft[:, :, 0]).min() > 1  # large areas are
-
-
-# --------------------------------------------------------------------------------------------------------------- curves
 
 
 def scores(measured: pd.DataFrame, system: str = "AMC", seed: int = 0) -> np.ndarray:
@@ -154,9 +148,6 @@ def test_systems_lose_the_same_cells_at_random_and_another_seed_draws_others(ban
     np.testing.assert_allclose(scores(found, "ALBEF"), scores(found, seed=1), atol=1e-6)
     np.testing.assert_allclose(scores(other)[:, :, 0], scores(found)[:, :, 0], atol=1e-6)
     assert np.abs(scores(other)[:, :, 1] - scores(found)[:, :, 1]).max() > 1e-3
-
-
-# --------------------------------------------------------------------------------------------------------------- tables
 
 
 def made(jumps: list[list[float]], hits: list[list[bool]]) -> pd.DataFrame:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from legibility import assert_texts_are_legible
 from PIL import Image
-from test_runs import SCENES, TINY, with_training
 from test_training import made_up
+from tiny_scenes import SCENES, TINY, with_training
 
 from amc_lib.config import SceneSettings
 from amc_lib.files import plain
@@ -44,9 +44,6 @@ def recorded(regions) -> Film:
         points[1, 1:, p] = round((x1 + x2) / 2), round((y1 + y2) / 2)
     accuracy = np.array([np.linspace(60, 62, F), np.linspace(60, 70.25, F)])
     return Film(tuple(film.SYSTEMS), STEPS, accuracy, heatmaps, points, regions, asked=812)
-
-
-# ----------------------------------------------------------------------------------------------------------- recording
 
 
 def test_steps_begin_at_0_end_at_the_last_and_are_denser_at_the_beginning():
@@ -110,9 +107,6 @@ def test_recording_comes_back(recorded, tmp_path):
     assert [(r.id, r.phrase, r.boxes) for r in again.regions] == [(r.id, r.phrase, r.boxes) for r in recorded.regions]
 
 
-# ------------------------------------------------------------------------------------------------------------- drawing
-
-
 def test_still_shows_the_shown_steps_of_both_systems(recorded):
     figure = training_figure(recorded)
     texts = assert_texts_are_legible(figure)
@@ -155,9 +149,6 @@ def test_animation_has_every_frame_and_holds_its_ends(recorded, monkeypatch):
             gif.seek(frame)
             durations.append(gif.info["duration"])
     assert durations[0] > durations[1] < durations[2]
-
-
-# ---------------------------------------------------------------------------------------------------- what is committed
 
 
 def test_committed_film_is_whole_and_its_rule_gives_its_phrases():

@@ -6,11 +6,11 @@ One test reads the photographs themselves, where AMC_PHOTOS says that they lie.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from refusal import refused
 
 from amc_lib.datasets import flickr30k
 from amc_lib.files import photos_root
@@ -40,10 +40,6 @@ def root(tmp_path) -> Path:
     (tmp_path / "flickr30k-images").mkdir()
     Image.new("RGB", (50, 40), "red").save(tmp_path / "flickr30k-images" / "7.jpg")
     return tmp_path
-
-
-def refused(message: str):
-    return pytest.raises(ValueError, match=re.escape(message))
 
 
 def annotate(root: Path, old: str, new: str) -> None:

@@ -46,9 +46,6 @@ def watched_modules(model: ALBEF) -> list[str]:
     return [name for name, module in model.named_modules() if getattr(module, "watch", None)]
 
 
-# --------------------------------------------------------------------------------------------------------- the values
-
-
 def plain_pass(model: ALBEF, batch: Batch, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     """Match logits [B, 2], attention [B, h, L, N] of a layer and its gradient, with softmax written out everywhere."""
     text_embeds = model.encode_text(batch.input_ids, batch.attention_mask)
@@ -119,9 +116,6 @@ def test_normalise_is_min_max_of_each_sample():
     torch.testing.assert_close(gradcam.normalise(maps), expected, rtol=1e-6, atol=0)
 
 
-# ---------------------------------------------------------------------------------------------- the second derivative
-
-
 def slope(model: ALBEF, batch: Batch, amc: AmcSettings, parameters: list, direction: list[Tensor], step: float):
     """Central difference of L_amc along a direction in parameters."""
     ends = []
@@ -158,9 +152,6 @@ def test_gradient_of_amc_is_its_slope(names, explanation):
     derivative = sum((g * d).sum().item() for g, d in zip(gradients, direction, strict=True))
     assert abs(derivative) > 1e-2
     assert slope(model, batch, amc, parameters, direction, step=1e-6) == pytest.approx(derivative, rel=1e-5)
-
-
-# ---------------------------------------------------------------------------------------------------- awkward batches
 
 
 def test_amc_is_zero_without_boxes_or_lambdas_and_leaves_the_other_losses_as_they_are():
@@ -205,9 +196,6 @@ def test_words_behind_the_mask_and_other_samples_do_not_matter():
     second = {name: tensor[1:2] for name, tensor in vars(batch).items() if tensor.ndim}
     alone = Batch(**second | {"image_rows": torch.zeros(1).long(), "unreadable": batch.unreadable})
     torch.testing.assert_close(raw_heatmap(model, alone)[0], raw_heatmap(model, batch)[1])
-
-
-# ------------------------------------------------------------------------------------------------ attach and let go
 
 
 @TWICE

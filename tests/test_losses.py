@@ -31,9 +31,6 @@ PROPERTY = settings(deadline=None, max_examples=25)  # no deadline: other work m
 FORMS = pytest.mark.parametrize("form", ["paper", "official"])
 
 
-# ---------------------------------------------------------------------------------------------------- equations 1 to 3
-
-
 @st.composite
 def heatmaps_and_masks(draw) -> tuple[Tensor, Tensor]:
     """A heatmap in [0, 1] and a mask of 0 and 1, any of which may be empty, full, or constant."""
@@ -146,9 +143,6 @@ def test_gradient_is_the_slope(form, seed):
     heatmap = torch.rand(3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     mask = torch.rand(3, 4, 5, generator=generator) > 0.5
     assert torch.autograd.gradcheck(lambda a: amc_loss(a, mask, delta1=2, delta2=2, mean_form=form), heatmap, eps=1e-8)
-
-
-# ------------------------------------------------------------------------------------------------- ITC, ITM and MLM
 
 
 def draws(size: int, *shape: int, seed: int = 0) -> list[Tensor]:

@@ -68,9 +68,6 @@ def split() -> SceneSplit:
     return split_of([[region(s, 0, box(0, 0, s + 1)), *more[1 - s % 2](s)] for s in range(8)])
 
 
-# ----------------------------------------------------------------------------------------------------------- difficulty
-
-
 def test_groups_are_quarters_and_hold_their_accuracies(split):
     regions = split.all_regions()
     single = [r for r in regions if r.kind == "object"]
@@ -117,9 +114,6 @@ def test_overlap_is_the_number_of_shared_pixels():
         assert overlap(mine, things) == pytest.approx(len(pixels(mine) & others) / len(pixels(mine)))
 
 
-# --------------------------------------------------------------------------------------------------------------- misses
-
-
 def test_outcomes_of_known_points():
     scene = [region(0, 0, box(2, 2, 6)), region(0, 1, box(16, 2, 6)), region(0, 2, box(17, 3, 2), kind="part")]
     split = split_of([scene])
@@ -155,9 +149,6 @@ def test_samples_of_images(split):
     assert len({r.image_id for r in drawn}) == 4 and drawn == one_an_image(regions, 4) != one_an_image(regions, 4, 1)
     assert len(one_an_image(regions, 100)) == 8
     assert first_images(regions, 2) == regions[:4] and first_images(regions, 9) == regions
-
-
-# ------------------------------------------------------------------------------------------------------- energy and IoU
 
 
 def pointing(regions: list[Region], maps: torch.Tensor) -> Pointing:

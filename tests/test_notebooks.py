@@ -15,15 +15,11 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-import torch
 from IPython.core.interactiveshell import InteractiveShell
-from test_runs import TINY
+from tiny_scenes import untrained
 
-from amc_lib.checkpoints import load_checkpoint, save_checkpoint
-from amc_lib.model import ALBEF
-from amc_lib.tokens import Tokenizer, word_vocabulary
+from amc_lib.checkpoints import load_checkpoint
 from amc_study import notebook
-from amc_study.scenes.language import vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -34,9 +30,8 @@ CONTRACT += ["init", "output", "precision", "accumulation", "checkpointing", "wo
 STARTUP = """
 import pathlib as _pathlib, sys as _sys
 _sys.path.insert(0, {tests!r})
-import test_runs as _tiny, amc_lib.presets as _presets, amc_study.scenes.cache as _cache
-_presets._PRESETS["scenes"] = lambda: _tiny.TINY
-_cache.CACHE = _pathlib.Path({cache!r})
+import tiny_scenes as _tiny
+_tiny.install(_pathlib.Path({folder!r}))
 """
 
 
@@ -46,14 +41,6 @@ def read(path: Path) -> list[nbformat.NotebookNode]:
 
 def code(path: Path) -> list[str]:
     return [cell.source for cell in read(path) if cell.cell_type == "code"]
-
-
-# -------------------------------------------------------------------------------------------------------- as committed
-
-
-@EACH
-def test_notebook_is_valid(path):
-    nbformat.validate(nbformat.read(path, as_version=4))
 
 
 @EACH
@@ -76,13 +63,9 @@ def test_first_code_cell_holds_the_parameters_and_the_second_checks_them(path):
 
 
 @EACH
-def test_code_cells_fit_a_glance(path):
-    for source in code(path):
-        assert len(source.splitlines()) <= 16, source
-
-
-@EACH
-def test_outputs_have_no_errors_and_are_small(path):
+def test_notebook_is_valid_and_small_without_long_cells_or_errors(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    assert not [source for source in code(path) if len(source.splitlines()) > 16]
     outputs = [output for cell in read(path) for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
     assert path.stat().st_size < 3_000_000
@@ -101,9 +84,6 @@ def test_03_has_the_parameters_of_the_contract_with_the_authors_defaults():
     assert [values[name] for name in CONTRACT[:6]] == ["scenes", 0.2, 0.8, 0.1, 0.5, 0]
 
 
-# ------------------------------------------------------------------------------------------------- first cells, twice
-
-
 @pytest.fixture
 def shell(monkeypatch):
     """An IPython shell of its own, which `start` takes for the notebook's."""
@@ -120,24 +100,34 @@ def test_first_cells_run_twice_in_one_kernel_below_a_cell_of_ones_own(path, shel
     assert set(shell.user_ns["parameters"]) < set(shell.user_ns)
 
 
-def test_names_of_folders_are_text_and_what_papermill_adds_must_be_known(shell, capsys):
-    check = code(TRAIN)[1]
-    shell.run_cell(code(TRAIN)[0], store_history=True)
-    shell.run_cell("# Parameters\noutput = 2024\n", store_history=True)
-    shell.run_cell(check, store_history=True).raise_error()
+def test_names_of_folders_are_text_as_papermill_sets_them(shell):
+    parameters, check = code(TRAIN)[:2]
+    for source in (parameters, "# Parameters\noutput = 2024\n", check):
+        shell.run_cell(source, store_history=True).raise_error()
     assert shell.user_ns["output"] == shell.user_ns["parameters"]["output"] == "2024"
-    shell.run_cell("# Parameters\nlamda1 = 1.0\n", store_history=True)
-    capsys.readouterr()
-    failed = shell.run_cell(check, store_history=True)
-    assert "unknown parameter 'lamda1'; did you mean 'lambda1'?" in str(failed.error_in_exec)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("lamda1 = 1.0", "unknown parameter 'lamda1'; did you mean 'lambda1'?"),
+        ("lambda1 = -1", "lambda1 must not be negative, got -1"),
+    ],
+)
+def test_03_stops_at_once_at_what_is_wrong_with_one_sentence(shell, capsys, wrong, message):
+    """As papermill does: what is given stands in a cell of its own below the parameters."""
+    cells = code(TRAIN)
+    ran = (shell.run_cell(source, store_history=True) for source in (cells[0], f"# Parameters\n{wrong}\n", *cells[1:3]))
+    failed = next(result for result in ran if not result.success)
+    assert message in str(failed.error_in_exec) and "settings" not in shell.user_ns
     shown = capsys.readouterr().out
-    assert "did you mean" in shown and "notebook.py" not in shown and len(shown.splitlines()) < 20
+    assert message in shown and "amc_lib/" not in shown and len(shown.splitlines()) < 20
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("tier", "photos", "unknown tier 'photos'"),
+        ("tier", "photo", "unknown tier 'photo'"),
         ("seeds", 0, "seeds must be a whole number of at least 1, got 0"),
         ("runs", [1], "runs must be a name or a path, got [1]"),
     ],
@@ -152,39 +142,24 @@ def test_own_results_never_stand_among_the_published():
     assert notebook.figures_folder("figures", "paper") == ROOT / "figures" / "paper"
 
 
-# ----------------------------------------------------------------------------------------------------------- executed
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Path:
     """An untrained checkpoint of the tiny tier, for `init`; beside it the folders that kernels use."""
     folder = tmp_path_factory.mktemp("notebooks")
     startup = folder / "ipython" / "profile_default" / "startup" / "00-tiny.py"
     startup.parent.mkdir(parents=True)
-    startup.write_text(STARTUP.format(tests=str(ROOT / "tests"), cache=str(folder / "cache")))
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(word_vocabulary(vocabulary()), TINY.model.text.max_tokens)
-    return save_checkpoint(folder / "start", ALBEF(TINY.model), tokenizer, TINY, {})
+    startup.write_text(STARTUP.format(tests=str(ROOT / "tests"), folder=str(folder)))
+    return untrained(folder / "start")
 
 
-@pytest.fixture
-def train_notebook(start, tmp_path, monkeypatch):
-    """Execute 03 with some parameters; gives the executed notebook's text."""
+def test_03_leaves_a_checkpoint_and_metrics_in_the_folder_it_names(start, tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(start.parent / "ipython"))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-
-    def execute(**parameters: object) -> str:
-        executed = tmp_path / "out.ipynb"
-        papermill.execute_notebook(TRAIN, executed, parameters, cwd=ROOT, progress_bar=False)
-        outputs = [output for cell in read(executed) for output in cell.get("outputs", [])]
-        return "".join(output.get("text", "") for output in outputs)
-
-    return execute
-
-
-def test_03_leaves_a_checkpoint_and_metrics_in_the_folder_it_names(start, tmp_path, train_notebook):
-    text = train_notebook(lambda1=1.0, epochs=2, seed=5, batch_size=32, init=str(start), output=str(tmp_path / "run"))
-    assert text.rstrip().endswith("The run is in run")
+    parameters = {"lambda1": 1.0, "epochs": 2, "seed": 5, "batch_size": 32}
+    parameters |= {"init": str(start), "output": str(tmp_path / "run")}
+    papermill.execute_notebook(TRAIN, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
+    outputs = [output for cell in read(tmp_path / "out.ipynb") for output in cell.get("outputs", [])]
+    assert "".join(output.get("text", "") for output in outputs).rstrip().endswith("The run is in run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     settings, final = metrics["provenance"]["settings"], metrics["final"]
     assert settings["amc"]["lambda1"] == 1.0 and settings["amc"]["lambda2"] == 0.8
@@ -196,18 +171,3 @@ def test_03_leaves_a_checkpoint_and_metrics_in_the_folder_it_names(start, tmp_pa
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     assert history["total"].iloc[-1] == pytest.approx(final["total"])
     assert load_checkpoint(tmp_path / "run").settings.finetuning.seed == 5
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"lamda1": 1.0}, "unknown parameter 'lamda1'; did you mean 'lambda1'?"),
-        ({"lambda1": -1}, "lambda1 must not be negative, got -1"),
-    ],
-    ids=str,
-)
-def test_03_stops_at_once_at_what_is_wrong_with_one_sentence(start, train_notebook, tmp_path, wrong, message):
-    with pytest.raises(papermill.PapermillExecutionError, match=re.escape(message)) as stopped:
-        train_notebook(**({"init": str(start), "output": str(tmp_path / "run")} | wrong))
-    assert len(str(stopped.value).splitlines()) < 30  # the cell and the sentence, not the library's frames
-    assert not (tmp_path / "run").exists()

@@ -23,9 +23,9 @@ HOME = order.HOMES["scenes"]
 def root(tmp_path, monkeypatch) -> Path:
     """A copy of the notebooks beside two modules; the real ones are not touched."""
     shutil.copytree(order.ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("*.py", "*.csv"))
-    for name, text in {"amc_lib/step.py": "from amc_lib import losses\n", "amc_lib/losses.py": "x = 1\n"}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+    (tmp_path / "amc_lib").mkdir()
+    (tmp_path / "amc_lib" / "step.py").write_text("from amc_lib import losses\n")
+    (tmp_path / "amc_lib" / "losses.py").write_text('"""Loss."""\nx = 1\n')
     (tmp_path / "notebooks" / TRAINING).write_text(notebook("from amc_lib.step import x"))
     monkeypatch.setattr(order, "ROOT", tmp_path)
     monkeypatch.setattr(cache, "ROOT", tmp_path)
@@ -56,8 +56,6 @@ ALL_PLANS = pytest.mark.parametrize(
     [plan(1), plan(2, full=True), plan(3, full=True), paper_plan(2)],
     ids=["one", "full", "published", "paper"],
 )
-
-# --------------------------------------------------------------------------------------------------------------- plans
 
 
 @ALL_PLANS
@@ -125,9 +123,6 @@ def test_paper_plan_launches_what_its_notebooks_show():
     assert set(steps["answers"].sources[1:]) == {step.parameters["output"] for step in shown}
 
 
-# --------------------------------------------------------------------------------------------------------------- keys
-
-
 def test_key_depends_on_parameters_code_cells_imported_modules_and_what_came_before(root):
     def key(before: str = "k", **parameters: object) -> str:
         return Step("s", TRAINING, parameters, ("before",)).key({"before": before, "other": "o"})
@@ -147,9 +142,6 @@ def test_key_depends_on_no_other_module_and_neither_on_comments_nor_prose_nor_ou
     (root / "amc_lib" / "losses.py").write_text('"""Losses."""\nx = 1  # one\n')
     (root / "notebooks" / TRAINING).write_text(notebook("from amc_lib.step import x", "Another sentence.", ({},)))
     assert step.key({}) == first
-
-
-# --------------------------------------------------------------------------------------------------------------- runs
 
 
 def test_steps_are_executed_in_order_and_only_when_something_changed(root, started, capsys, tmp_path):

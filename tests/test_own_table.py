@@ -56,9 +56,6 @@ def refused(folder: Path, content: str | bytes, message: str) -> None:
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------- what is read
-
-
 def test_rows_of_one_image_and_phrase_are_the_boxes_of_one_region(folder):
     rows = "a.png,two cats,1,2,10,20\nsub/b b.jpg,dog,0,0,30,50\na.png,Two cats!,20,2,39.5,20\na.png,cat,1,2,10,20\n"
     first, second, third = read(table(folder, HEADER + rows))
@@ -122,9 +119,6 @@ def test_every_row_is_read_and_no_other(folder, rows):
     assert sum(len(region.boxes) for region in regions) == len(rows)
     assert len({region.id for region in regions}) == len(regions)
     assert len({(region.image_id, clean(region.phrase)) for region in regions}) == len(regions)
-
-
-# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from refusal import refused
 
 from amc_lib.datasets import refer
 
@@ -38,10 +38,6 @@ def root(tmp_path) -> Path:
     images.mkdir(parents=True)
     Image.new("L", (60, 50)).save(images / f"{NAME}.jpg")
     return tmp_path
-
-
-def refused(message: str):
-    return pytest.raises(ValueError, match=re.escape(message))
 
 
 def write_refs(root: Path, refs: object) -> None:

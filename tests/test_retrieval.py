@@ -122,9 +122,6 @@ def test_pictures_come_with_their_longest_caption():
     assert pairs.images is features
 
 
-# --------------------------------------------------------------------------------------------------------------- tables
-
-
 def made(ranks: list[int], right: list[float], wrong: list[float]) -> Retrieval:
     of_task = {(task, score): np.array(ranks) for task in (PICTURE, CAPTION) for score in ("contrast", "match")}
     return Retrieval(of_task, np.array(right), {"random": np.array(wrong), "similar": np.array(wrong[::-1])})

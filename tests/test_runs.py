@@ -4,63 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import shutil
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from filelock import FileLock, Timeout
+from refusal import refused
+from tiny_scenes import LOSSES, SCENES, TINY, TRAINING, keep_in, with_training
 
 from amc_lib.checkpoints import SHIPPED, CheckpointError
-from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.presets import preset
 from amc_lib.train import learning_rate
 from amc_study import identity, runs
 from amc_study.identity import holds
 from amc_study.run_folder import Run, RunError, alone_in, open_run
 from amc_study.runs import finetune, long_history, pretrain
-from amc_study.scenes import cache
-from amc_study.scenes.splits import SceneSplit
-
-LOSSES = ["mlm", "itc", "itm", "amc", "total"]
-TRAINING = TrainingSettings(
-    epochs=1, batch_size=16, learning_rate=2e-3, warmup_learning_rate=1e-4, warmup_steps=2, cosine_by="step"
-)
-SCENES = preset("scenes")
-VISION = replace(SCENES.model.vision, image_size=64, width=32, depth=1, heads=2)
-TEXT = replace(SCENES.model.text, width=32, layers=3, fusion_from=1, heads=2, ffn_width=64)
-TINY = replace(
-    SCENES,
-    model=replace(SCENES.model, vision=VISION, text=TEXT, embed_dim=16, queue_size=32),
-    amc=replace(SCENES.amc, layer=2, map_size=16),
-    pretraining=TRAINING,
-    finetuning=TRAINING,
-    scenes=SceneSettings(
-        size=96, train_objects=(6, 9), pretrain=64, train=64, val=8, phrases=8, referring_a=8, referring_b=8
-    ),
-)
-
-
-def with_training(**values: object) -> Settings:
-    changed = replace(TRAINING, **values)
-    return replace(TINY, pretraining=changed, finetuning=changed)
-
-
-def refused(message: str):
-    return pytest.raises(ValueError, match=re.escape(message))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def in_a_folder_of_its_own(tmp_path_factory):
-    """Scenes are drawn once for this file, without processes; runs go to a folder that goes away."""
+def home(tmp_path_factory):
+    """Scenes are drawn once for this file; runs go to a folder that goes away."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "WORKERS", 1)
-        patch.setattr(cache, "CACHE", folder / "cache")
-        patch.setattr(runs, "RUNS", folder / "runs")
+        keep_in(folder, patch.setattr)
         yield folder
 
 
@@ -82,16 +53,18 @@ def no_training(monkeypatch):
     monkeypatch.setattr(runs, "train", forbidden)
 
 
+@pytest.fixture
+def copied(pretrained, tmp_path) -> Path:
+    """The pretrained run in a folder named run, to be changed."""
+    return Path(shutil.copytree(pretrained.folder, tmp_path / "run"))
+
+
 def sha(run: Run) -> str:
     return run.checkpoint().sha256
 
 
-# --------------------------------------------------------------------------------------------------------- what is left
-
-
-def test_folder_holds_checkpoint_history_and_metrics(pretrained, in_a_folder_of_its_own):
-    assert pretrained.folder.parent == in_a_folder_of_its_own / "runs"
-    assert pretrained.folder.name.startswith("pretraining-seed0-")
+def test_folder_holds_checkpoint_history_and_metrics(pretrained, home):
+    assert pretrained.folder.parent == home / "runs" and pretrained.folder.name.startswith("pretraining-seed0-")
     names = {"checkpoint.json", "weights.safetensors", "history.csv", "metrics.json"}
     assert {path.name for path in pretrained.folder.iterdir()} == names
 
@@ -122,19 +95,12 @@ def test_checkpoint_carries_its_settings_and_words(amc):
     assert {"[CLS]", "helicopter", "red"} <= set(checkpoint.tokenizer.vocabulary)
 
 
-def test_histories_become_one_long_table(pretrained, amc):
+def test_histories_become_one_long_table_without_losses_that_were_not_taken(pretrained, amc):
     table = long_history({"ALBEF": pretrained, "AMC": amc})
     assert set(table.columns) == {"run", "step", "name", "value"}
     row = table.query("run == 'AMC' and name == 'max'").iloc[-1]
     assert (row.step, row.value) == (4, pytest.approx(amc.metrics["final"]["max"]))
-
-
-def test_loss_that_was_not_taken_has_no_curve(pretrained):
-    table = long_history({"ALBEF": pretrained})
-    assert set(table["name"]) - {"pointing"} == {"itc", "itm", "mlm"}
-
-
-# ------------------------------------------------------------------------------------------- repeated, and not repeated
+    assert set(table.query("run == 'ALBEF'")["name"]) - {"pointing"} == {"itc", "itm", "mlm"}
 
 
 def test_second_call_opens_what_is_there(pretrained, amc, no_training):
@@ -147,18 +113,6 @@ def test_second_call_opens_what_is_there(pretrained, amc, no_training):
 @pytest.mark.parametrize("neutral", [{"workers": 2}, {"checkpointing": True}, {"snapshot_every": 7}])
 def test_settings_that_change_no_number_make_no_other_run(pretrained, no_training, neutral):
     assert pretrain(with_training(**neutral)).folder == pretrained.folder
-
-
-def test_captions_give_the_phrases_that_they_list():
-    captions = [["a big red cup"], ["we see two cats, a small dog and the hat of a woman in blue"]]
-    (short,), long = SceneSplit(TINY.scenes, "pretrain", torch.zeros(2), captions, []).caption_phrases()
-    assert (short.text, short.things) == ("a big red cup", 1)
-    assert [(phrase.text, phrase.things) for phrase in long] == [
-        (captions[1][0], 3),
-        ("we see two cats", 1),
-        ("a small dog", 1),
-        ("the hat of a woman in blue", 1),
-    ]
 
 
 def test_other_settings_or_another_start_are_no_repetition(pretrained, amc, no_training):
@@ -174,45 +128,33 @@ def test_other_settings_or_another_start_are_no_repetition(pretrained, amc, no_t
         pretrain(TINY, amc.folder)
 
 
-def test_same_seed_gives_the_same_weights(pretrained, tmp_path):
-    assert sha(pretrain(TINY, tmp_path / "pretrained")) == sha(pretrained)
-    assert sha(pretrain(with_training(seed=1), tmp_path / "other")) != sha(pretrained)
-
-
-def test_finetuning_depends_on_the_seed_and_not_on_what_was_drawn_before(pretrained, amc, tmp_path):
-    torch.manual_seed(0)
-    assert sha(finetune(TINY, pretrained.folder, tmp_path)) == sha(amc)
-
-
-def test_run_that_was_cut_off_is_trained_again(pretrained, tmp_path):
-    first = pretrain(TINY, tmp_path)
-    (tmp_path / "metrics.json").unlink()
+def test_run_that_was_cut_off_is_trained_again_to_the_same_weights(copied, pretrained):
+    (copied / "metrics.json").unlink()
     with refused("no finished run"):
-        open_run(tmp_path)
-    assert sha(pretrain(TINY, tmp_path)) == sha(first) == sha(pretrained)
+        open_run(copied)
+    assert sha(pretrain(TINY, copied)) == sha(pretrained)
+
+
+def test_weights_depend_on_the_seed_and_not_on_what_was_drawn_before(pretrained, amc, tmp_path):
+    assert sha(pretrain(with_training(seed=1), tmp_path / "other")) != sha(pretrained)
+    torch.manual_seed(5)
+    assert sha(finetune(TINY, pretrained.folder, tmp_path / "same")) == sha(amc)
 
 
 def test_without_lambdas_the_boxes_are_not_used(pretrained, amc, tmp_path):
     off = replace(TINY, amc=replace(TINY.amc, lambda1=0, lambda2=0))
-    torch.manual_seed(0)
     control = finetune(off, pretrained.folder, tmp_path / "control")
+    assert (control.history["amc"] == 0).all() and sha(control) != sha(amc)
     moved = replace(off, amc=replace(off.amc, delta1=0.7, map_size=8))
-    assert (control.history["amc"] == 0).all()
-    assert sha(control) != sha(amc)
-    torch.manual_seed(0)
     assert sha(finetune(moved, pretrained.folder, tmp_path / "moved")) == sha(control)
 
 
-# ----------------------------------------------------------------------------------------------------------- identity
-
-
-def test_run_of_other_code_is_set_aside_and_trained_again(pretrained, tmp_path, monkeypatch, capsys):
+def test_run_of_other_code_is_set_aside_and_trained_again(copied, pretrained, monkeypatch, capsys):
     """Editing what training depends on must not open old weights; nothing is lost."""
-    first = pretrain(TINY, tmp_path / "run")
+    first = pretrained.metrics
     monkeypatch.setattr(identity, "CODE", identity.CODE[1:])
-    again = pretrain(TINY, tmp_path / "run")
-    assert again.metrics["code"] != first.metrics["code"]
-    assert open_run(tmp_path / f"run-{first.metrics['code']}").metrics == first.metrics
+    assert pretrain(TINY, copied).metrics["code"] != first["code"]
+    assert open_run(copied.with_name(f"run-{first['code']}")).metrics == first
     assert "the code that trains has changed since" in capsys.readouterr().out
 
 
@@ -222,7 +164,7 @@ def test_path_of_code_that_is_not_there_is_an_error(monkeypatch):
         pretrain(TINY)
 
 
-def test_setting_that_an_old_run_does_not_know_is_not_taken_for_todays(pretrained, tmp_path):
+def test_setting_that_an_old_run_does_not_know_is_not_taken_for_todays(pretrained):
     """Of a shipped run only those that OLDER names have a value."""
     metrics = json.loads(json.dumps(pretrained.metrics))
     shipped = replace(pretrained, folder=SHIPPED / "albef-scenes", metrics=metrics)
@@ -239,23 +181,14 @@ def test_shipped_runs_are_those_of_the_preset(capsys):
     assert "trained by commit 9e5282f" in capsys.readouterr().out
 
 
-# -------------------------------------------------------------------------------------------------------------- refused
-
-
-def test_start_that_is_not_there_is_refused(no_training):
-    with pytest.raises(CheckpointError, match="no checkpoint at 'nowhere'"):
+def test_start_that_is_not_there_or_does_not_fit_is_refused(pretrained, no_training, tmp_path, monkeypatch):
+    with refused("no checkpoint at 'nowhere'", CheckpointError):
         finetune(TINY, "nowhere")
-
-
-def test_paper_tier_names_what_it_lacks(no_training, tmp_path, monkeypatch):
     monkeypatch.setenv("AMC_DATA", str(tmp_path))
     with refused(f"no checkpoint at '{tmp_path / 'checkpoints' / 'ALBEF.pth'}'"):
         pretrain(preset("paper"))
-
-
-def test_layer_that_the_start_does_not_have_is_refused(pretrained, no_training):
     with refused("layer 3 has no cross-attention; fusion layers are 1-2"):
-        finetune(preset("scenes"), pretrained.folder)
+        finetune(SCENES, pretrained.folder)
 
 
 def test_one_process_at_a_time_is_in_a_folder(tmp_path, capsys):
@@ -298,7 +231,7 @@ def test_folder_is_tried_out_by_one_process_at_a_time(tmp_path, monkeypatch):
 def test_folder_that_can_have_no_lock_is_named(tmp_path):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "run"
-    with pytest.raises(RunError, match=re.escape(f"{folder}: cannot be written (")), alone_in(folder):
+    with refused(f"{folder}: cannot be written (", RunError), alone_in(folder):
         raise AssertionError
 
 

@@ -18,17 +18,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from amc_lib.config import SceneSettings, VisionSettings
+from amc_lib.config import SceneSettings
 from amc_lib.files import ROOT
-from amc_lib.model.trunk import FrozenTrunk, pixels
-from amc_study.scenes import cache
 from amc_study.scenes import scene as scenes
-from amc_study.scenes.cache import DRAWING, fingerprint
 from amc_study.scenes.concepts import CONCEPTS, PARTS
 from amc_study.scenes.language import vocabulary
 from amc_study.scenes.pictograms import DISTRACTORS, distractor, pictogram
 from amc_study.scenes.scene import SPLITS
-from amc_study.scenes.splits import open_scenes
+from amc_study.scenes.splits import SceneSplit
 
 SETTINGS = SceneSettings()
 SCENES_PER_SPLIT = 15
@@ -202,6 +199,14 @@ def test_captions_are_true(all_scenes):
                 assert len(meant(phrase, scene.objects)) == numbers.get(phrase.split()[0], 1)
 
 
+def test_captions_give_the_phrases_that_they_list():
+    captions = [["a big red cup"], ["we see two cats, a small dog and the hat of a woman in blue"]]
+    (short,), long = SceneSplit(SETTINGS, "pretrain", torch.zeros(2), captions, []).caption_phrases()
+    listed = ["we see two cats", "a small dog", "the hat of a woman in blue"]
+    assert (short.text, short.things) == ("a big red cup", 1)
+    assert [(phrase.text, phrase.things) for phrase in long] == [(captions[1][0], 3), *((text, 1) for text in listed)]
+
+
 def test_unannotated_concepts_have_no_boxes_in_training(drawn):
     for split in SPLITS:
         regions = [region for scene in drawn[split] for region in scene.regions]
@@ -253,9 +258,6 @@ def test_scenes_that_do_not_exist_are_refused():
             scenes.draw(SETTINGS, split, index)
 
 
-# ---------------------------------------------------------------------------------------------------------- pictograms
-
-
 def test_concepts_have_names_of_their_own_and_a_fifth_of_each_category_is_unannotated():
     for names in ([c.name for c in CONCEPTS], [c.plural for c in CONCEPTS], [c.character for c in CONCEPTS]):
         assert len(set(names)) == len(names) >= 150
@@ -285,60 +287,3 @@ def test_colours_and_patterns_are_what_one_sees(concept):
 def test_unknown_colours_and_patterns_are_refused(look):
     with pytest.raises(ValueError, match="dog"):
         pictogram(NAMES["dog"], *look)
-
-
-# --------------------------------------------------------------------------------------------------------------- cache
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_that_goes_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "CACHE", tmp_path)
-    monkeypatch.setattr(cache, "WORKERS", 1)
-
-
-def test_split_is_drawn_once_and_holds_what_its_scenes_show(tmp_path, monkeypatch):
-    settings, vision = replace(SETTINGS, size=96, object_width=(0.2, 0.3), objects=(2, 3), val=3), VisionSettings(64)
-    split = open_scenes(settings, vision, "val")
-    scene = scenes.draw(settings, "val", 2)
-    assert split.captions[2] == list(scene.captions) and split.regions[2] == list(scene.regions)
-    expected = FrozenTrunk("lite0")(pixels(scene.image, 64)[None])[0]
-    torch.testing.assert_close(split.inputs[2].float(), expected, atol=4e-3, rtol=2e-3)  # float16
-    assert len(list(tmp_path.iterdir())) == 1
-
-    monkeypatch.setattr(cache, "_fill", None)
-    again = open_scenes(settings, vision, "val")
-    assert torch.equal(again.inputs, split.inputs) and again.regions == split.regions
-    assert open_scenes(replace(settings, phrases=7), vision, "val").captions == split.captions  # which it does not read
-    for changed in (replace(settings, seed=1), replace(settings, val=4)):
-        with pytest.raises(TypeError):
-            open_scenes(changed, vision, "val")
-
-
-def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(settings, split, start, stop):
-        if start:
-            raise KeyboardInterrupt
-        return {"rows": np.zeros((stop - start, 2))}, [None] * (stop - start)
-
-    with pytest.raises(KeyboardInterrupt):
-        cache.open_entry("rows", interrupted, replace(SETTINGS, val=4), "val", None, scenes_a_task=2)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_fingerprint_knows_statements_and_tables_and_no_comments(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "ROOT", tmp_path)
-    (tmp_path / "code.py").write_text('"""Draws."""\nx = 1  # one\n')
-    (tmp_path / "table.csv").write_text("a\n")
-    first = fingerprint([1], ["*.py", "table.csv"])
-    (tmp_path / "code.py").write_text('"""Draws well."""\n\nx = 1\n')
-    assert fingerprint([1], ["*.py", "table.csv"]) == first != fingerprint([2], ["*.py", "table.csv"])
-    (tmp_path / "table.csv").write_text("b\n")
-    assert fingerprint([1], ["*.py", "table.csv"]) != first
-    (tmp_path / "table.csv").write_text("a\n")
-    (tmp_path / "code.py").write_text("x = 2\n")
-    assert fingerprint([1], ["*.py", "table.csv"]) != first
-    assert {ROOT / "notebooks/amc_study/scenes" / name for name in ("cast.py", "concepts.csv")} <= {
-        path for pattern in DRAWING for path in ROOT.glob(pattern)
-    }
-    with pytest.raises(ValueError, match=r"no file matches 'renamed\.py'"):
-        fingerprint([1], ["*.py", "renamed.py"])

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from refusal import refused
 from resumable import SETTINGS, brightness, changed, collator, squares
-from test_runs import refused
 
 from amc_lib.config import Settings
 from amc_lib.model import ALBEF
@@ -82,9 +82,6 @@ def undisturbed(tmp_path_factory):
     return run(tmp_path_factory.mktemp("undisturbed"))
 
 
-# ------------------------------------------------------------------------------------------------------------ continued
-
-
 @pytest.mark.parametrize(
     ("training", "step", "resumed"),
     [
@@ -135,9 +132,6 @@ def test_everything_that_is_kept_is_taken_up_again(left, undisturbed, monkeypatc
     assert not same(run(left), undisturbed) and found
 
 
-# ---------------------------------------------------------------------------------------------------------- not whole
-
-
 def flipped(data: bytes) -> bytes:
     """With the lowest bit of a digit turned in the middle: JSON stays JSON."""
     middle = next(i for i in range(len(data) // 2, len(data)) if chr(data[i]).isdigit())
@@ -173,9 +167,6 @@ def test_the_last_two_are_kept_and_nothing_in_them_is_pickled(left):
         json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
 
 
-# ------------------------------------------------------------------------------------------------- of another run
-
-
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -194,9 +185,6 @@ def test_model_that_is_built_otherwise_is_refused(left, monkeypatch):
     monkeypatch.setattr(snapshots.Snapshot, "part", lambda *of: {k: t for k, t in part(*of).items() if k != "temp"})
     with refused("step-0000006: does not fit the model as it is built now; delete it to start over"):
         run(left)
-
-
-# ------------------------------------------------------------------------------------------------------- a full disk
 
 
 @pytest.mark.parametrize("file", ["optimizer.safetensors", "manifest.json"])

@@ -37,9 +37,6 @@ def naive_bootstrap(values: np.ndarray, image_ids: list[str], draws: int, rng: n
     return np.array(drawn)
 
 
-# ---------------------------------------------------------------------------------------------------------- intervals
-
-
 @pytest.mark.parametrize("level", [0.95, 0.8])
 def test_interval_is_that_of_a_bootstrap_loop(level):
     rng = np.random.default_rng(0)
@@ -87,9 +84,6 @@ def test_values_and_images_must_be_as_many(hits, ids):
     number = np.atleast_2d(hits).shape[1]
     with pytest.raises(ValueError, match=re.escape(f"{number} values of phrases with {len(ids)} images' names")):
         mean_interval(hits, ids)
-
-
-# ------------------------------------------------------------------------------------------------- paired differences
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

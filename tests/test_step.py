@@ -91,9 +91,6 @@ def test_teacher_without_weight_is_not_asked_and_not_missed(distillation, monkey
     assert asked == [3]  # with weight alone
 
 
-# ----------------------------------------------------------------------------------------------------- awkward batches
-
-
 def losses_of(model: ALBEF, batch: Batch, **changes) -> Losses:
     options = {"objective": TINY_OBJECTIVE, "amc": TINY_AMC, "alpha": 0.4}
     return training_losses(model, batch, **(options | changes))
@@ -131,9 +128,6 @@ def test_step_moves_nothing_but_momentum_queues_and_gradients():
     changed = {name.split(".")[0] for name, t in model.state_dict().items() if not t.equal(before[name])}
     queues = {"image_queue", "text_queue", "queue_ptr_img", "queue_ptr_txt"}
     assert changed == queues | {"visual_encoder", "visual_encoder_m"}
-
-
-# -------------------------------------------------------------------------------------------------- recomputed layers
 
 
 def recomputed_step(recompute: bool, dropout: float) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:

@@ -26,9 +26,6 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# -------------------------------------------------------------------------------------------------------------- clean
-
-
 @pytest.mark.parametrize(
     ("phrase", "expected"),
     [
@@ -67,9 +64,6 @@ def test_cleaning_twice_changes_nothing(phrase):
     assert clean(once) == once
     assert not set(once) & set(",.'!?\"()*#:;~-/")
     assert once == once.strip() and "  " not in once
-
-
-# ------------------------------------------------------------------------------------------------------------- tokens
 
 
 def test_vocabulary_starts_with_the_special_tokens_and_has_no_double():
@@ -126,9 +120,6 @@ def test_longer_phrases_are_cut_and_still_end_with_sep(tokenizer):
 def test_vocabulary_without_a_special_token_is_refused():
     with pytest.raises(ValueError, match=re.escape("the vocabulary lacks [UNK], [MASK]")):
         Tokenizer(["[PAD]", "[CLS]", "[SEP]", "cat"], max_tokens=8)
-
-
-# --------------------------------------------------------------------------------------------------------- corruption
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from refusal import refused
 from resumable import SETTINGS, brightness, changed, collator, squares
-from test_runs import LOSSES, TINY, refused, with_training
+from tiny_scenes import LOSSES, TINY, with_training
 
 from amc_lib.config import TrainingSettings
 from amc_lib.data import Collator, EpochBatches, FixedPairs, Phrase
@@ -72,9 +73,6 @@ def test_each_epoch_ends_with_a_line_and_a_long_one_has_more(capsys, monkeypatch
     assert "step 1 of 4" in (printed := capsys.readouterr().out) and "step 3 of 4" not in printed
 
 
-# ----------------------------------------------------------------------------------------------------------- schedules
-
-
 @pytest.mark.parametrize(
     ("by", "step", "expected"),
     [
@@ -111,8 +109,6 @@ def test_decay_is_for_matrices_alone():
     assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim <= 1 for p in spared["params"])
     assert any(p is model.temp for p in spared["params"])
 
-
-# ----------------------------------------------------------------------------------------------------------- not finite
 
 BAD = 13  # the image that spoils its batch
 

@@ -26,8 +26,6 @@ ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], max_tokens=12)
 BATCHES, SIZE = 3, 4
 
-# ------------------------------------------------------------------------------------------------ accumulated batches
-
 
 def with_training(**values: object) -> Settings:
     training = TrainingSettings(epochs=1, batch_size=SIZE, learning_rate=1e-3, warmup_steps=0, **values)
@@ -96,9 +94,6 @@ def test_accumulated_batches_make_one_update_on_their_mean_gradient():
     assert not model.itm_head.weight.equal(tiny_model().itm_head.weight)
 
 
-# ---------------------------------------------------------------------------------------------------------- precision
-
-
 def test_bf16_trains_finite_losses_and_leaves_weights_in_float32():
     """In one process after a training in float32, and before another."""
     histories = []
@@ -113,9 +108,6 @@ def test_bf16_trains_finite_losses_and_leaves_weights_in_float32():
     difference = (rounded - exact).abs().to_numpy()
     assert 1e-4 < difference[0].max() < 0.3  # before any update; a bf16 number has 8 bits
     assert rounded.notna().all(axis=None) and (rounded > 0).all(axis=None)
-
-
-# -------------------------------------------------------------------------------------------------------- command line
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 from paper_data import coco_id, flickr_id, write_paper_data
 from PIL import Image
+from refusal import refused
 
 from amc_lib.datasets import visual_genome
 
@@ -53,10 +53,6 @@ def changed(records: list, change: dict) -> list:
     """The records of a file, the first thing of the first image changed."""
     (name,) = (key for key, value in records[0].items() if isinstance(value, list))
     return [records[0] | {name: [records[0][name][0] | change, *records[0][name][1:]]}, *records[1:]]
-
-
-def refused(message: str):
-    return pytest.raises(ValueError, match=re.escape(message))
 
 
 def test_descriptions_are_regions_clipped_to_the_picture(root):

@@ -151,8 +151,6 @@ def test_scores_have_three_ways_of_which_each_can_be_asked_alone_and_none_for_pa
         torch.testing.assert_close(alone[0], scores[way][1], rtol=1e-4, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------------- answers
-
 SIDE = 100
 LEFT, RIGHT, NOTHING = (0.0, 0.0, 40.0, 40.0), (50.0, 50.0, 90.0, 90.0), (0.0, 0.0, 0.0, 0.0)
 

@@ -101,9 +101,6 @@ def test_every_allowed_phrase_is_as_likely():
     assert all(count == pytest.approx(200, abs=60) for count in counts.values()) and len(counts) == 3
 
 
-# --------------------------------------------------------------------------------------------------------- the table
-
-
 def test_questions_that_are_not_asked_have_no_hit():
     asked = []
 
@@ -180,9 +177,6 @@ def test_differences_of_controls_are_paired(table, hits):
     row = found.loc["own − random"]
     assert (row["difference"], row["p"]) == pytest.approx((expected.value, expected.p))
     assert found.index.tolist() == list(ASKED.values()) and found["phrases"].tolist() == [60, 60, 48, 60]
-
-
-# -------------------------------------------------------------------------------------------------------- groups
 
 
 def test_columns_say_what_kind_of_phrase_it_is():

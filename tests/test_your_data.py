@@ -10,32 +10,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import mini_paper
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from test_runs import TINY
+from refusal import refused
+from tiny_scenes import TINY, code_cells, untrained
 
 from amc_lib import presets
-from amc_lib.checkpoints import load_checkpoint, save_checkpoint
+from amc_lib.checkpoints import load_checkpoint
 from amc_lib.config import Settings
 from amc_lib.data import box_mask
 from amc_lib.evaluate import point_at, point_hits
-from amc_lib.model import ALBEF
 from amc_lib.model.trunk import FrozenTrunk, pixels
-from amc_lib.tokens import Tokenizer, word_vocabulary
 from amc_study import runs
 from amc_study.own_data import OwnData, SplitSettings, fitted, open_data, starting_checkpoint
 from amc_study.photos.splits import PhotoSplit
 from amc_study.runs import finetune
 from amc_study.scenes import scene as scenes
-from amc_study.scenes.language import vocabulary
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT / "notebooks" / "07_your_data.ipynb"
-CELLS = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+CELLS = code_cells("07_your_data")
 IMAGES = 12
 SHARES = SplitSettings(val_share=0.2, test_share=0.25, seed=3)
 
@@ -68,18 +63,11 @@ def data(table) -> OwnData:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Path:
-    """An untrained checkpoint of the tiny tier."""
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(word_vocabulary(vocabulary()), TINY.model.text.max_tokens)
-    return save_checkpoint(tmp_path_factory.mktemp("start") / "start", ALBEF(TINY.model), tokenizer, TINY, {})
+    return untrained(tmp_path_factory.mktemp("start") / "start")
 
 
 def tiny(**training: object) -> Settings:
     return replace(TINY, finetuning=replace(TINY.finetuning, **training))
-
-
-def refused(message: str):
-    return pytest.raises(ValueError, match=re.escape(message))
 
 
 def test_splits_are_by_image_and_of_the_shares(data, table):

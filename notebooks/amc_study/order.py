@@ -23,11 +23,12 @@ from typing import Any
 
 from amc_lib.checkpoints import official_albef
 from amc_lib.files import ROOT, plain, write_json
+from amc_study.run_folder import RUNS
 from amc_study.scenes.cache import fingerprint
 
 PUBLISHED_SEEDS = 3
 WITHOUT_AMC = {"lambda1": 0.0, "lambda2": 0.0}
-HOMES = {"scenes": ROOT / "runs" / "study", "paper": ROOT / "runs" / "paper"}  # of runs and executed notebooks
+HOMES = {"scenes": RUNS / "study", "paper": RUNS / "paper"}  # of runs and executed notebooks
 
 
 @dataclass(frozen=True)

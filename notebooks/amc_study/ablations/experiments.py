@@ -12,7 +12,7 @@ from amc_lib.config import Settings
 from amc_lib.files import plain
 from amc_lib.parameters import resolve, unknown_name
 from amc_lib.presets import preset
-from amc_study.identity import read_by
+from amc_study.identity import OLDER, read_by
 from amc_study.provenance import settings_hash
 from amc_study.runs import finetuning_settings, pretrained
 
@@ -80,9 +80,9 @@ def _key(settings: Settings, read: str) -> str:
 def run_key(stored: Mapping[str, Any], init_sha256: str, read: str, today: Settings) -> str | None:
     """The key of a run whose plain settings are `stored`; names that settings no longer have do not count.
 
-    None where `stored` lacks a name that `today`'s settings have: that run did not know it.
+    None where `stored` lacks a name that `today`'s settings have and `OLDER` does not: that run did not know it.
     """
-    known, names = read_by("finetuning", stored), read_by("finetuning", plain(today))
+    known, names = OLDER | read_by("finetuning", stored), read_by("finetuning", plain(today))
     if not names.keys() <= known.keys():
         return None
     return settings_hash({"init_sha256": init_sha256, "read": read} | {name: known[name] for name in names})
