@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -42,11 +43,8 @@ def heatmaps_and_masks(draw) -> tuple[Tensor, Tensor]:
 
 def pixels(heatmap: Tensor, mask: Tensor) -> tuple[list[float], list[float]]:
     """Values inside and outside the boxes of one sample [H, W]."""
-    inside, outside = [], []
-    for row, mask_row in zip(heatmap.tolist(), mask.tolist(), strict=True):
-        for value, is_inside in zip(row, mask_row, strict=True):
-            (inside if is_inside else outside).append(value)
-    return inside, outside
+    values = list(zip(heatmap.flatten().tolist(), mask.flatten().tolist(), strict=True))
+    return [value for value, inside in values if inside], [value for value, inside in values if not inside]
 
 
 def mean(values: list[float]) -> float:
@@ -57,26 +55,18 @@ def peak(values: list[float]) -> float:
     return max(values, default=0.0)
 
 
-def naive_mean_loss(inside: list[float], outside: list[float], margin: float) -> float:
-    return max(0.0, mean(outside) - mean(inside) + margin)  # equation 1
-
-
-def naive_max_loss(inside: list[float], outside: list[float], margin: float) -> float:
-    return max(0.0, peak(outside) - peak(inside) + margin)  # equation 2
-
-
-def naive_pooled_mean_loss(samples: list[tuple[list[float], list[float]]], margin: float) -> float:
-    inside = [value for sample in samples for value in sample[0]]
-    outside = [value for sample in samples for value in sample[1]]
-    return naive_mean_loss(inside, outside, margin)
+def naive_loss(reduce, inside: list[float], outside: list[float], margin: float) -> float:
+    """Equation 1 where values are reduced to their mean, equation 2 where to their peak."""
+    return max(0.0, reduce(outside) - reduce(inside) + margin)
 
 
 def naive_amc_loss(heatmap: Tensor, mask: Tensor, lambda1, lambda2, delta1, delta2, form: str) -> float:
     samples = [pixels(a, m) for a, m in zip(heatmap, mask, strict=True)]
-    l_max = mean([naive_max_loss(*sample, delta2) for sample in samples])
-    if form == "official":
-        return lambda1 * naive_pooled_mean_loss(samples, delta1) + lambda2 * l_max
-    return mean([lambda1 * naive_mean_loss(*s, delta1) + lambda2 * naive_max_loss(*s, delta2) for s in samples])
+    l_max = mean([naive_loss(peak, *sample, delta2) for sample in samples])
+    if form == "official":  # the values of all samples together
+        inside, outside = (list(chain(*values)) for values in zip(*samples, strict=True))
+        return lambda1 * naive_loss(mean, inside, outside, delta1) + lambda2 * l_max
+    return lambda1 * mean([naive_loss(mean, *sample, delta1) for sample in samples]) + lambda2 * l_max
 
 
 @PROPERTY
@@ -84,8 +74,9 @@ def naive_amc_loss(heatmap: Tensor, mask: Tensor, lambda1, lambda2, delta1, delt
 def test_per_sample_losses_are_the_naive_ones(sample, margin):
     heatmap, mask = sample
     split = [pixels(a, m) for a, m in zip(heatmap, mask, strict=True)]
-    assert mean_loss(heatmap, mask, margin).tolist() == pytest.approx([naive_mean_loss(*s, margin) for s in split])
-    assert max_loss(heatmap, mask, margin).tolist() == pytest.approx([naive_max_loss(*s, margin) for s in split])
+    for loss, reduce in ((mean_loss, mean), (max_loss, peak)):
+        expected = [naive_loss(reduce, *sample, margin) for sample in split]
+        assert loss(heatmap, mask, margin).tolist() == pytest.approx(expected)
 
 
 @FORMS
