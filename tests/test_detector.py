@@ -18,8 +18,8 @@ from amc_study.rival import detector_runs, detector_training
 from amc_study.rival.detection import measure
 from amc_study.rival.detector import UNKNOWN, Detector, Proposals, Target
 from amc_study.rival.detector_runs import load_detector, save_detector, train_detector
-from amc_study.rival.detector_training import learning_rate, scene_vocabulary, target_of, train
-from amc_study.rival.objects import Lite0Pyramid, open_objects
+from amc_study.rival.detector_training import learning_rate, target_of, train, vocabulary_of
+from amc_study.rival.objects import FrozenPyramid, open_objects
 from amc_study.rival.proposals import open_proposals
 from amc_study.rival.settings import DetectorSettings
 from amc_study.scenes import cache
@@ -49,18 +49,18 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def objects():
-    return open_objects(SCENES, SIDE, "train")
+    return open_objects(SCENES, SETTINGS, "train")
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return train_detector(SETTINGS, scenes=SCENES)
+    return train_detector(SETTINGS, data=SCENES)
 
 
 @pytest.fixture
 def detector():
     torch.manual_seed(0)
-    return Detector(SETTINGS, scene_vocabulary())
+    return Detector(SETTINGS, vocabulary_of(SCENES))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_pyramid_equals_the_trunk_that_it_was_folded_from():
     image = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         plain = load_pyramid("lite0").eval()(image)
-    for level, expected in zip(Lite0Pyramid()(image), plain, strict=True):
+    for level, expected in zip(FrozenPyramid("lite0")(image), plain, strict=True):
         torch.testing.assert_close(level, normalise(expected), atol=2e-4, rtol=1e-3)
 
 
@@ -86,12 +86,13 @@ def test_split_holds_what_the_scenes_show(objects):
         shown = [(t.box, t.concept.name, t.colour, t.pattern, t.concept.annotated) for t in scene.objects]
         kept = [(t.box, t.concept, t.colour, t.pattern, t.annotated) for t in objects.objects[index]]
         assert kept == shown
-        for level, fresh in zip(objects.levels([index]), Lite0Pyramid()(pixels(scene.image, SIDE)[None]), strict=True):
-            torch.testing.assert_close(level, fresh, atol=4e-3, rtol=2e-3)  # float16
+        fresh = FrozenPyramid("lite0")(pixels(scene.image, SIDE)[None])
+        for level, expected in zip(objects.levels([index]), fresh, strict=True):
+            torch.testing.assert_close(level, expected, atol=4e-3, rtol=2e-3)  # float16
 
 
 def test_only_annotated_things_are_labelled(objects):
-    vocabulary = scene_vocabulary()
+    vocabulary = vocabulary_of(SCENES)
     assert set(vocabulary.classes) == {concept.name for concept in CONCEPTS if concept.annotated}
     for things in objects.objects:
         target = target_of(things, vocabulary, scale=0.5)
@@ -121,7 +122,7 @@ def test_picture_with_nothing_labelled_teaches_background(detector, objects):
 def test_loss_falls(objects, monkeypatch):
     monkeypatch.setattr(detector_training, "LOG_EVERY", 20)
     torch.manual_seed(0)
-    history = train(Detector(replace(SETTINGS, steps=40), scene_vocabulary()), objects)
+    history = train(Detector(replace(SETTINGS, steps=40), vocabulary_of(SCENES)), objects)
     assert [row["step"] for row in history] == [20, 40]
     assert history[-1]["total"] < 0.8 * history[0]["total"]
 
@@ -182,7 +183,7 @@ class Clairvoyant(torch.nn.Module):
 
     def __init__(self, objects, right: bool) -> None:
         super().__init__()
-        self.vocabulary, self.right = scene_vocabulary(), right
+        self.vocabulary, self.right = vocabulary_of(SCENES), right
         self.targets = iter([target_of(things, self.vocabulary, 1.0) for things in objects.objects])
 
     def propose(self, levels, count):
@@ -202,7 +203,7 @@ def test_perfect_and_misnaming_detectors_are_measured_as_such(objects):
     assert perfect["recall10"] == wrong["recall10"] == perfect["recall100"] == pytest.approx(1)
     assert perfect["recall100_unboxed"] < 0.5
     things = [thing for scene in objects.objects for thing in scene if thing.annotated]
-    for name, first in (("colour", scene_vocabulary().colours[0]), ("pattern", "plain")):
+    for name, first in (("colour", vocabulary_of(SCENES).colours[0]), ("pattern", "plain")):
         values = [getattr(thing, name) for thing in things if getattr(thing, name)]
         assert perfect[name] == pytest.approx(sum(value == first for value in values) / len(values))
 
@@ -213,9 +214,9 @@ def test_run_leaves_what_it_measured_and_is_opened_again(trained, folder, no_tra
     assert trained.folder.parent == folder / "runs"
     again = load_detector(trained.sha256)  # the hash of its weights names it
     assert again.folder == trained.folder
-    assert measure(again.detector, open_objects(SCENES, SIDE, "val")) == trained.metrics["validation"]
-    assert train_detector(SETTINGS, scenes=SCENES).sha256 == trained.sha256
-    of_the_same = train_detector(SETTINGS, scenes=replace(SCENES, phrases=7))  # which it does not read
+    assert measure(again.detector, open_objects(SCENES, SETTINGS, "val")) == trained.metrics["validation"]
+    assert train_detector(SETTINGS, data=SCENES).sha256 == trained.sha256
+    of_the_same = train_detector(SETTINGS, data=replace(SCENES, phrases=7))  # which it does not read
     assert of_the_same.folder == trained.folder
     with pytest.raises(ValueError, match="holds a detector of other settings or code"):
         train_detector(SETTINGS, trained.folder, replace(SCENES, seed=1))
@@ -247,11 +248,11 @@ def test_damaged_detectors_are_refused(trained, tmp_path):
 def test_shipped_run_is_opened_for_its_settings_alone(trained, tmp_path, no_training, monkeypatch):
     monkeypatch.setattr(detector_runs, "SHIPPED", tmp_path)
     shutil.copytree(trained.folder, tmp_path / detector_runs.TRAINED)
-    assert train_detector(SETTINGS, scenes=SCENES).folder == load_detector().folder == tmp_path / "detector-scenes"
+    assert train_detector(SETTINGS, data=SCENES).folder == load_detector().folder == tmp_path / "detector-scenes"
     with pytest.raises(AssertionError, match="trained again"):
-        train_detector(replace(SETTINGS, steps=3), scenes=SCENES)
+        train_detector(replace(SETTINGS, steps=3), data=SCENES)
 
 
 def test_shipped_detector_fits_the_code():
     detector = load_detector(SHIPPED / detector_runs.TRAINED)
-    assert detector.settings == DetectorSettings() and detector.classes == scene_vocabulary().classes
+    assert detector.settings == DetectorSettings() and detector.classes == vocabulary_of(SCENES).classes

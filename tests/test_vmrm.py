@@ -16,7 +16,7 @@ from amc_lib.step import Batch, training_losses
 from amc_lib.tokens import SPECIAL, Tokenizer
 from amc_lib.train import parameter_groups
 from amc_study.rival import vmrm
-from amc_study.rival.proposals import ProposalSplit, RegionInputs
+from amc_study.rival.proposals import ProposalSplit, RegionInputs, SceneProposalSplit
 from amc_study.rival.region_answers import RegionAnswers, choose_regions, oracle
 from amc_study.rival.region_tower import VMRM
 from amc_study.rival.vmrm import WAYS, is_proposal, pair_losses, region_features, score_regions, similarities
@@ -169,7 +169,7 @@ def split() -> ProposalSplit:
         [[LEFT, (60.0, 60.0, 100.0, 100.0), NOTHING], [RIGHT, (20.0, 0.0, 60.0, 40.0), (0.0, 60.0, 9.0, 99.0)]]
     )
     features = torch.rand(2, 3, WIDTH, generator=torch.Generator().manual_seed(0)).half()
-    return ProposalSplit(settings, "val", RegionInputs(boxes, features, SIDE), [[], []], regions)
+    return SceneProposalSplit(settings, "val", RegionInputs(boxes, features, SIDE), [[], []], regions)
 
 
 def test_inputs_are_features_and_places(split):

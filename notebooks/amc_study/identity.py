@@ -14,7 +14,6 @@ from amc_lib.config import Settings
 from amc_lib.files import plain
 from amc_study.own_data import OwnData
 from amc_study.provenance import settings_hash
-from amc_study.rival.detector_runs import load_detector
 from amc_study.run_folder import Run
 from amc_study.scenes.cache import fingerprint
 from amc_study.tiers import tier_of
@@ -60,7 +59,8 @@ def holds(run: Run, stage: str, settings: Settings, init_sha256: str | None, **m
         return identity_of(run) == identity
     stored = OLDER | read_by(stage, run.metrics["provenance"]["settings"])
     same = all(stored.get(name, run) == value for name, value in read_by(stage, plain(settings)).items())
-    same &= identity.get("detector_sha256") in (None, load_detector().sha256)
+    if detector := tier_of(settings).detector:
+        same &= identity.get("detector_sha256") == detector.sha256
     return same and run.metrics["stage"] == stage and run.metrics["init_sha256"] == init_sha256
 
 

@@ -25,8 +25,8 @@ from amc_lib.tokens import clean, word_vocabulary
 from amc_study.photos.album import AlbumPairs, AlbumSplit, open_album
 from amc_study.photos.pairs import training_pairs
 from amc_study.photos.splits import ATTRIBUTION, evaluation_splits, validation_split
-from amc_study.rival.detector_runs import TRAINED, SceneDetector, load_detector
-from amc_study.rival.proposals import ProposalSplit, open_proposals
+from amc_study.rival.detector_runs import TRAINED, TrainedDetector, load_detector
+from amc_study.rival.proposals import PhotoProposalSplit, SceneProposalSplit, open_proposals
 from amc_study.rival.vmrm import pair_losses
 from amc_study.scenes import language, pictograms
 from amc_study.scenes.scene import SPLITS
@@ -73,9 +73,7 @@ class Scenes:
     official = False  # whether training starts from the authors' ALBEF.pth
     layer_is_chosen = True  # on the validation split; else it is the one that the authors publish
     unread = "photos"  # settings of another tier
-    shipped: ClassVar[dict[str, str]] = {
-        "pretraining": "albef-scenes"
-    }  # runs of the preset that the repository ships, by stage
+    shipped: ClassVar[dict[str, str]] = {"pretraining": "albef-scenes"}  # runs that the repository ships, by stage
     code = ("notebooks/amc_study/scenes/*.py", "notebooks/amc_study/scenes/*.csv")  # training depends on it
     losses = staticmethod(training_losses)
     detector = None
@@ -109,20 +107,27 @@ class Scenes:
         return "Scenes are drawn: there is nothing to download."
 
 
-@dataclass(frozen=True)
-class Proposals(Scenes):
-    """The same scenes, read as the boxes that a detector proposes there: what VMRM sees."""
+class ReadByDetector:
+    """What a tier is that is read as the boxes that a detector proposes in its pictures: what VMRM sees."""
 
-    source: str | Path = TRAINED  # of the detector: its run's folder, a shipped name, or the hash of its weights
-    shipped: ClassVar[dict[str, str]] = {"pretraining": "vmrm-pretrained-scenes", "finetuning": "vmrm-scenes"}
-    code = (*Scenes.code, *(f"notebooks/amc_study/rival/{name}.py" for name in ("proposals", "region_tower", "vmrm")))
+    source: str | Path  # of the detector: its run's folder, a shipped name, or the hash of its weights
+    trained_by = tuple(f"notebooks/amc_study/rival/{name}.py" for name in ("proposals", "region_tower", "vmrm"))
     losses = staticmethod(pair_losses)
 
     @property
-    def detector(self) -> SceneDetector:
+    def detector(self) -> TrainedDetector:
         return load_detector(self.source)
 
-    def split(self, name: str) -> ProposalSplit:
+
+@dataclass(frozen=True)
+class Proposals(ReadByDetector, Scenes):
+    """The same scenes as VMRM sees them."""
+
+    source: str | Path = TRAINED
+    shipped: ClassVar[dict[str, str]] = {"pretraining": "vmrm-pretrained-scenes", "finetuning": "vmrm-scenes"}
+    code = (*Scenes.code, *ReadByDetector.trained_by)
+
+    def split(self, name: str) -> SceneProposalSplit:
         return open_proposals(super().split(name), self.detector)
 
 
@@ -174,6 +179,19 @@ class Photos:
 
 
 @dataclass(frozen=True)
+class PhotoProposals(ReadByDetector, Photos):
+    """The same photographs as VMRM sees them."""
+
+    source: str | Path = "detector-photos"
+    shipped: ClassVar[dict[str, str]] = {"pretraining": "vmrm-pretrained-photos", "finetuning": "vmrm-photos"}
+    code = (*Photos.code, *ReadByDetector.trained_by)
+
+    def split(self, name: str) -> PhotoProposalSplit:
+        detector = self.detector
+        return open_proposals(open_album(self.settings.photos, detector.settings.vision, name), detector)
+
+
+@dataclass(frozen=True)
 class Photographs:
     """Visual Genome to train on, Flickr30k Entities and RefCOCO+ to evaluate, as in the paper."""
 
@@ -208,11 +226,10 @@ def tier_of(settings: Settings, detector: str | Path | None = None) -> Scenes | 
     """Where data of these settings come from. `detector`: the run whose proposals VMRM reads; None: the shipped one."""
     if settings.tier == "paper":
         return Photographs(settings)
-    if settings.tier == "photos":
-        return Photos(settings)
-    if settings.model.vision.trunk == "regions":
-        return Proposals(settings, detector or TRAINED)
-    return Scenes(settings)
+    pictures, proposals = (Photos, PhotoProposals) if settings.tier == "photos" else (Scenes, Proposals)
+    if settings.model.vision.trunk != "regions":
+        return pictures(settings)
+    return proposals(settings, detector) if detector else proposals(settings)
 
 
 def split_sizes(splits: Mapping[str, Split]) -> pd.DataFrame:

@@ -14,24 +14,24 @@ from amc_study.rival.objects import ObjectSplit
 
 IOU = 0.5  # intersection over union from which a box counts as found
 COUNTS = (10, 30, 50, 100)  # proposals of a picture among which recall looks
-SCENES_AT_ONCE = 25
+PICTURES_AT_ONCE = 25
 
 
 @torch.inference_mode()
 def measure(detector: Detector, objects: ObjectSplit) -> dict[str, float]:
     """Numbers on a split, each in [0, 1].
 
-    map50: mean average precision of the annotated concepts, of at most 100 boxes a picture with one label each.
+    map50: mean average precision of what is annotated, of at most 100 boxes a picture with one label each.
     recallN, recallN_unboxed: share of the things that one of the first N boxes covers, of concepts with and without
     boxes in finetuning. label, colour, pattern: share of the annotated things that are named correctly at their true
-    boxes; colour and pattern where a thing has one.
+    boxes; colour and pattern where any thing has one.
     """
     detector.eval()
     targets = [target_of(things, detector.vocabulary, objects.scale) for things in objects.objects]
     proposals, names = [], []
-    for indices in torch.arange(len(objects)).split(SCENES_AT_ONCE):
+    for indices in torch.arange(len(objects)).split(PICTURES_AT_ONCE):
         levels = objects.levels(indices.tolist())
-        proposals += [p.resized((objects.settings.size,) * 2) for p in detector.propose(levels, max(COUNTS))]
+        proposals += [p.resized((objects.size,) * 2) for p in detector.propose(levels, max(COUNTS))]
         names.append(torch.stack(detector.name(levels, [targets[index].boxes for index in indices])))
     boxed = [boxes_of([thing for thing in scene if thing.annotated]) for scene in objects.objects]
     unboxed = [boxes_of([thing for thing in scene if not thing.annotated]) for scene in objects.objects]
@@ -39,12 +39,13 @@ def measure(detector: Detector, objects: ObjectSplit) -> dict[str, float]:
     precisions = average_precisions([(p.boxes, p.scores, p.labels) for p in proposals], true).values()
     numbers = {"map50": sum(precisions) / len(precisions)}
     for suffix, boxes in (("", boxed), ("_unboxed", unboxed)):
-        for count in COUNTS:
+        for count in COUNTS if any(map(len, boxes)) else ():
             hits = [recalled(p.boxes, true, count) for p, true in zip(proposals, boxes, strict=True)]
             numbers[f"recall{count}{suffix}"] = float(torch.cat(hits).float().mean())
     truth = torch.cat([torch.stack((t.labels - 1, t.colours, t.patterns)) for t in targets], dim=1)  # [3, things]
     for kind, named, values in zip(("label", "colour", "pattern"), torch.cat(names, dim=1), truth, strict=True):
-        numbers[kind] = float((named == values)[values != UNKNOWN].float().mean())
+        if (known := values != UNKNOWN).any():
+            numbers[kind] = float((named == values)[known].float().mean())
     return numbers
 
 

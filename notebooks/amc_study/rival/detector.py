@@ -1,8 +1,8 @@
-"""The detector: Faster R-CNN above the frozen Lite0 trunk, which knows the annotated concepts and no others.
+"""The detector: Faster R-CNN above the frozen trunk, which knows what is annotated and nothing else.
 
 It is put together from torchvision's parts. As in bottom-up attention (Anderson et al., CVPR 2018) a second head names
-attributes, so that region features carry colour and pattern too. Things of other concepts are background in training,
-as in Visual Genome.
+attributes, so that region features carry colour and pattern too. What is not annotated (on scenes, things of other
+concepts) is background in training, as in Visual Genome.
 """
 
 from __future__ import annotations
@@ -13,19 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms, roi_align
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms
 
 from amc_lib.model.trunk import NETWORKS, STRIDES
+from amc_study.rival.detector_parts import box_heads, pool, proposal_network
 from amc_study.rival.objects import Levels
 from amc_study.rival.settings import DetectorSettings
 
 LEVELS = ("fine", "middle", "coarse")
-GRIDS = (5, 2)  # sides of the grids to which a box is pooled at strides 8 and 16
-PLACING = 128  # width of the part of the box head that moves boxes
 AUXILIARY = 0.2  # weight of the box head's losses beside that of labels, which suffer from larger ones
 ROUNDS = 2  # of correcting a box and looking at it again, by the same head
 UNKNOWN = -1  # an attribute that a thing does not have
@@ -33,7 +30,7 @@ UNKNOWN = -1  # an attribute that a thing does not have
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a detector can name: concepts, colours and patterns."""
+    """What a detector can name: classes of things, and colours and patterns if there are any."""
 
     classes: tuple[str, ...]
     colours: tuple[str, ...]
@@ -79,18 +76,19 @@ class Proposals:
 class Detector(nn.Module):
     """Levels of the frozen trunk -> boxes with classes, and features that also carry colour and pattern.
 
-    The features are those from which the box head names things: at true boxes a linear probe reads 94 % of all
-    concepts and 91 % of colours from them, boxed or not, and no more with the trunk's own features beside them.
+    The features are those from which the box head names things. On scenes a linear probe at true boxes reads 94 % of
+    all concepts and 91 % of colours from them, boxed or not, and no more with the trunk's own features beside them. Of
+    a coarser vocabulary they are worth less: the trunk's own can stand beside them.
     """
 
     def __init__(self, settings: DetectorSettings, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.settings, self.vocabulary = settings, vocabulary
-        self.fpn = FeaturePyramidNetwork(list(NETWORKS["lite0"].channels), settings.channels)
-        self.rpn = _proposal_network(settings)
-        self.heads = _box_heads(settings, len(vocabulary.classes))
-        self.colour = nn.Linear(settings.width, len(vocabulary.colours))
-        self.pattern = nn.Linear(settings.width, len(vocabulary.patterns))
+        self.fpn = FeaturePyramidNetwork(list(NETWORKS[settings.trunk].channels), settings.channels)
+        self.rpn = proposal_network(settings)
+        self.heads = box_heads(settings, len(vocabulary.classes))
+        attributes = vocabulary.colours, vocabulary.patterns
+        self.colour, self.pattern = (nn.Linear(settings.width, len(w)) if w else None for w in attributes)
 
     def losses(self, levels: Levels, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Scalars to be added up, for B pictures with one target each.
@@ -129,18 +127,20 @@ class Detector(nn.Module):
             kept = nms(*candidates[:2], self.settings.overlap)[: count or self.settings.boxes]
             best.append([values[kept] for values in candidates])
         boxes = [part[0] for part in best]
-        features = self._look(levels, boxes)[0].split([*map(len, boxes)])
+        features = self._features(levels, boxes).split([*map(len, boxes)])
         return [Proposals(*part, seen, size) for part, seen in zip(best, features, strict=True)]
 
     @torch.inference_mode()
     def name(self, levels: Levels, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The likeliest class, colour and pattern of each box of all pictures, as indices of the vocabulary.
 
-        boxes: xyxy in pixels of the input, [n, 4] of each picture. Each answer: int64 [sum of n].
+        boxes: xyxy in pixels of the input, [n, 4] of each picture. Each answer: int64 [sum of n]; UNKNOWN for all where
+        the vocabulary has no colours or patterns.
         """
         naming, placing = self._look(levels, boxes)
         logits, _ = self.heads.box_predictor(naming, placing)
-        return logits[:, 1:].argmax(1), self.colour(naming).argmax(1), self.pattern(naming).argmax(1)
+        label, unknown = logits[:, 1:].argmax(1), logits.new_full((len(logits),), UNKNOWN, dtype=torch.int64)
+        return label, *(head(naming).argmax(1) if head else unknown for head in (self.colour, self.pattern))
 
     def _candidates(
         self, levels: Levels, boxed: list[dict[str, Tensor]] | None = None
@@ -155,6 +155,13 @@ class Detector(nn.Module):
     def _look(self, levels: Levels, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """What the box head makes of all pictures' boxes, one after another: for naming and for placing them."""
         return self.heads.box_head(self.heads.box_roi_pool(levels, boxes))
+
+    def _features(self, levels: Levels, boxes: list[Tensor]) -> Tensor:
+        """[sum of boxes, F]: the naming part of what the box head makes of them and, if wanted, means of the levels."""
+        naming = self._look(levels, boxes)[0]
+        if not self.settings.trunk_features:
+            return naming
+        return torch.cat((naming, pool(levels, boxes, (1,) * len(STRIDES), samples=-1)), dim=1)
 
     def _corrected(self, boxes: list[Tensor], deltas: Tensor, size: tuple[int, int]) -> list[Tensor]:
         """Boxes of each picture moved as the box head says, inside pictures of `size` (height, width)."""
@@ -174,74 +181,3 @@ class Detector(nn.Module):
             if (known != UNKNOWN).any():
                 total = total + F.cross_entropy(head(naming), known, ignore_index=UNKNOWN)
         return total
-
-
-def _proposal_network(settings: DetectorSettings) -> RegionProposalNetwork:
-    """torchvision's, over the feature pyramid: one anchor size and all ratios at each of its levels."""
-    sizes = tuple((round(share * settings.image_size),) for share in settings.anchors)
-    kept = dict.fromkeys(("training", "testing"), settings.candidates)
-    return RegionProposalNetwork(
-        AnchorGenerator(sizes, (settings.ratios,) * len(sizes)),
-        RPNHead(settings.channels, len(settings.ratios)),
-        fg_iou_thresh=0.6,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=64,
-        positive_fraction=0.5,
-        pre_nms_top_n={name: 2 * number for name, number in kept.items()},
-        post_nms_top_n=kept,
-        nms_thresh=0.7,
-    )
-
-
-def _box_heads(settings: DetectorSettings, classes: int) -> RoIHeads:
-    """The box head reads the trunk itself, not the pyramid: from there a linear layer names 96 % of true boxes."""
-    pooled = sum(channels * grid**2 for channels, grid in zip(NETWORKS["lite0"].channels, GRIDS, strict=False))
-    return RoIHeads(
-        _pool_fine_and_middle,
-        BoxHead(pooled, settings.width),
-        Predictor(settings.width, classes),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=32,
-        positive_fraction=0.75,
-        bbox_reg_weights=None,
-        score_thresh=0.0,
-        nms_thresh=settings.overlap,
-        detections_per_img=settings.boxes,
-    )
-
-
-def _pool_fine_and_middle(levels: Levels, boxes: list[Tensor]) -> Tensor:
-    """Boxes in pixels of the input -> [sum of boxes, features]: means over the cells of a grid in each box."""
-    pooled = [
-        roi_align(level, boxes, grid, 1 / stride, sampling_ratio=2, aligned=True).flatten(1)
-        for level, grid, stride in zip(levels, GRIDS, STRIDES, strict=False)
-    ]
-    return torch.cat(pooled, dim=1)
-
-
-class BoxHead(nn.Module):
-    """Pooled boxes -> [n, width], from which things are named, and [n, PLACING], from which boxes are moved."""
-
-    def __init__(self, pooled: int, width: int) -> None:
-        super().__init__()
-        self.naming = nn.Sequential(nn.Linear(pooled, width), nn.LayerNorm(width), nn.ReLU())
-        self.placing = nn.Sequential(nn.Linear(pooled, PLACING), nn.LayerNorm(PLACING), nn.ReLU())
-
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        return self.naming(pooled), self.placing(pooled)
-
-
-class Predictor(nn.Module):
-    """What `BoxHead` gives -> logits [n, 1 + classes], background first, and corrections [n, 4 * (1 + classes)].
-
-    A box has a single correction. It is repeated for every class, as torchvision's loss reads it.
-    """
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.label, self.box = nn.Linear(width, 1 + classes), nn.Linear(PLACING, 4)
-
-    def forward(self, naming: Tensor, placing: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.label(naming)
-        return logits, self.box(placing).repeat(1, logits.shape[1])

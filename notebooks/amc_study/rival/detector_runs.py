@@ -20,25 +20,29 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from amc_lib.checkpoints import SHIPPED, WEIGHTS, CheckpointError
-from amc_lib.config import SceneSettings
+from amc_lib.config import PhotoSettings, SceneSettings
 from amc_lib.files import ROOT, plain, write_bytes, write_csv, write_json
 from amc_lib.model.trunk import pixels
 from amc_lib.parameters import from_mapping
+from amc_study.photos import features
 from amc_study.provenance import provenance
 from amc_study.rival.detection import measure
 from amc_study.rival.detector import Detector, Proposals, Vocabulary
-from amc_study.rival.detector_training import scene_vocabulary, train
-from amc_study.rival.objects import CODE, Lite0Pyramid, open_objects
+from amc_study.rival.detector_training import train, vocabulary_of
+from amc_study.rival.objects import CODE, FrozenPyramid, open_objects
 from amc_study.rival.settings import DetectorSettings
 from amc_study.scenes.cache import DRAWING, fingerprint
 
 RUNS = ROOT / "runs"
 DESCRIPTION, METRICS = "detector.json", "metrics.json"
-TRAINED = "detector-scenes"  # the run that the repository ships
-TRAINING = (*DRAWING, *CODE, *(f"notebooks/amc_study/rival/{name}.py" for name in ("detector", "detector_training")))
+TRAINED = "detector-scenes"  # the run on scenes that the repository ships; on photographs, "detector-photos"
+PHOTOGRAPHS = ("amc_lib/datasets/flickr30k.py", *(f"notebooks/amc_study/photos/{n}.py" for n in ("album", "entities")))
+CODE_OF = {"scenes": DRAWING, "photos": (*PHOTOGRAPHS, *features.CODE)}  # by tier
+PARTS = ("detector", "detector_parts", "detector_training")
+TRAINING = (*CODE, *(f"notebooks/amc_study/rival/{name}.py" for name in PARTS))
 
 
-class SceneDetector:
+class TrainedDetector:
     """A trained detector with its trunk: pictures -> proposals. `sha256` is the hash of the weights in `folder`."""
 
     def __init__(self, detector: Detector, folder: Path, sha256: str) -> None:
@@ -46,8 +50,8 @@ class SceneDetector:
         self.settings, self.classes = detector.settings, detector.vocabulary.classes
 
     @cached_property
-    def trunk(self) -> Lite0Pyramid:
-        return Lite0Pyramid()
+    def trunk(self) -> FrozenPyramid:
+        return FrozenPyramid(self.settings.trunk)
 
     def propose(self, images: Sequence[Image.Image]) -> list[Proposals]:
         """At most `settings.boxes` proposals for each picture, in its own pixels."""
@@ -62,24 +66,27 @@ class SceneDetector:
 
 
 def train_detector(
-    settings: DetectorSettings | None = None, output: str | Path | None = None, scenes: SceneSettings | None = None
-) -> SceneDetector:
-    """Train a detector on the `train` split of the scenes and measure it on `val`, or open the run that did.
+    settings: DetectorSettings | None = None,
+    output: str | Path | None = None,
+    data: SceneSettings | PhotoSettings | None = None,
+) -> TrainedDetector:
+    """Train a detector on the `train` split of scenes or photographs and measure it on `val`, or open the run that did.
 
     Without an `output`, the run that the repository ships is opened if it is of these settings. Raises ValueError for
     an `output` that holds a run of other settings or code.
     """
-    settings, scenes = settings or DetectorSettings(), scenes or SceneSettings()
-    read = _read({"detector": plain(settings), "scenes": plain(scenes)})
-    shipped = SHIPPED / TRAINED / METRICS
+    settings, data = settings or DetectorSettings(), data or SceneSettings()
+    tier = "photos" if isinstance(data, PhotoSettings) else "scenes"
+    used = {"detector": settings, tier: data}
+    read, shipped = _read(plain(used)), SHIPPED / f"detector-{tier}" / METRICS
     if output is None and shipped.is_file() and _read(_json(shipped)["provenance"]["settings"]) == read:
         print(f"detector: shipped in {plain(shipped.parent)}")
-        return load_detector(TRAINED)
-    identity = fingerprint(read, TRAINING)
+        return load_detector(shipped.parent)
+    identity = fingerprint(read, (*CODE_OF[tier], *TRAINING))
     folder = Path(output) if output else RUNS / f"detector-seed{settings.seed}-{identity}"
     if not (folder / METRICS).is_file():
         print(f"detector: seed {settings.seed}, into {plain(folder)}")
-        _train_into(folder, settings, scenes, identity)
+        _train_into(folder, settings, data, used, identity)
         return load_detector(folder)
     detector = load_detector(folder)
     if detector.metrics.get("identity") != identity:
@@ -88,7 +95,7 @@ def train_detector(
     return detector
 
 
-def load_detector(source: str | Path = TRAINED) -> SceneDetector:
+def load_detector(source: str | Path = TRAINED) -> TrainedDetector:
     """Load the detector of a run's folder, or a known one by its shipped name or the hash of its weights.
 
     Raises CheckpointError with one sentence if it is missing, damaged, or does not fit its own settings.
@@ -106,7 +113,7 @@ def load_detector(source: str | Path = TRAINED) -> SceneDetector:
         detector.load_state_dict(weights)
     except Exception as error:  # what a description and a safetensors header can be is not bounded
         raise CheckpointError(f"{folder}: is damaged or no detector: {' '.join(str(error).split()):.200}") from error
-    return SceneDetector(detector, folder, about["sha256"])
+    return TrainedDetector(detector, folder, about["sha256"])
 
 
 def save_detector(folder: str | Path, detector: Detector, about: Mapping[str, Any]) -> None:
@@ -123,16 +130,22 @@ def save_detector(folder: str | Path, detector: Detector, about: Mapping[str, An
     write_json(folder / DESCRIPTION, content)
 
 
-def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings, identity: str) -> None:
+def _train_into(
+    folder: Path,
+    settings: DetectorSettings,
+    data: SceneSettings | PhotoSettings,
+    used: Mapping[str, Any],
+    identity: str,
+) -> None:
     """Train, measure and write; metrics.json, whose presence says that the run is finished, comes last."""
-    objects = open_objects(scenes, settings.image_size, "train")
+    objects = open_objects(data, settings, "train")
     torch.manual_seed(settings.seed)
-    detector = Detector(settings, scene_vocabulary())
+    detector = Detector(settings, vocabulary_of(data))
     begin = time.perf_counter()
     history = train(detector, objects)
     seconds = time.perf_counter() - begin
-    numbers = measure(detector, open_objects(scenes, settings.image_size, "val"))
-    record = provenance({"detector": settings, "scenes": scenes}, seed=settings.seed, seconds=seconds)
+    numbers = measure(detector, open_objects(data, settings, "val"))
+    record = provenance(used, seed=settings.seed, seconds=seconds)
     write_csv(folder / "history.csv", pd.DataFrame(history))
     save_detector(folder, detector, record)
     metrics = {"identity": identity, "validation": numbers, "final": history[-1], "provenance": record}
@@ -140,9 +153,15 @@ def _train_into(folder: Path, settings: DetectorSettings, scenes: SceneSettings,
 
 
 def _read(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of the detector's and the scenes' settings, those that training and measuring read."""
+    """Of the plain settings of a detector and its data, those that training and measuring read.
+
+    Runs that are older than a setting of the detector did what its default says.
+    """
+    read = {"detector": plain(DetectorSettings()) | settings["detector"]}
+    if "photos" in settings:
+        return read | {"photos": {"never_boxed": settings["photos"]["never_boxed"]}}
     unread = {"pretrain", "phrases", "referring_a", "referring_b"}
-    return settings | {"scenes": {name: value for name, value in settings["scenes"].items() if name not in unread}}
+    return read | {"scenes": {name: value for name, value in settings["scenes"].items() if name not in unread}}
 
 
 def _find(source: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Training of the detector on drawn scenes: what there is to learn in a scene, and the loop."""
+"""Training of the detector: what there is to learn in a picture, and the loop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from amc_lib.config import PhotoSettings, SceneSettings
 from amc_lib.train import DivergedError, parameter_groups
 from amc_study.rival.detector import UNKNOWN, Detector, Target, Vocabulary
 from amc_study.rival.objects import Levels, NamedObject, ObjectSplit
@@ -22,15 +23,24 @@ LOG_EVERY = 50  # steps
 MAX_GRAD_NORM = 5.0
 
 
-def scene_vocabulary() -> Vocabulary:
-    """The annotated concepts in their own order, and the colours and patterns that things of any concept have."""
+ENTITY_TYPES = ("people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other")
+
+
+def vocabulary_of(data: SceneSettings | PhotoSettings) -> Vocabulary:
+    """What a detector can name. Of scenes the annotated concepts in their own order, with all colours and patterns.
+
+    Of photographs Flickr30k Entities' types: the names that its boxes come with. (A detector of things without names
+    would be no simpler, and its features would tell no kinds apart.)
+    """
+    if isinstance(data, PhotoSettings):
+        return Vocabulary(ENTITY_TYPES, (), ())
     classes = tuple(concept.name for concept in CONCEPTS if concept.annotated)
     colours = tuple(sorted({colour for concept in CONCEPTS for colour in concept.colours}))
     return Vocabulary(classes, colours, (PLAIN, *PATTERNS))
 
 
 def target_of(things: list[NamedObject], vocabulary: Vocabulary, scale: float) -> Target:
-    """What there is to learn in a scene: its annotated things. scale: pixels of the input for one of the scene."""
+    """What there is to learn in a picture: its annotated things. scale: pixels of the input for one of their boxes."""
     things = [thing for thing in things if thing.annotated]
 
     def ids(field: str, names: tuple[str, ...]) -> Tensor:
@@ -42,7 +52,7 @@ def target_of(things: list[NamedObject], vocabulary: Vocabulary, scale: float) -
 
 
 def boxes_of(things: list[NamedObject]) -> Tensor:
-    """float32 [n, 4], xyxy in pixels of the scene."""
+    """float32 [n, 4], xyxy in pixels of the picture."""
     return torch.tensor([thing.box for thing in things], dtype=torch.float32).reshape(-1, 4)
 
 
@@ -88,7 +98,7 @@ def learning_rate(settings: DetectorSettings, step: int) -> float:
 
 
 def _batches(detector: Detector, objects: ObjectSplit) -> Iterator[tuple[Levels, list[Target]]]:
-    """`settings.steps` batches; every scene comes once before any comes again."""
+    """`settings.steps` batches; every picture comes once before any comes again."""
     settings, rng = detector.settings, np.random.default_rng(detector.settings.seed)
     targets = [target_of(things, detector.vocabulary, objects.scale) for things in objects.objects]
     visits = settings.steps * settings.batch_size

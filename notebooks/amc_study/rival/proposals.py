@@ -1,4 +1,4 @@
-"""A split of scenes as the detector-based system reads it: proposals of the detector instead of pictures."""
+"""A split as the detector-based system reads it: proposals of the detector instead of pictures."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from amc_lib.config import SceneSettings
 from amc_lib.regions import Box, Region
-from amc_study.rival.detector_runs import SceneDetector, load_detector
-from amc_study.rival.objects import CODE, draw_levels
-from amc_study.scenes.cache import Part, open_entry
+from amc_study.photos import features
+from amc_study.photos.album import AlbumSplit
+from amc_study.rival.detector_runs import TrainedDetector, load_detector
+from amc_study.rival.objects import CODE, Levels, draw_levels, photo_levels
+from amc_study.scenes.cache import Part, fingerprint, open_entry, open_rows
 from amc_study.scenes.splits import SceneSplit
+
+CODE = (*CODE, *(f"notebooks/amc_study/rival/{name}.py" for name in ("detector", "detector_parts", "proposals")))
+PHOTOGRAPHS_A_TASK = 50
 
 
 class RegionInputs(Sequence[Tensor]):
@@ -36,14 +42,20 @@ class RegionInputs(Sequence[Tensor]):
         return torch.cat((self.features[index].float(), corners, area[:, None]), dim=1)
 
 
-class ProposalSplit(SceneSplit):
-    """A split of scenes whose inputs are what the detector proposes there (`RegionInputs`)."""
+class ProposalSplit:
+    """What a split is whose inputs are a detector's proposals in its pictures (`RegionInputs`)."""
 
     inputs: RegionInputs
 
+    def row(self, region: Region) -> int:
+        """Of a region's picture."""
+        raise NotImplementedError
+
     def boxes(self, region: Region) -> Tensor:
-        """The proposals' boxes [K, 4], xyxy in pixels; without area where there are fewer."""
-        return self.inputs.boxes[region.image.index].float()
+        """The proposals' boxes [K, 4], xyxy in pixels of the picture; without area where there are fewer."""
+        height, width = self.size(region)
+        scale = torch.tensor([width / self.inputs.side, height / self.inputs.side] * 2)
+        return self.inputs.boxes[self.row(region)].float() * scale
 
     @cached_property
     def detections(self) -> dict[str, tuple[Box, ...]]:
@@ -54,29 +66,84 @@ class ProposalSplit(SceneSplit):
         }
 
 
-def open_proposals(scenes: SceneSplit, detector: SceneDetector) -> ProposalSplit:
+class SceneProposalSplit(ProposalSplit, SceneSplit):
+    """Of drawn scenes."""
+
+    def row(self, region: Region) -> int:
+        return region.image.index
+
+
+class PhotoProposalSplit(ProposalSplit, AlbumSplit):
+    """Of photographs, and of the mirrored ones where training needs them."""
+
+    def row(self, region: Region) -> int:
+        return self.rows[region.image_id]
+
+
+def open_proposals(split: SceneSplit | AlbumSplit, detector: TrainedDetector) -> ProposalSplit:
     """Proposals of a split from the cache or, where they are not there yet, found now (with a progress bar)."""
-    code = (*CODE, *(f"notebooks/amc_study/rival/{name}.py" for name in ("detector", "proposals")))
-    compute = partial(_propose, detector.folder, detector.sha256)
+    if isinstance(split, AlbumSplit):
+        return _open_photographs(split, detector)
+    compute = partial(_propose_scenes, detector.folder, detector.sha256)
     depends_on = [detector.sha256, detector.settings]
-    arrays, _ = open_entry("proposals", compute, scenes.settings, scenes.split, depends_on, code)
-    inputs = RegionInputs(arrays["boxes"], arrays["features"], scenes.settings.size)
-    return ProposalSplit(scenes.settings, scenes.split, inputs, scenes.captions, scenes.regions)
+    arrays, _ = open_entry("proposals", compute, split.settings, split.split, depends_on, CODE)
+    inputs = RegionInputs(arrays["boxes"], arrays["features"], split.settings.size)
+    return SceneProposalSplit(split.settings, split.split, inputs, split.captions, split.regions)
 
 
-def _propose(folder: Path, sha256: str, settings: SceneSettings, split: str, start: int, stop: int) -> Part:
-    """The proposals of each scene, the best first; without area, and with features 0, where there are fewer than K."""
+def _propose_scenes(folder: Path, sha256: str, settings: SceneSettings, split: str, start: int, stop: int) -> Part:
     detector = _detector(folder, sha256)
-    K = detector.settings.boxes
-    _, levels = draw_levels(settings, detector.settings.image_size, split, start, stop)
-    boxes, features = torch.zeros(stop - start, K, 4), torch.zeros(stop - start, K, detector.settings.width)
+    _, levels = draw_levels(settings, detector.settings.trunk, detector.settings.image_size, split, start, stop)
+    return _arrays(detector, levels, settings.size), []
+
+
+def _open_photographs(album: AlbumSplit, detector: TrainedDetector) -> PhotoProposalSplit:
+    """One entry for the photographs and, after them, the mirrored ones."""
+    paths = tuple({region.image_id: region.image.path for region in album.regions}.values())
+    with_mirrored, n = album.mirrored is not None, len(paths)
+    stats = [(path.name, path.stat().st_size) for path in paths]
+    key = fingerprint([detector.sha256, detector.settings, with_mirrored, stats], (*features.CODE, *CODE))
+    compute = partial(_propose_photographs, detector.folder, detector.sha256, album.split, paths, with_mirrored)
+    count, title = n * (1 + with_mirrored), f"proposals of {album.split}"
+    arrays, _ = open_rows(f"proposals-photos-{album.split}-{key}", compute, count, title, PHOTOGRAPHS_A_TASK)
+    inputs, mirrored = (
+        RegionInputs(arrays["boxes"][rows], arrays["features"][rows], detector.settings.image_size)
+        for rows in (slice(n), slice(n, None))
+    )
+    read = {"inputs": inputs, "mirrored": mirrored if with_mirrored else None}
+    return PhotoProposalSplit(**vars(album) | read)
+
+
+def _propose_photographs(
+    folder: Path, sha256: str, split: str, paths: tuple[Path, ...], with_mirrored: bool, start: int, stop: int
+) -> Part:
+    detector = _detector(folder, sha256)
+    maps = _maps(detector, split, paths, with_mirrored)
+    levels = photo_levels(maps, detector.settings.trunk, range(start, stop))
+    return _arrays(detector, levels, detector.settings.image_size), []
+
+
+def _arrays(detector: TrainedDetector, levels: Levels, side: int) -> dict[str, np.ndarray]:
+    """The proposals of each picture, the best first, with boxes in pixels of a square of `side`.
+
+    Where there are fewer than K, boxes have no area and features are 0.
+    """
+    count, K = len(levels[0]), detector.settings.boxes
+    boxes, features = torch.zeros(count, K, 4), torch.zeros(count, K, detector.settings.feature_width)
     for row, found in enumerate(detector.detector.propose(levels)):
-        boxes[row, : len(found.boxes)] = found.resized((settings.size, settings.size)).boxes
+        boxes[row, : len(found.boxes)] = found.resized((side, side)).boxes
         features[row, : len(found.boxes)] = found.features
-    return {"boxes": boxes.numpy(), "features": features.half().numpy()}, []
+    return {"boxes": boxes.numpy(), "features": features.half().numpy()}
 
 
 @lru_cache(maxsize=1)
-def _detector(folder: Path, sha256: str) -> SceneDetector:
+def _detector(folder: Path, sha256: str) -> TrainedDetector:
     """The detector of this process, loaded anew where the folder's weights are others."""
     return load_detector(folder)
+
+
+@lru_cache(maxsize=1)
+def _maps(detector: TrainedDetector, split: str, paths: tuple[Path, ...], with_mirrored: bool) -> list[Tensor]:
+    """The trunk's features of photographs and, if wanted, of the mirrored ones."""
+    maps = features.open_features(split, paths, detector.settings.vision, with_mirrored)
+    return [level for level in maps if level is not None]

@@ -13,7 +13,7 @@ from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.grounder import Grounder, checked_phrases, read_image
 from amc_lib.regions import Box
 from amc_study.rival.detector import Proposals
-from amc_study.rival.detector_runs import TRAINED, SceneDetector, load_detector
+from amc_study.rival.detector_runs import TRAINED, TrainedDetector, load_detector
 from amc_study.rival.proposals import RegionInputs
 from amc_study.rival.region_answers import DEFAULT_WAY
 from amc_study.rival.region_tower import open_checkpoint
@@ -50,7 +50,7 @@ def open_grounder(source: str | Path, read: int | str | None = None) -> Grounder
 class RegionGrounder:
     """A checkpoint over proposals with the detector that makes them. `way` is one of `region_answers.WAYS`."""
 
-    def __init__(self, checkpoint: Checkpoint, detector: SceneDetector, way: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, detector: TrainedDetector, way: str) -> None:
         self.checkpoint, self.detector, self.way = checkpoint, detector, way
 
     @classmethod
@@ -80,7 +80,7 @@ class RegionGrounder:
 
     def match(self, picture: Image.Image, proposals: Proposals, phrases: Sequence[str]) -> list[RegionGrounding]:
         """Every proposal scored for every phrase."""
-        side = self.checkpoint.settings.scenes.size
+        side = self.detector.settings.image_size
         square = proposals.resized((side, side))
         inputs = RegionInputs(square.boxes[None], square.features[None], side)[0]  # [K, F + 5]
         model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer

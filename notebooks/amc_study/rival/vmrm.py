@@ -29,7 +29,7 @@ from amc_lib.evaluate import evaluating
 from amc_lib.losses import draw_negatives, masked_language_loss, matching_loss
 from amc_lib.model.text import ImageMemory
 from amc_lib.step import Batch
-from amc_lib.tokens import Tokenizer
+from amc_lib.tokens import IGNORED, Tokenizer
 from amc_study.rival.region_tower import GEOMETRY, VMRM
 
 WAYS = ("similarity", "matching", "both")  # of scoring a proposal, `score_regions`
@@ -111,9 +111,10 @@ def pair_losses(
     texts = torch.cat((text_embeds, text_embeds[: len(other)], corrupted[0]))
     fused = model.text_encoder.fuse(texts, torch.cat((mask, mask[: len(other)], mask)), alone)
     fused_pairs, fused_corrupted = fused.split((len(rows) + len(other), len(rows)))
-    logits = model.text_encoder.predict(fused_corrupted)
+    hidden = batch.mlm_labels != IGNORED
+    logits = model.text_encoder.predict(fused_corrupted[hidden])  # [M, V], of the corrupted positions alone
     return PairLosses(
-        mlm=masked_language_loss(logits, logits.detach(), batch.mlm_labels, alpha=0.0),
+        mlm=masked_language_loss(logits, None, batch.mlm_labels[hidden], alpha=0.0),
         mrm=_regions(model, batch, text_embeds, matched),
         itc=itc,
         itm=matching_loss(model.match(fused_pairs), positives=len(rows)),
