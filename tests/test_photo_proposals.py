@@ -8,7 +8,7 @@ import numpy as np
 import paper_data
 import pytest
 import torch
-from test_runs import TEXT, TRAINING
+from tiny_scenes import TEXT, TRAINING
 
 from amc_lib.config import Settings
 from amc_lib.model.trunk import pixels

@@ -61,7 +61,7 @@ def pretrain(
     whose proposals VMRM reads, by default the shipped one. The paper tier trains nothing here: its run holds the
     weights of the official ALBEF.pth, and `metrics["data"]` says what that file held.
     """
-    tier = tier_of(settings)
+    tier = tier_of(settings, detector)
     if tier.official:
         return _import_albef(settings, output)
 
