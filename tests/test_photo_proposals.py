@@ -8,15 +8,16 @@ import numpy as np
 import paper_data
 import pytest
 import torch
-from tiny_scenes import TEXT, TRAINING
+from tiny_scenes import TEXT, TRAINING, keep_in, run_notebook
 
+from amc_lib import presets
 from amc_lib.config import Settings
 from amc_lib.model.trunk import pixels
 from amc_lib.presets import preset
-from amc_study import runs
 from amc_study.comparison import Answers, answer
 from amc_study.photos.album import open_album
 from amc_study.rival import detector_runs
+from amc_study.rival import settings as rival
 from amc_study.rival.detector import UNKNOWN
 from amc_study.rival.detector_runs import TrainedDetector, train_detector
 from amc_study.rival.detector_training import ENTITY_TYPES, target_of
@@ -26,12 +27,20 @@ from amc_study.rival.region_grounder import RegionGrounder
 from amc_study.rival.settings import DetectorSettings, detector_based, detector_preset
 from amc_study.run_folder import Run
 from amc_study.runs import finetune, pretrain
-from amc_study.scenes import cache
 from amc_study.tiers import tier_of
 
 SIDE, PICTURE = 64, paper_data.SIDE
+OF_PHOTOGRAPHS = detector_preset("photos")
 USUAL = preset("photos")
 PHOTOS = replace(USUAL.photos, never_boxed=0.5, least_seen=1)
+SMALL = replace(
+    USUAL,
+    model=replace(USUAL.model, vision=replace(USUAL.model.vision, width=32, heads=2), text=TEXT, embed_dim=16),
+    amc=replace(USUAL.amc, map_size=16),
+    pretraining=replace(TRAINING, batch_size=2),
+    finetuning=replace(TRAINING, batch_size=2),
+    photos=PHOTOS,
+)
 DETECTOR = DetectorSettings(
     SIDE,
     channels=16,
@@ -55,11 +64,9 @@ def folder(tmp_path_factory):
     paper_data.write_paper_data(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AMC_PHOTOS", str(folder / "flickr30k"))
-        patch.setattr(cache, "WORKERS", 1)
-        patch.setattr(cache, "CACHE", folder / "cache")
-        patch.setattr(runs, "RUNS", folder / "runs")
-        patch.setattr(detector_runs, "RUNS", folder / "runs")
+        keep_in(folder, patch.setattr)
         patch.setattr(detector_runs, "SHIPPED", folder / "shipped")
+        patch.setattr(rival, "_PHOTOS", DETECTOR)
         open_album.cache_clear()
         yield folder
         open_album.cache_clear()
@@ -72,14 +79,7 @@ def detector() -> TrainedDetector:
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    vision = replace(USUAL.model.vision, width=32, heads=2)
-    model = replace(USUAL.model, vision=vision, text=TEXT, embed_dim=16)
-    training = replace(TRAINING, batch_size=2)
-    small = replace(USUAL, model=model, amc=replace(USUAL.amc, map_size=16), photos=PHOTOS)
-    small = detector_based(replace(small, pretraining=training, finetuning=training))
-    vision = replace(small.model.vision, region_width=DETECTOR.feature_width)
-    pretraining = replace(small.pretraining, epochs=2, fuse_from=1, warmup_steps=1)
-    return replace(small, model=replace(small.model, vision=vision), pretraining=pretraining)
+    return detector_based(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +203,20 @@ def test_any_picture_is_answered_as_the_cached_one(answers, tuned, settings, det
         assert np.isclose(grounding.scores[0], score, atol=0.1, rtol=0.02)
 
 
-def test_presets_fit_each_other():
+def test_notebook_runs_on_photographs_and_opens_what_is_trained(tuned, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(presets, "_PRESETS", presets._PRESETS | {"photos": lambda: SMALL})
+    left = run_notebook("09_detector", tier="photos", figures=str(tmp_path))
+    assert left["run"].folder == tuned.folder and "finetuning: up to date" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "photos").iterdir()} == {"detector-seed0.csv", "detector-seed0.json"}
+    assert left["shares"]["oracle"]["pointing"] >= left["shares"]["similarity"]["pointing"]
+
+
+def test_presets_fit_each_other(monkeypatch):
     """One width of features, and one frozen trunk for all systems; the paper tier has no detector."""
-    based, preset_ = detector_based(USUAL), detector_preset("photos", seed=2)
-    assert based.model.vision.region_width == preset_.feature_width and preset_.seed == 2
-    assert (preset_.trunk, preset_.image_size) == (USUAL.model.vision.trunk, USUAL.model.vision.image_size)
+    monkeypatch.setattr(rival, "_PHOTOS", OF_PHOTOGRAPHS)
+    based, usual = detector_based(USUAL), detector_preset("photos", seed=2)
+    assert based.model.vision.region_width == usual.feature_width and usual.seed == 2
+    assert (usual.trunk, usual.image_size) == (USUAL.model.vision.trunk, USUAL.model.vision.image_size)
     assert detector_preset("scenes", seed=2) == DetectorSettings()
     with pytest.raises(ValueError, match="tier must be scenes or photos"):
         detector_based(preset("paper"))
