@@ -110,7 +110,6 @@ class Scenes:
 class ReadByDetector:
     """What a tier is that is read as the boxes that a detector proposes in its pictures: what VMRM sees."""
 
-    source: str | Path  # of the detector: its run's folder, a shipped name, or the hash of its weights
     trained_by = tuple(f"notebooks/amc_study/rival/{name}.py" for name in ("proposals", "region_tower", "vmrm"))
     losses = staticmethod(pair_losses)
 
@@ -123,7 +122,7 @@ class ReadByDetector:
 class Proposals(ReadByDetector, Scenes):
     """The same scenes as VMRM sees them."""
 
-    source: str | Path = TRAINED
+    source: str | Path = TRAINED  # of the detector: its run's folder, a shipped name, or the hash of its weights
     shipped: ClassVar[dict[str, str]] = {"pretraining": "vmrm-pretrained-scenes", "finetuning": "vmrm-scenes"}
     code = (*Scenes.code, *ReadByDetector.trained_by)
 
@@ -141,10 +140,7 @@ class Photos:
     layer_is_chosen = True
     unread = "scenes"
     shipped: ClassVar[dict[str, str]] = {"pretraining": "albef-photos"}
-    code = (
-        "amc_lib/datasets/flickr30k.py",
-        *(f"notebooks/amc_study/photos/{name}.py" for name in ("album", "entities")),
-    )
+    code = ("amc_lib/datasets/flickr30k.py", *(f"notebooks/amc_study/photos/{n}.py" for n in ("album", "entities")))
     losses = staticmethod(training_losses)
     detector = None
 
