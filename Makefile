@@ -1,6 +1,6 @@
 # Each target sets up what it needs: a virtual environment in .venv, made once and renewed when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help study study-full paper bench test lab format clean
+.PHONY: help study study-full photos paper bench test lab format clean
 
 PYTHON ?= python3
 SEEDS ?= 1
@@ -16,7 +16,10 @@ study: $(INSTALLED) ## run the study into runs/study (SEEDS=3: three seeds, whic
 study-full: $(INSTALLED) ## all of it: explanations, ablations, benchmarks, pages (hours; goes on where it stopped)
 	$(VENV_PYTHON) -m amc_study.order --full
 
-paper: $(INSTALLED) ## the same on photographs (data/README.md first; GPUs)
+photos: $(INSTALLED) ## the same on real photographs, without a GPU (data/README.md first; SEEDS=3 renews figures/photos/)
+	$(VENV_PYTHON) -m amc_study.order --tier photos --seeds $(SEEDS)
+
+paper: $(INSTALLED) ## the same at the paper's size on its own data (data/README.md first; GPUs)
 	$(VENV_PYTHON) -m amc_study.order --tier paper --seeds $(SEEDS)
 
 bench: $(INSTALLED) ## measure speed and memory, renew their tables in figures/ (20 minutes on a quiet machine)

@@ -60,6 +60,7 @@ def test_first_code_cell_holds_the_parameters_and_the_second_checks_them(path):
     assert all(isinstance(statement, ast.Assign) for statement in statements)
     names = [target.id for statement in statements for target in statement.targets]
     assert " ".join(re.findall(r'"([\w ]+)"', cells[1].source)).split() == names
+    assert cells[0].source.startswith('tier = "scenes"')  # whose outputs may be passed on
 
 
 @EACH

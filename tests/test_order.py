@@ -11,23 +11,26 @@ from pathlib import Path
 
 import pytest
 
+from amc_lib.files import ROOT
 from amc_study import order
-from amc_study.order import PUBLISHED_SEEDS, Step, imported_files, paper_plan, perform, plan, run_study
+from amc_study.order import perform, run_study
+from amc_study.plans import HOMES, PUBLISHED_SEEDS, paper_plan, photos_plan, plan
 from amc_study.scenes import cache
+from amc_study.steps import Step, imported_files
 
 TRAINING = "03_train.ipynb"
-HOME = order.HOMES["scenes"]
+HOME = HOMES["scenes"]
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     """A copy of the notebooks beside two modules; the real ones are not touched."""
-    shutil.copytree(order.ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("*.py", "*.csv"))
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("*.py", "*.csv"))
     (tmp_path / "amc_lib").mkdir()
     (tmp_path / "amc_lib" / "step.py").write_text("from amc_lib import losses\n")
     (tmp_path / "amc_lib" / "losses.py").write_text('"""Loss."""\nx = 1\n')
     (tmp_path / "notebooks" / TRAINING).write_text(notebook("from amc_lib.step import x"))
-    monkeypatch.setattr(order, "ROOT", tmp_path)
+    monkeypatch.setattr("amc_study.steps.ROOT", tmp_path)
     monkeypatch.setattr(cache, "ROOT", tmp_path)
     return tmp_path
 
@@ -53,8 +56,8 @@ def started(monkeypatch) -> list[str]:
 
 ALL_PLANS = pytest.mark.parametrize(
     "rounds",
-    [plan(1), plan(2, full=True), plan(3, full=True), paper_plan(2)],
-    ids=["one", "full", "published", "paper"],
+    [plan(1), plan(2, full=True), plan(3, full=True), photos_plan(2), paper_plan(2)],
+    ids=["one", "full", "published", "photos", "paper"],
 )
 
 
@@ -73,7 +76,7 @@ def test_steps_are_there_and_know_their_parameters(rounds):
         if not step.what.endswith(".ipynb"):
             assert imported_files(f"import {step.what}"), step.what
             continue
-        cells = json.loads((order.ROOT / "notebooks" / step.what).read_text(encoding="utf-8"))["cells"]
+        cells = json.loads((ROOT / "notebooks" / step.what).read_text(encoding="utf-8"))["cells"]
         declared = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
         names = re.findall(r"^(\w+) =", "".join(declared["source"]), flags=re.MULTILINE)
         assert set(step.parameters) <= set(names), step.name
@@ -82,7 +85,7 @@ def test_steps_are_there_and_know_their_parameters(rounds):
 def test_full_plan_shows_every_notebook_and_measures_alone():
     rounds = plan(PUBLISHED_SEEDS, full=True)
     shown = {step.what for step in itertools.chain(*rounds) if step.what.endswith(".ipynb")}
-    assert shown == {path.name for path in (order.ROOT / "notebooks").glob("*.ipynb")}
+    assert shown == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert [step.name for step in next(steps for steps in rounds if steps[0].name == "benchmarks")] == ["benchmarks"]
     assert rounds[-1][0].name == "pages" and "ablations" in rounds[-1][0].after
 
@@ -110,6 +113,31 @@ def test_one_seed_opens_the_shipped_vmrm_and_several_train_it():
         [s.parameters.get("output") for s in itertools.chain(*plan(n)) if s.name.startswith("vmrm")] for n in (1, 2)
     ]
     assert outputs == [[None], [str(HOME / f"seed-{seed}" / "vmrm") for seed in (0, 1)]]
+
+
+def test_photos_plan_runs_amc_beside_its_control_in_the_photos_tier():
+    rounds = photos_plan(PUBLISHED_SEEDS)
+    assert all(step.parameters["tier"] == "photos" for step in itertools.chain(*rounds))
+    pairs = [steps for steps in rounds if steps[0].what == TRAINING]
+    assert len(pairs) == PUBLISHED_SEEDS
+    for seed, (amc, control) in enumerate(pairs):
+        assert amc.parameters["output"] == str(HOMES["photos"] / f"seed-{seed}" / "amc")
+        assert "lambda1" not in amc.parameters and control.parameters["lambda1"] == control.parameters["lambda2"] == 0
+    vmrm = [step.parameters["output"] for step in itertools.chain(*rounds) if step.what == "09_detector.ipynb"]
+    assert vmrm == [str(HOMES["photos"] / f"seed-{seed}" / "vmrm") for seed in range(PUBLISHED_SEEDS)]
+    for seeds, folder in {1: str(HOMES["photos"] / "figures"), PUBLISHED_SEEDS: "figures"}.items():
+        written = {step.parameters.get("figures") for step in itertools.chain(*photos_plan(seeds))}
+        assert written == {None, folder}
+
+
+def test_missing_photographs_are_said_before_anything_is_done(monkeypatch, started, tmp_path):
+    monkeypatch.setenv("AMC_PHOTOS", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["order", "--tier", "photos", "--force"])
+    with pytest.raises(SystemExit) as stopped:
+        order.main()
+    sentence = str(stopped.value)
+    assert started == [] and str(tmp_path) in sentence and "data/README.md" in sentence
+    assert "photographs of test" in sentence or "test.txt" in sentence
 
 
 def test_paper_plan_launches_what_its_notebooks_show():

@@ -49,6 +49,16 @@ def test_outputs_of_another_notebook_are_refused():
         publish.with_outputs(notebook(), executed("2 + 2"))
 
 
+@pytest.mark.parametrize("tier", ["photos", "paper"])
+def test_outputs_that_show_photographs_are_refused(tier):
+    done = executed()
+    done.cells[2].source = f'# Parameters\ntier = "{tier}"\n'
+    with pytest.raises(ValueError, match="shows photographs"):
+        publish.with_outputs(notebook(), done)
+    done.cells[2].source = 'tier = "scenes"'
+    assert publish.with_outputs(notebook(), done).cells[2].outputs
+
+
 def test_what_has_run_is_published_and_an_unfinished_study_is_refused(tmp_path):
     executed_here, notebooks = tmp_path / "study" / "notebooks", tmp_path / "own"
     executed_here.mkdir(parents=True)

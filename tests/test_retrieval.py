@@ -19,6 +19,7 @@ from amc_study.explain.retrieval import (
     RECALLS,
     Captioned,
     Retrieval,
+    base_table,
     kept_tasks,
     reranked_ranks,
     retrieval_table,
@@ -78,6 +79,19 @@ def test_ranks_and_matches_are_those_of_single_pairs(checkpoint, pairs, scores):
     np.testing.assert_allclose(found.right, probability.diagonal(), atol=1e-5)
     for kind, wrong in wrong_captions(pairs.captions, seed=0).items():
         np.testing.assert_allclose(found.wrong[kind], probability[np.arange(COUNT), wrong], atol=1e-5)
+
+
+def test_base_is_reported_with_the_loss_of_right_and_wrong_captions(checkpoint, pairs, scores):
+    probability, rows = scores[1], wrong_captions(pairs.captions, seed=0)
+    table = base_table(retrieve(checkpoint, pairs), pairs.image_ids)
+    losses = table[table["measure"] == "ITM loss"].set_index("task")
+    for kind, wrong in rows.items():
+        each = [-np.log(probability[n, n]) - np.log(1 - probability[n, wrong[n]]) for n in range(COUNT)]
+        assert losses.loc[f"right or {kind} caption", "value"] == pytest.approx(sum(each) / (2 * COUNT), abs=1e-3)
+    assert (losses["chance"] == 0.693).all() and (losses["pictures"] == COUNT).all()
+    sure = Retrieval({}, np.ones(COUNT), {"random": np.ones(COUNT)})  # float32 rounds so
+    found = base_table(sure, pairs.image_ids).set_index("measure")["value"]
+    assert np.isfinite(found["ITM loss"]) and found["matching"] == 50
 
 
 def test_ties_count_against_the_right_one():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from amc_lib.regions import Region
 from amc_study.comparison import baseline_rows
-from amc_study.groupings import grouped, phrase_columns, which_of_several
+from amc_study.groupings import by_question, grouped, phrase_columns, which_of_several
 from amc_study.scenes.splits import SceneSplit
 from amc_study.statistics import mean_interval, paired_difference
 from amc_study.table import accuracy, answer_rows, read_table, write_table
@@ -209,6 +209,18 @@ def test_which_of_several_needs_another_chain_of_the_type_elsewhere():
     hats = [region("x", k, "a hat", box, chain=f"{k}", entity="clothing") for k, box in enumerate((LEFT, RIGHT))]
     untyped = [region("y", k, "a hat", box, chain=f"{k}") for k, box in enumerate((LEFT, RIGHT))]
     assert which_of_several(hats + untyped) == ["B", "B", "", ""]
+
+
+def test_table_1_asks_whole_splits_concepts_apart_and_which_of_several():
+    split = SceneSplit(SimpleNamespace(size=SIDE), "test", torch.zeros(3, 1), [], [PARK, STREET, ROOM])
+    table = answer_rows("AMC", 0, "test", REGIONS, np.ones(len(REGIONS))).join(phrase_columns(split), on="phrase_id")
+    boxed = np.arange(len(REGIONS)) % 3 > 0
+    asked = by_question(table.assign(annotated=boxed), {"test": "Test"}).groupby(["split", "concepts"]).size()
+    expected = {("Test", "all"): len(REGIONS), ("Test", "boxed"): boxed.sum(), ("Test", "unboxed"): (~boxed).sum()}
+    counts = table["which"].value_counts()
+    expected |= {(f"Test, which {letter}", "all"): counts[letter] for letter in "AB" if letter in counts}
+    assert asked.to_dict() == expected and ("Test, which A", "all") in expected
+    assert set(by_question(table, {"test": "Test"})["concepts"]) == {"all"}
 
 
 def test_groups_are_rows_and_survive_the_file(tmp_path):

@@ -26,7 +26,6 @@ from amc_study.wrong_phrases import wrong_hits
 
 FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
 DETECTOR_BASED = {"VMRM": "vmrm"}  # likewise; compared where it is there
-SHIPPED = {"VMRM": "vmrm-scenes", "ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
 
 
 @dataclass
@@ -42,22 +41,28 @@ class Answers:
 def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, list[str | Path]]:
     """For each system its checkpoints: the one pretrained ALBEF, and of the finetuned systems one a seed.
 
-    Those lie under `runs`/seed-N. Where `runs` is None they are the shipped ones or, in the paper tier, those that
-    `make paper` leaves.
+    Those lie under `runs`/seed-N. Where `runs` is None they are the shipped ones (`shipped_name`) or, in a tier that
+    ships none, those that `make photos` or `make paper` leaves.
     """
     folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier))]}
     for system, name in (FINETUNED | DETECTOR_BASED).items():
-        if runs is None and tier == "scenes":
-            folders[system] = [SHIPPED[system]]
+        shipped = shipped_name(system, tier)
+        if runs is None and exists(shipped):
+            folders[system] = [shipped]
         else:
-            folders[system] = [Path(runs or RUNS / "paper") / f"seed-{seed}" / name for seed in range(seeds)]
-    for system in DETECTOR_BASED:
-        if seeds == 1 and not exists(folders[system][0]) and tier == "scenes" and exists(SHIPPED[system]):
+            folders[system] = [Path(runs or RUNS / tier) / f"seed-{seed}" / name for seed in range(seeds)]
+        if system in DETECTOR_BASED and seeds == 1 and not exists(folders[system][0]) and exists(shipped):
             print(f"{system}: the shipped checkpoint of seed 0 (several seeds are trained anew)")
-            folders[system] = [SHIPPED[system]]
+            folders[system] = [shipped]
+    for system in DETECTOR_BASED:
         if not all(exists(source) for source in folders[system]):
             print(f"{system}: left out, there is no checkpoint at {plain(folders.pop(system))}")
     return folders
+
+
+def shipped_name(system: str, tier: str) -> str:
+    """The name under which a system's first seed is shipped, if it is: "amc-photos"."""
+    return f"{(FINETUNED | DETECTOR_BASED)[system]}-{tier}"
 
 
 def answer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,22 @@ def which_of_several(regions: Sequence[Region]) -> list[str]:
     has_rival = [any(rival(region, other) for other in of_image[region.image_id]) for region in regions]
     letters = ["A" if region.entity in LIVING else "B" for region in regions]
     return [letter if there else "" for letter, there in zip(letters, has_rival, strict=True)]
+
+
+def by_question(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    """The tidy table, a row for each question of table 1 that an answer belongs to, with columns `split`, `concepts`.
+
+    Each split, by its title, is asked as a whole ("all") and, where some concepts are never boxed, of those
+    ("unboxed") and of the others apart ("boxed"); "TITLE, which A" and "TITLE, which B" are the phrases of
+    `phrase_columns` with that letter.
+    """
+    table = table.assign(split=table["split"].map(titles))
+    parts = [table.assign(concepts="all")]
+    if not table["annotated"].all():
+        parts.append(table.assign(concepts=table["annotated"].map({True: "boxed", False: "unboxed"})))
+    several = table[table["which"].fillna("") != ""]
+    parts.append(several.assign(split=several["split"] + ", which " + several["which"], concepts="all"))
+    return pd.concat(parts, ignore_index=True)
 
 
 def grouped(table: pd.DataFrame) -> pd.DataFrame:

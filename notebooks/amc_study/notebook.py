@@ -54,6 +54,14 @@ def figures_folder(figures: str | None, tier: str) -> Path:
     return folder if tier == "scenes" else folder / tier
 
 
+def pictures_folder(results: Path, tier: str) -> Path:
+    """The folder below `results` for what shows pictures: that itself, or `local`, which git ignores.
+
+    The photographs of the other tiers than scenes belong to their makers: nothing drawn from one is published.
+    """
+    return results if tier == "scenes" else results / "local"
+
+
 def launch_hint(parameters: Mapping[str, Any]) -> str:
     """How to start what 03 does on several devices: the same code with the same parameters, without the notebook."""
     given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in parameters.items() if value is not None)

@@ -1,137 +1,37 @@
-"""The study's order: every notebook through papermill, from drawn scenes to table 1 and the figures.
+"""The study's order: every notebook through papermill, from pictures to table 1 and the figures.
 
 `make study` trains and evaluates; `make study-full` goes on to explanations, ablations, own data, benchmarks and the
-pages made of them; `make paper` does the same on photographs, training on all devices through accelerate. A step is
-done again only if its parameters, its code cells, a module that it imports or a step before it changed. figures/ is
-written by a study of PUBLISHED_SEEDS seeds alone, any other writes into its own folder under runs/.
+pages made of them; `make photos` does the same on real photographs, `make paper` on the paper's data, training on all
+devices through accelerate (`plans.py`). A step is done again only if its parameters, its code cells, a module that it
+imports or a step before it changed. figures/ is written by a study of PUBLISHED_SEEDS seeds alone, any other writes
+into its own folder under runs/.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from amc_lib.checkpoints import official_albef
-from amc_lib.files import ROOT, plain, write_json
-from amc_study.run_folder import RUNS
-from amc_study.scenes.cache import fingerprint
-
-PUBLISHED_SEEDS = 3
-WITHOUT_AMC = {"lambda1": 0.0, "lambda2": 0.0}
-HOMES = {"scenes": RUNS / "study", "paper": RUNS / "paper"}  # of runs and executed notebooks
+from amc_lib.datasets.check import FAILED, PHOTOS, check
+from amc_lib.files import ROOT, photos_root, plain, write_json
+from amc_study.plans import HOMES, PUBLISHED_SEEDS, paper_plan, photos_plan, plan
+from amc_study.steps import Step
 
 
-@dataclass(frozen=True)
-class Step:
-    """One execution of a notebook or a module; `after` names the steps whose results it reads."""
-
-    name: str
-    what: str  # "03_train.ipynb" or "amc_study.report"
-    parameters: dict[str, Any] = field(default_factory=dict)  # of a notebook: -p name value; of a module: --name value
-    after: tuple[str, ...] = ()
-    on_all_devices: bool = False
-    sources: tuple[str, ...] = ()  # further arguments of a module
-
-    def key(self, keys: dict[str, str]) -> str:
-        """Hash of all that the result depends on; `keys` are those of the steps before."""
-        source = f"import {self.what}"
-        if self.what.endswith(".ipynb"):
-            cells = json.loads((ROOT / "notebooks" / self.what).read_text(encoding="utf-8"))["cells"]
-            source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        before = [keys[name] for name in self.after]
-        code = sorted(path.relative_to(ROOT).as_posix() for path in imported_files(source))
-        return fingerprint([self.parameters, self.sources, before, source], code)
-
-    def command(self, home: Path) -> list[str]:
-        dash = "-p {}" if self.what.endswith(".ipynb") else "--{}"
-        options = [part for name, value in self.parameters.items() for part in (*dash.format(name).split(), str(value))]
-        if self.what.endswith(".ipynb"):
-            quiet = ["--no-progress-bar", "--log-level", "ERROR", "--stdout-file", "-"]  # what cells print, and no more
-            files = [str(ROOT / "notebooks" / self.what), str(home / "notebooks" / f"{self.name}.ipynb")]
-            return [sys.executable, "-m", "papermill", *quiet, *files, "--cwd", str(ROOT), *options]
-        launch = ["-m", "accelerate.commands.launch"] if self.on_all_devices else []
-        return [sys.executable, *launch, "-m", self.what, *options, *self.sources]
-
-
-def plan(seeds: int, full: bool = False) -> list[list[Step]]:
-    """The study's steps in rounds, those of a round side by side; with `full` of all that figures/ and README show.
-
-    With one seed VMRM is not trained: 09 and 04 open its shipped run. What measures time has the machine to itself.
-    """
-    home, start = HOMES["scenes"], ("pretrain",)
-    figures = {"figures": _figures(seeds, home)}
-    compared = {"runs": str(home), "seeds": seeds} | figures
-    training, shown = [], {"amc": str(home / "seed-0" / "amc")}
-    for seed in range(seeds):
-        names = ("amc", "albef-finetuned", "vmrm")
-        amc, control, vmrm = ({"seed": seed, "output": str(home / f"seed-{seed}" / name)} for name in names)
-        if seeds == 1:
-            del vmrm["output"]
-        else:
-            shown["vmrm"] = str(home / "seed-0" / "vmrm")
-        training += [
-            Step(f"amc-{seed}", "03_train.ipynb", amc, start),
-            Step(f"vmrm-{seed}", "09_detector.ipynb", vmrm | figures, start),
-            Step(f"finetune-{seed}", "03_train.ipynb", control | WITHOUT_AMC, start),
-        ]
-    trained = tuple(step.name for step in training)
-    rounds = [
-        [Step("data", "01_data.ipynb", figures)],
-        [Step("pretrain", "02_pretrain.ipynb", after=("data",))],
-        training,
-        [Step("evaluate", "04_evaluate.ipynb", compared, trained)],
-        [Step("explore", "06_explore.ipynb", shown, trained)],
-    ]
-    if full:
-        rounds += [
-            [Step("explanations", "10_explanations.ipynb", compared, ("evaluate",))],
-            [Step("method", "00_method.ipynb", after=start), Step("own-data", "07_your_data.ipynb", after=start)],
-            [Step("ablations", "05_ablations.ipynb", figures, start)],
-        ]
-    if full and seeds == PUBLISHED_SEEDS:
-        rounds += [
-            [Step("film", "amc_study.report.film", after=start)],
-            [Step("benchmarks", "tests.bench", after=start)],
-        ]
-        rounds += [[Step("pages", "amc_study.report", after=tuple(step.name for steps in rounds for step in steps))]]
-    return rounds
-
-
-def paper_plan(seeds: int) -> list[list[Step]]:
-    """The same on photographs, one step at a time; 03 shows what `accelerate launch` has trained."""
-    home, paper = HOMES["paper"], {"tier": "paper"}
-    figures = {"figures": _figures(seeds, home)}
-    steps = [
-        Step("data", "01_data.ipynb", paper | figures),
-        Step("pretrain", "02_pretrain.ipynb", paper, ("data",)),
-    ]
-    outputs = []
-    for seed in range(seeds):
-        for name, lambdas in (("amc", {}), ("albef-finetuned", WITHOUT_AMC)):
-            outputs.append(str(home / f"seed-{seed}" / name))
-            options = paper | {"seed": seed} | lambdas | {"output": outputs[-1]}
-            train = Step(f"train-{name}-{seed}", "amc_study.finetune", options, ("pretrain",), on_all_devices=True)
-            steps += [train, Step(f"show-{name}-{seed}", "03_train.ipynb", options, (train.name,))]
-    shown = tuple(step.name for step in steps if step.name.startswith("show-"))
-    compared = paper | {"runs": str(home), "seeds": seeds} | figures
-    sources = (str(official_albef()), *outputs)
-    steps.append(Step("answers", "amc_study.answers", {}, shown, on_all_devices=True, sources=sources))
-    steps.append(Step("evaluate", "04_evaluate.ipynb", compared, ("answers",)))
-    return [[step] for step in steps]
-
-
-def _figures(seeds: int, home: Path) -> str:
-    return "figures" if seeds == PUBLISHED_SEEDS else str(home / "figures")
+def require_photographs() -> None:
+    """Raises RuntimeError, with what is there and what is not, where data of the photos tier are missing or broken."""
+    root = photos_root()
+    found = check(root, parts=[part for part in PHOTOS if part.role == "evaluation"])  # counted, not read: a second
+    if found["verdict"].isin(FAILED).any():
+        where = "data/README.md says where it comes from; the environment variable AMC_PHOTOS names another folder"
+        raise RuntimeError(f"photographs below {root}:\n{found.to_string(index=False, na_rep='')}\n{where}")
 
 
 def run_study(rounds: list[list[Step]], home: Path) -> None:
@@ -193,42 +93,26 @@ def perform(step: Step, home: Path, threads: int) -> int:
     return process.wait()
 
 
-def imported_files(source: str) -> set[Path]:
-    """This repository's modules that Python source imports, what they import in turn, and tables beside them."""
-    found: set[Path] = set()
-    waiting = [source]
-    while waiting:
-        names: set[str] = set()
-        for node in ast.walk(ast.parse(waiting.pop())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        places = [base / name.replace(".", "/") for name in names for base in (ROOT, ROOT / "notebooks")]
-        files = [path for at in places for path in (at.with_suffix(".py"), at / "__init__.py", at / "__main__.py")]
-        for path in {path for path in files if path.is_file()} - found:
-            found |= {path, *path.parent.glob("*.csv"), *path.parent.glob("*.j2")}
-            waiting.append(path.read_text(encoding="utf-8"))
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m amc_study.order", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, help=f"how many (default 1, with --full {PUBLISHED_SEEDS})")
-    parser.add_argument("--tier", choices=tuple(HOMES), default="scenes", help="drawn scenes or photographs")
+    parser.add_argument("--tier", choices=tuple(HOMES), default="scenes", help="whose pictures")
     parser.add_argument("--full", action="store_true", help="also explanations, ablations, benchmarks and pages")
     parser.add_argument("--force", action="store_true", help="delete the study's runs and start over")
     options = parser.parse_args()
     seeds = (PUBLISHED_SEEDS if options.full else 1) if options.seeds is None else options.seeds
     if seeds < 1:
         parser.error("--seeds must be at least 1")
-    if options.full and options.tier == "paper":
+    if options.full and options.tier != "scenes":
         parser.error("--full is of the scenes tier; in the paper tier run 05 and 10 with -p tier paper")
     home = HOMES[options.tier]
-    if options.force:
-        shutil.rmtree(home, ignore_errors=True)
+    plans = {"scenes": partial(plan, full=options.full), "photos": photos_plan, "paper": paper_plan}
     try:
-        run_study(paper_plan(seeds) if options.tier == "paper" else plan(seeds, options.full), home)
+        if options.tier == "photos":
+            require_photographs()
+        if options.force:
+            shutil.rmtree(home, ignore_errors=True)
+        run_study(plans[options.tier](seeds), home)
     except RuntimeError as error:
         sys.exit(str(error))
 

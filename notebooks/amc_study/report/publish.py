@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from PIL import Image
 
 from amc_lib.checkpoints import SHIPPED as CHECKPOINTS
 from amc_lib.files import ROOT, write_bytes
-from amc_study.comparison import DETECTOR_BASED, FINETUNED, SHIPPED
-from amc_study.order import HOMES, plan
+from amc_study.comparison import DETECTOR_BASED, FINETUNED, shipped_name
+from amc_study.plans import HOMES, plan
 from amc_study.run_folder import open_run
 
 STUDY = HOMES["scenes"]
@@ -27,10 +28,13 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook with the outputs of its execution, without progress (stderr), widgets and papermill's own cell.
 
-    Raises ValueError if the code differs.
+    Raises ValueError if the code differs, or if it was run on photographs, which nobody may pass on.
     """
     mine, code = ([cell for cell in one.cells if cell.cell_type == "code"] for one in (notebook, executed))
-    code = [cell for cell in code if "injected-parameters" not in cell.metadata.get("tags", [])]
+    given = [cell for cell in code if "injected-parameters" in cell.metadata.get("tags", [])]
+    if any(re.search(r"""^tier = (?!["']scenes["'])""", cell.source, re.MULTILINE) for cell in (*given, *code[:1])):
+        raise ValueError("the executed notebook shows photographs, which are not to be published")
+    code = [cell for cell in code if cell not in given]
     if [cell.source for cell in code] != [cell.source for cell in mine]:
         raise ValueError("the executed notebook is not this notebook: run the study again")
     for number, (cell, done) in enumerate(zip(mine, code, strict=True), 1):
@@ -65,7 +69,8 @@ def publish(study: Path = STUDY, notebooks: Path = ROOT / "notebooks", checkpoin
             filled = with_outputs(*(nbformat.read(one, as_version=4) for one in (path, executed)))
             write_bytes(path, f"{nbformat.writes(filled)}\n".encode())
     for system, name in (FINETUNED | DETECTOR_BASED).items():
-        shutil.copytree(open_run(study / "seed-0" / name).folder, checkpoints / SHIPPED[system], dirs_exist_ok=True)
+        folder = open_run(study / "seed-0" / name).folder
+        shutil.copytree(folder, checkpoints / shipped_name(system, "scenes"), dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
