@@ -96,6 +96,17 @@ def test_a_lead_that_correction_undoes_is_undecided():
     np.testing.assert_allclose(together["p_holm"], holm(together["p"]))
 
 
+def test_where_no_split_is_of_several_alike_the_phrases_with_such_a_letter_are():
+    table = tidy("test", 0, AMC=with_rate(0.5, 0))
+    letters = np.resize(["A", "B", ""], len(table))
+    tasks = pointing_tasks(table.assign(which=letters))
+    assert tasks["phrases"].index.equals(table.index)
+    for letter in "AB":
+        assert len(tasks[f"referring {letter}"]) == (letters == letter).sum()
+        assert set(tasks[f"referring {letter}"]["which"]) == {letter}
+    assert set(pointing_tasks(table)) == {"phrases"}
+
+
 @pytest.mark.parametrize(
     "splits", [("phrases", "referring_a", "referring_b"), ("flickr30k", "refcoco+ A", "refcoco+ B")]
 )

@@ -20,8 +20,8 @@ HOLDS, FAILS, UNDECIDED, NOT_TESTABLE = "holds", "does not hold", "undecided", "
 THE_POSTER, THIS_STUDY = "the poster", "this study"  # who claims something
 SIGNIFICANT = 0.05
 MARGIN = 2.0  # percentage points that count as nothing lost
-ROLES = {  # what a split stands for -> its name in either tier
-    "phrases": ("phrases", "flickr30k"),
+ROLES = {  # what a split stands for -> its name in each tier
+    "phrases": ("phrases", "test", "flickr30k"),
     "referring A": ("referring_a", "refcoco+ A"),
     "referring B": ("referring_b", "refcoco+ B"),
 }
@@ -68,8 +68,14 @@ CLAIMS = (
 
 
 def pointing_tasks(answers: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Parts of the tidy table by task of CLAIMS; concepts never boxed are asked on the phrases split."""
+    """Parts of the tidy table by task of CLAIMS; concepts never boxed are asked on the phrases split.
+
+    So is "referring", in a tier without such splits: there it is the phrases that column `which` gives a letter.
+    """
     tasks = {role: answers[answers["split"].isin(names)] for role, names in ROLES.items()}
+    for letter in "AB" if "which" in answers else "":
+        if tasks[f"referring {letter}"].empty:
+            tasks[f"referring {letter}"] = tasks["phrases"][tasks["phrases"]["which"] == letter]
     tasks[NEVER_BOXED] = tasks["phrases"][~tasks["phrases"]["annotated"].astype(bool)]
     return {task: part for task, part in tasks.items() if len(part)}
 

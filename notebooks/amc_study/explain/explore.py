@@ -6,20 +6,25 @@ import html
 import io
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 
 import ipywidgets as widgets
 from PIL import Image
 
+from amc_lib.config import Settings
+from amc_lib.datasets import flickr30k
+from amc_lib.files import photos_root
 from amc_lib.grounder import Grounder, Grounding, checked_phrases, read_image
 from amc_lib.regions import Region
 from amc_study.comparison import study_folders
 from amc_study.explain.explanation import box_terms, heading, loss_table, outlined, overlay, token_strip
 from amc_study.rival.region_grounder import RegionGrounder, RegionGrounding, open_grounder
-from amc_study.scenes.scene import draw
+from amc_study.scenes.scene import Scene, draw
+from amc_study.tiers import SheetImage
 
 SPLIT = "referring_b"  # of the scenes to choose from: the one in which twins stand side by side
 SHOWN_SIDE = 480  # pixels of the longer side of a picture on the page; the systems read it at its full size
@@ -41,16 +46,31 @@ def _alone(method: Callable[..., None]) -> Callable[..., None]:
 def load_systems(
     tier: str, albef: str | Path | None = None, amc: str | Path | None = None, vmrm: str | Path | None = None
 ) -> dict[str, System]:
-    """The systems of the comparison, each from a checkpoint's folder or name; None: as `make study` or `make paper`
-    leaves it. The detector-based system takes part where its checkpoint is there.
+    """The systems of the comparison, each from a checkpoint's folder or name; None: as `study_folders` finds it.
+
+    The detector-based system takes part where its checkpoint is there.
     """
     usual = {system: sources[0] for system, sources in study_folders(tier, None, seeds=1).items()}
     named = {"ALBEF": albef, "AMC": amc, "VMRM": vmrm}
     return {name: open_grounder(source or usual[name]) for name, source in named.items() if source or name in usual}
 
 
+def study_pictures(settings: Settings) -> tuple[int, Callable[[int], Scene | SheetImage]]:
+    """How many pictures there are to choose from, and what gives the n-th with its regions, counted from 0.
+
+    They are scenes or, in the photos tier, the photographs of test; ValueError where those are not there.
+    """
+    if settings.tier != "photos":
+        return settings.scenes.count(SPLIT), partial(draw, settings.scenes, SPLIT)
+    of_image: dict[str, list[Region]] = defaultdict(list)
+    for region in flickr30k.read(photos_root(), "test"):
+        of_image[region.image_id].append(region)
+    photographs = list(of_image.values())
+    return len(photographs), lambda n: SheetImage(photographs[n][0].image.open(), photographs[n])
+
+
 class Explorer:
-    """A picture (a scene or an upload), a phrase, a box: what every system answers, and the losses of its heatmap.
+    """A picture (the study's or an upload), a phrase, a box: what every system answers, and its heatmap's losses.
 
     `panel` is the widget to display; `pictures`, `texts` and `strips` hold what is displayed, by system. A picture is
     read once by each system and kept until the next one is chosen. `box` (xyxy, shares of the picture) is that of the
@@ -63,7 +83,8 @@ class Explorer:
         self.settings, text = grounder.checkpoint.settings, grounder.checkpoint.settings.model.text
         self.phrase = widgets.Text(value=phrase, description="phrase", continuous_update=False)
         self.suggestions = widgets.Dropdown(description="or one of")
-        self.scene = widgets.BoundedIntText(scene, 0, self.settings.scenes.count(SPLIT) - 1, description="scene")
+        count, self.study_picture = study_pictures(self.settings)
+        self.scene = widgets.BoundedIntText(scene, 0, count - 1, description="picture")
         self.upload = widgets.FileUpload(accept="image/*", description="own image")
         self.layer = widgets.IntSlider(grounder.layer, text.fusion_from, text.layers - 1, description="layer")
         self.across, self.down = (widgets.IntRangeSlider(description=name) for name in ("box, x", "box, y"))
@@ -148,7 +169,7 @@ class Explorer:
         self.message.value = f"<b>{html.escape(sentence, quote=False)}</b>"
 
     def _choose_scene(self, _: object = None) -> None:
-        scene = draw(self.settings.scenes, SPLIT, self.scene.value)
+        scene = self.study_picture(self.scene.value)
         self.read(scene.image, scene.regions)
 
     @_alone

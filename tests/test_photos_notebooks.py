@@ -1,0 +1,142 @@
+"""The photos tier from photographs to tables: its notebooks on a mini copy of the data, with a tiny model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import paper_data
+import pytest
+from tiny_scenes import TEXT, TRAINING, VISION, run_notebook
+
+from amc_lib import checkpoints, presets
+from amc_lib.checkpoints import load_checkpoint
+from amc_lib.config import Settings
+from amc_lib.presets import preset
+from amc_study import comparison, run_folder, runs
+from amc_study.explain.claims import NOT_TESTABLE
+from amc_study.photos.album import open_album
+from amc_study.scenes import cache
+
+PHOTOS = preset("photos")
+SYSTEMS = ["ALBEF", "ALBEF finetuned", "AMC"]
+
+
+def settings() -> Settings:
+    training = replace(TRAINING, batch_size=2, phrases_per_image=2)
+    return replace(
+        PHOTOS,
+        model=replace(PHOTOS.model, vision=VISION, text=TEXT, embed_dim=16, queue_size=32),
+        amc=replace(PHOTOS.amc, layer=2, map_size=16),
+        pretraining=training,
+        finetuning=training,
+        photos=replace(PHOTOS.photos, least_seen=1, never_boxed=0.5),
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """The tiny tier in this process, its data, cache and runs below `root`; nothing is shipped."""
+    root = tmp_path_factory.mktemp("photos")
+    paper_data.write_paper_data(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMC_PHOTOS", str(root))
+        patch.setattr(cache, "CACHE", root / "cache")
+        patch.setattr(cache, "WORKERS", 1)
+        patch.setattr(checkpoints, "SHIPPED", root / "shipped")
+        patch.setattr(presets, "_PRESETS", presets._PRESETS | {"photos": settings})
+        for module in (runs, run_folder, comparison):
+            patch.setattr(module, "RUNS", root / "runs")
+        open_album.cache_clear()
+        yield root
+    open_album.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def base(root) -> Path:
+    """02, which trains the base; its tables are below `root`/figures/photos."""
+    return run_notebook("02_pretrain", tier="photos", figures=str(root / "figures"))["run"].folder
+
+
+@pytest.fixture(scope="module")
+def trained(root, base) -> Path:
+    """03 for AMC and for its control, one seed."""
+    for name, lambdas in {"amc": {}, "albef-finetuned": {"lambda1": 0.0, "lambda2": 0.0}}.items():
+        run_notebook("03_train", tier="photos", output=str(root / "runs" / "photos" / "seed-0" / name), **lambdas)
+    return root / "runs" / "photos"
+
+
+def table(root: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(root / "figures" / "photos" / f"{name}.csv")
+
+
+def test_01_counts_the_photographs_and_shows_them_where_git_does_not_look(root):
+    run_notebook("01_data", tier="photos", figures=str(root / "figures"))
+    sizes = table(root, "photos_splits").set_index("split")
+    assert sizes["images"].to_dict() == {"train": 4, "val": 4, "test": 4}
+    folder = root / "figures" / "photos"
+    assert (folder / "local" / "photos.png").is_file() and not (folder / "photos.png").exists()
+    assert not list(folder.rglob("example_scene.png"))
+
+
+def test_02_says_how_well_the_base_matches(root, base):
+    found = table(root, "base").set_index(["task", "score", "measure"])
+    for kind in ("random", "similar"):
+        measures = found.loc[(f"right or {kind} caption", "match")]
+        assert set(measures.index) == {"matching", "choice", "ITM loss"}
+        loss = measures.loc["ITM loss"]
+        assert loss["ci_low"] <= loss["value"] <= loss["ci_high"]
+        assert loss["chance"] == pytest.approx(np.log(2), abs=1e-3)
+    assert {f"recall@{k}" for k in (1, 5, 10)} < set(found.index.get_level_values("measure"))
+    assert (root / "figures" / "photos" / "base_curves.png").is_file()
+
+
+def test_03_goes_on_from_the_base_on_boxed_phrases(trained, base):
+    amc, control = (run_folder.open_run(trained / "seed-0" / name) for name in ("amc", "albef-finetuned"))
+    assert amc.metrics["init_sha256"] == control.metrics["init_sha256"] == load_checkpoint(base).sha256
+    assert amc.metrics["final"]["amc"] > 0 == control.metrics["final"]["amc"]
+
+
+def test_04_writes_every_question_of_every_system_and_no_picture_among_the_published(root, trained):
+    shown = run_notebook("04_evaluate", tier="photos", figures=str(root / "figures"))
+    phrases = len(shown["split"].all_regions())
+    table1 = table(root, "table1").set_index(["system", "split", "concepts"])
+    title = "photographs test"
+    assert set(table1.index.get_level_values("system")) == {"chance", "centre", *SYSTEMS}
+    assert (table1.xs((title, "all"), level=("split", "concepts"))["phrases"] == phrases).all()
+    parts = table1.loc["AMC"].loc[title].loc[["boxed", "unboxed"], "phrases"]
+    assert parts.sum() == phrases and parts.min() > 0
+    several = shown["table"].query("system == 'AMC' and which == 'B'")
+    assert table1.loc[("AMC", f"{title}, which B", "all"), "phrases"] == len(several) > 0
+    asked = {"own phrase", "random phrase", "other phrase", "own − random"}
+    for name in ("wrong_phrases", "groups"):
+        assert set(table(root, name)["asked"]) == asked, name
+    assert set(table(root, "groups")["by"]) >= {"entity", "quarter", "words", "which"}
+    assert {"ALBEF", "ALBEF finetuned"} == set(table(root, "paired")["AMC minus"])
+    published, local = root / "figures" / "photos", root / "figures" / "photos" / "local"
+    assert (published / "accuracy.png").is_file()
+    assert {"qualitative", "method"} <= {path.stem for path in local.glob("*.png")}
+    assert not {"qualitative", "method"} & {path.stem for path in published.glob("*.png")}
+
+
+def test_10_asks_captions_and_which_of_several(root, trained):
+    run_notebook("10_explanations", tier="photos", pictures=2, figures=str(root / "figures"))
+    assert set(table(root, "retrieval")["system"]) == set(SYSTEMS) and len(table(root, "faithfulness"))
+    verdicts = table(root, "claims").set_index("claim")["verdict"]
+    for role in ("phrases", "referring B"):
+        assert verdicts[f"AMC is better than ALBEF: {role}"] != NOT_TESTABLE
+    assert (root / "figures" / "photos" / "local" / "misses.png").is_file()
+
+
+def test_00_shows_the_method_on_a_photograph(trained):
+    shown = run_notebook("00_method", tier="photos")
+    assert shown["scene"].image.size == (shown["side"], shown["side"]) == (VISION.image_size, VISION.image_size)
+
+
+def test_06_offers_the_photographs_of_test_with_their_phrases(trained):
+    shown = run_notebook("06_explore", tier="photos")
+    explorer = shown["explorer"]
+    assert explorer.scene.max == 3 and [one.phrase for one in shown["groundings"]] == shown["phrases"]
+    assert explorer.boxes and explorer.size == (paper_data.SIDE, paper_data.SIDE)
