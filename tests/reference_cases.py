@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from amc_lib.config import AmcSettings, ModelSettings, ObjectiveSettings, TextSettings, VisionSettings
+from amc_lib.files import ROOT
 from amc_lib.model import ALBEF
 from amc_lib.step import Batch
 from amc_lib.tokens import IGNORED
 
-ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "tests" / "reference"
 
 

@@ -14,12 +14,12 @@ import mini_paper
 import numpy as np
 import pytest
 import torch
+from plain_pointing import one_by_one
 from torch import Tensor
 
 from amc_lib.checkpoints import Checkpoint, load_checkpoint, official_albef
 from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import Pointing, peak, point_at
-from amc_lib.model import ALBEF
 from amc_lib.presets import preset
 from amc_lib.regions import Region
 from amc_study import answers
@@ -211,40 +211,14 @@ def test_larger_pictures_are_asked_of_the_model_as_it_is(checkpoint, banks):
     assert tower.pos_embed.requires_grad and tower.patch_embed.img_size == (32, 32)
 
 
-def naive(model: ALBEF, image: Tensor, input_ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """Heatmap [G, G] and match probability of one phrase [1, L]: a backward pass through all of the model."""
-    cross, kept, mask = model.text_encoder.layers[layer].crossattention.self, [], torch.ones_like(input_ids)
-    tokens = model.encode_image(image[None])
-
-    def attend(hidden: Tensor, *_) -> Tensor:
-        query, key, value = (
-            part(x).unflatten(-1, (cross.heads, -1)).transpose(1, 2)
-            for part, x in ((cross.query, hidden), (cross.key, tokens), (cross.value, tokens))
-        )
-        kept.append((query @ key.mT / query.shape[-1] ** 0.5).softmax(-1))
-        kept[0].retain_grad()
-        return (kept[0] @ value).transpose(1, 2).flatten(2)
-
-    cross.forward = attend
-    try:
-        fused = model.text_encoder.fuse(model.encode_text(input_ids, mask), mask, model.text_encoder.remember(tokens))
-    finally:
-        del cross.forward
-    logits = model.match(fused)
-    logits[0, 1].backward()
-    (attention,) = kept
-    places = (attention * attention.grad.clamp(min=0))[0, :, :, 1:].mean((0, 1))
-    return places.detach().view(2 * [round(len(places) ** 0.5)]), logits.detach().softmax(-1)[0, 1]
-
-
 @pytest.mark.parametrize(("split", "layer"), [("flickr30k", LAYER), ("refcoco+ A", LAYER + 1)])
 def test_fast_form_is_the_one_phrase_by_phrase(checkpoint, banks, split, layer):
     """The second at 48 pixels, of a model of 32."""
     bank, model = banks[split], copy.deepcopy(checkpoint.model).eval()
-    found, ids = ask(checkpoint, bank, layer), [checkpoint.tokenizer([r.phrase])[0] for r in bank.regions]
+    found, words = ask(checkpoint, bank, layer), checkpoint.tokenizer
     with bank.fit(model):
-        answers_of = [naive(model, bank.load(r)[0], i, layer) for r, i in zip(bank.regions, ids, strict=True)]
-    maps, scores = map(torch.stack, zip(*answers_of, strict=True))
+        alone = [one_by_one(model, words, bank.load(r)[0][None], r.phrase, layer) for r in bank.regions]
+    maps, scores = map(torch.stack, zip(*alone, strict=True))
     assert_same(found, Pointing(bank.regions, maps, peak(maps, (96, 96)), scores.numpy()))
     ratios = maps.amax((1, 2)) / found.heatmaps.amax((1, 2))  # 1 at the longest of a batch, else more
     assert ratios.min() == pytest.approx(1, abs=1e-4) and ratios.max() > 1.2

@@ -3,12 +3,12 @@
 import re
 import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from amc_lib.files import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PINS = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
 

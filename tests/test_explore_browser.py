@@ -26,9 +26,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from amc_lib.files import ROOT
 from amc_study.explain.explore import Explorer, load_systems
 
-ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
 ABSENT = "needs chromium and chromedriver (Debian: apt install chromium chromium-driver)"

@@ -23,15 +23,12 @@ from amc_study.figures.scene_sheet import choose_regions, tag_corner
 from amc_study.figures.style import COLOURS, HIT, MISS, OPEN
 from amc_study.tiers import SheetImage
 
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+HEAT = np.linspace(0, 1, 2400).reshape(40, 60)
+
 
 def table(name: str) -> pd.DataFrame:
     return pd.read_csv(FOLDER / f"{name}.csv")
-
-
-def ladder(table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """The table with made-up values that differ from row to row, and intervals around them."""
-    values = np.linspace(20, 80, len(table))
-    return table.assign(**{value: values}, ci_low=values - 2.5, ci_high=values + 1.5)
 
 
 def marks(axes, colour: str) -> list[tuple[float, float]]:
@@ -51,7 +48,9 @@ def whiskers(axes) -> set[tuple[float, float]]:
 
 class TestDots:
     def test_accuracy_stands_at_its_numbers_in_the_panel_of_its_concepts(self):
-        rows = ladder(table("table1"), "accuracy")
+        rows = table("table1")
+        values = np.linspace(20, 80, len(rows))  # that differ from row to row
+        rows = rows.assign(accuracy=values, ci_low=values - 2.5, ci_high=values + 1.5)
         figure = figures.accuracy_figure(rows.sample(frac=1, random_state=0))
         titles = {"all": "all concepts", "boxed": "boxed in finetuning", "unboxed": "never boxed"}
         assert [axes.get_title("left") for axes in figure.axes] == list(titles.values())
@@ -142,16 +141,6 @@ class TestCurves:
         assert 6 in [len(line.get_xdata()) for line in amc]  # joins the stages, not other phrases and pictures
 
 
-@pytest.fixture
-def picture() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def heat() -> np.ndarray:
-    return np.linspace(0, 1, 2400).reshape(40, 60)
-
-
 class TestSave:
     def test_plots_as_png_and_svg_with_provenance_and_the_same_bytes_again(self, tmp_path):
         for name in ("a", "b"):
@@ -161,46 +150,43 @@ class TestSave:
         for kind in ("png", "svg"):
             assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
-    def test_figures_of_pictures_come_as_png_alone(self, tmp_path, picture, heat):
-        figures.save(figures.method_figure(picture, heat, heat > 0.5), tmp_path, "method")
-        assert [path.name for path in tmp_path.iterdir()] == ["method.png"]
-
-    def test_drawing_leaves_the_callers_style_alone(self):
+    def test_figures_of_pictures_come_as_png_alone_and_drawing_leaves_the_callers_style_alone(self, tmp_path):
         before = dict(rcParams)
-        figures.to_image(figures.measures_figure(table("explanation_quality"), "percent"))
+        figures.save(figures.method_figure(PICTURE, HEAT, HEAT > 0.5), tmp_path, "method")
+        assert [path.name for path in tmp_path.iterdir()] == ["method.png"]
         assert dict(rcParams) == before
 
 
 @pytest.mark.parametrize("phrase", ["cat", "the small striped umbrella next to a dog"])
-def test_method_is_drawn_around_the_given_example(picture, heat, phrase):
-    figure = figures.method_figure(picture, heat, heat > 0.5, phrase)
+def test_method_is_drawn_around_the_given_example(phrase):
+    figure = figures.method_figure(PICTURE, HEAT, HEAT > 0.5, phrase)
     texts = assert_texts_are_legible(figure)
     assert f"“{phrase}”" in " ".join(" ".join(texts).split())
     drawn = [image.get_array() for image in figure.axes[0].images]
-    assert np.array_equal(drawn[0], picture) and np.array_equal(drawn[1], heat_overlay(picture, heat))
-    assert np.array_equal(drawn[2][..., 0] == 255, heat > 0.5)
+    assert np.array_equal(drawn[0], PICTURE) and np.array_equal(drawn[1], heat_overlay(PICTURE, HEAT))
+    assert np.array_equal(drawn[2][..., 0] == 255, HEAT > 0.5)
 
 
-def example(picture: np.ndarray, heat: np.ndarray, phrase: str = "a red helicopter") -> Example:
+def example(phrase: str) -> Example:
     """Two systems with heatmaps and, between them, one that chooses a box; the last one hits."""
     systems = {
-        "before": Shown((20, 10), False, heatmap=heat),  # any name will do
+        "before": Shown((20, 10), False, heatmap=HEAT),  # any name will do
         "VMRM": Shown((20, 10), False, box=(12, 4, 28, 16)),
-        "AMC": Shown((20, 10), True, heatmap=heat),
+        "AMC": Shown((20, 10), True, heatmap=HEAT),
     }
-    return Example(Image.fromarray(picture), phrase, [(10, 5, 30, 20), (40, 5, 50, 20)], systems)
+    return Example(Image.fromarray(PICTURE), phrase, [(10, 5, 30, 20), (40, 5, 50, 20)], systems)
 
 
 class TestQualitative:
     @pytest.mark.parametrize("abreast", [1, 2])
-    def test_verdicts_and_long_phrases_can_be_read(self, picture, heat, abreast):
+    def test_verdicts_and_long_phrases_can_be_read(self, abreast):
         phrases = ("dog", "x" * 30 + " and more " * 12, "cat")
-        figure = figures.qualitative_figure([example(picture, heat, phrase) for phrase in phrases], abreast)
+        figure = figures.qualitative_figure([example(phrase) for phrase in phrases], abreast)
         texts = assert_texts_are_legible(figure)
         assert texts.count("✓ hit") == 3 and texts.count("✗ miss") == 6 and "“dog”" in texts
 
-    def test_ring_is_in_the_middle_of_the_peak_pixel_and_every_box_is_drawn(self, picture, heat):
-        first, *panels = figures.qualitative_figure([example(picture, heat)]).axes
+    def test_ring_is_in_the_middle_of_the_peak_pixel_and_every_box_is_drawn(self):
+        first, *panels = figures.qualitative_figure([example("a red helicopter")]).axes
         assert not first.lines
         for panel in panels:
             assert tuple(panel.lines[0].get_xydata()[0]) == (20.5, 10.5)
@@ -214,14 +200,14 @@ class TestQualitative:
             figures.qualitative_figure([])
 
 
-def test_two_ways_judge_the_centre_of_the_best_box_and_the_peak(picture, heat):
+def test_two_ways_judge_the_centre_of_the_best_box_and_the_peak():
     ways = TwoWays(
-        image=Image.fromarray(picture),
+        image=Image.fromarray(PICTURE),
         phrase="a dog",
         truth=[(10, 5, 30, 20)],
         proposals=[(12, 4, 28, 16), (40, 5, 50, 20)],
         scores=[2.0, 1.0],
-        heatmap=heat,
+        heatmap=HEAT,
         peak=(59, 39),
         seconds={"detect": 0.1, "match": 0.02, "explain": 0.03},
     )

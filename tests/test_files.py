@@ -57,8 +57,8 @@ def test_value_that_json_cannot_hold_is_refused_before_the_old_file_is_touched(t
     write_json(path, {"accuracy": 1})
     with pytest.raises((ValueError, TypeError)):
         write_json(path, {"accuracy": value})
-    with pytest.raises((ValueError, TypeError), match=r"settings\.accuracy\[0\] is "):
-        plain({"accuracy": [value]})
+    with pytest.raises((ValueError, TypeError), match=r"settings\.inner\[1\]\.accuracy is "):
+        plain({"inner": [{}, {"accuracy": value}]})
     assert json.loads(path.read_text()) == {"accuracy": 1} and len(list(tmp_path.iterdir())) == 1
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from amc_lib.files import ROOT
+
 LAYERS = (  # at the top of a file, each may import from itself and from those before it
     "files config",
     "presets parameters tokens regions",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parents[1]
+from amc_lib.files import ROOT
+
 NOTEBOOK = ROOT / "notebooks" / "00_method.ipynb"
 REPORT = """
 import json

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +12,11 @@ from transformers import BertConfig, BertModel
 
 from amc_lib.checkpoints import WEIGHTS, load_checkpoint, save_checkpoint
 from amc_lib.config import ModelSettings
+from amc_lib.files import ROOT
 from amc_lib.model import ALBEF, minilm
 from amc_lib.presets import preset
 from amc_lib.tokens import Tokenizer
 
-ROOT = Path(__file__).parents[1]
 PHRASES = ["two dogs", "a skateboarder in a red helmet jumps"]
 
 

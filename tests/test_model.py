@@ -104,9 +104,7 @@ def test_rows_of_the_memory_equal_recomputation(rows):
 def test_paper_preset_has_the_names_and_shapes_of_the_official_checkpoint():
     folder = reference_folder()
     if folder is None or not (folder / "albef_base_keys.json").exists():
-        pytest.skip(
-            "no albef_base_keys.json: it stands in the reference folder (AMC_REFERENCE_DIR, ../shared/reference)"
-        )
+        pytest.skip("no albef_base_keys.json in the reference folder (AMC_REFERENCE_DIR, ../shared/reference)")
     official = json.loads((folder / "albef_base_keys.json").read_text(encoding="utf-8"))
     positions = {name for name in official if name.endswith("embeddings.position_ids")}
     assert len(positions) == 2  # 0, 1, 2, ...: a buffer of the library of that time, not a weight

@@ -19,9 +19,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from tiny_scenes import untrained
 
 from amc_lib.checkpoints import load_checkpoint
+from amc_lib.files import ROOT
 from amc_study import notebook
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EACH = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 TRAIN = ROOT / "notebooks" / "03_train.ipynb"

@@ -54,9 +54,11 @@ def state(exported) -> State:
     return read_official(exported)
 
 
-def write(path: Path, state: State) -> Path:
-    torch.save({"model": state, "epoch": 29}, path)
-    return path
+def load(folder: Path, state: State):
+    """A model with another past after loading a file of this state, and the report."""
+    torch.save({"model": state, "epoch": 29}, folder / "a.pth")
+    model = model_with_a_past(seed=0)
+    return model, load_official(folder / "a.pth", model)
 
 
 def assert_holds(model: ALBEF, state: State, *, but: tuple[str, ...] = ()) -> None:
@@ -105,8 +107,7 @@ def test_names_of_other_files_are_understood(tmp_path, state):
     other = {re.sub(r"^(text_encoder(_m)?)\.bert\.", r"\1.", name): t for name, t in state.items()}
     del other["queue_ptr_txt"]
     other |= {"queue_ptr": other.pop("queue_ptr_img"), "idx_queue": torch.full((1, 10), -100)}
-    model = tiny_model(torch.float32)
-    report = load_official(write(tmp_path / "a.pth", {f"module.{name}": t for name, t in other.items()}), model)
+    model, report = load(tmp_path, {f"module.{name}": t for name, t in other.items()})
     assert_holds(model, state)
     assert report.loaded == len(model.state_dict())
     assert f"{len(other)} tensors renamed" in report.notes and "left out: idx_queue (1, 10)" in report.notes
@@ -115,9 +116,8 @@ def test_names_of_other_files_are_understood(tmp_path, state):
 
 
 def test_momentum_starts_as_a_copy_where_it_is_absent(tmp_path, state):
-    model = model_with_a_past(seed=0)
     lacking(*MOMENTUM)(state)
-    report = load_official(write(tmp_path / "a.pth", state), model)
+    model, report = load(tmp_path, state)
     assert_holds(model, state | {name: state[name.replace("_m.", ".", 1)] for name in model.state_dict()})
     assert "absent: momentum model, now a copy" in report.notes[-1]
 
@@ -137,12 +137,10 @@ def longer_queues(state: State) -> None:
     ids=range(4),
 )
 def test_group_that_is_absent_or_of_another_length_stays_as_it_was(tmp_path, state, change, beginnings, note):
-    model = model_with_a_past(seed=0)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(beginnings)}
-    kept = {name: tensor for name, tensor in before.items() if not name.endswith(next(iter(TWINS)))}
-    whole = dict(state)
+    before, whole = model_with_a_past(seed=0).state_dict(), dict(state)
+    kept = {n: t for n, t in before.items() if n.startswith(beginnings) and not n.endswith(next(iter(TWINS)))}
     change(state)
-    report = load_official(write(tmp_path / "a.pth", state), model)
+    model, report = load(tmp_path, state)
     assert_holds(model, whole | kept)
     assert len(kept) >= 4 and report.notes[-1].startswith(f"absent: {note}")
 
@@ -152,8 +150,7 @@ def test_position_embeddings_are_resized_to_the_model(tmp_path, state, old):
     names = [f"visual_encoder{m}.pos_embed" for m in ("", "_m")]
     for name in names:
         state[name] = torch.randn(1, 1 + old * old, 24, generator=torch.Generator().manual_seed(len(name)))
-    model = tiny_model(torch.float32)
-    report = load_official(write(tmp_path / "a.pth", state), model)
+    model, report = load(tmp_path, state)
     for name in names:
         grid = state[name][:, 1:].reshape(1, old, old, 24).permute(0, 3, 1, 2)  # [1, D, n, n]
         resized = torch.nn.functional.interpolate(grid, size=(4, 4), mode="bicubic", align_corners=False)
@@ -183,7 +180,7 @@ def test_position_embeddings_are_resized_to_the_model(tmp_path, state, old):
 def test_what_does_not_fit_is_refused_by_name(tmp_path, state, change, message):
     change(state)
     with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
-        load_official(write(tmp_path / "a.pth", state), tiny_model(torch.float32))
+        load(tmp_path, state)
     assert str(caught.value).startswith(str(tmp_path / "a.pth")) and len(str(caught.value)) < 1000
 
 

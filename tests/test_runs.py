@@ -47,10 +47,7 @@ def amc(pretrained) -> Run:
 
 @pytest.fixture
 def no_training(monkeypatch):
-    def forbidden(*args, **kwargs):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(runs, "train", forbidden)
+    monkeypatch.setattr(runs, "train", None)  # whoever trains now fails
 
 
 @pytest.fixture
@@ -120,7 +117,7 @@ def test_other_settings_or_another_start_are_no_repetition(pretrained, amc, no_t
     for settings in others:
         with refused(f"{amc.folder}: holds a run with other settings; name another output or delete it"):
             finetune(settings, pretrained.folder, amc.folder)
-        with pytest.raises(AssertionError, match="trained again"):  # into a folder of its own
+        with pytest.raises(TypeError):  # trains, into a folder of its own
             finetune(settings, pretrained.folder)
     with refused("holds a run with other settings"):
         finetune(TINY, amc.folder, amc.folder)

@@ -1,4 +1,4 @@
-"""The scenes' cache: what is drawn is drawn once, interruption leaves nothing, other code is another entry."""
+"""Splits of scenes and their cache: drawn once, an interruption leaves nothing, other code is another entry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from amc_lib.model.trunk import FrozenTrunk, pixels
 from amc_study.scenes import cache
 from amc_study.scenes import scene as scenes
 from amc_study.scenes.cache import DRAWING, fingerprint
-from amc_study.scenes.splits import open_scenes
+from amc_study.scenes.splits import SceneSplit, open_scenes
 
 SETTINGS = SceneSettings(size=96, object_width=(0.2, 0.3), objects=(2, 3), val=3)
 
@@ -40,6 +40,14 @@ def test_split_is_drawn_once_and_holds_what_its_scenes_show(tmp_path, monkeypatc
     for changed in (replace(SETTINGS, seed=1), replace(SETTINGS, val=4)):
         with pytest.raises(TypeError):
             open_scenes(changed, vision, "val")
+
+
+def test_captions_give_the_phrases_that_they_list():
+    captions = [["a big red cup"], ["we see two cats, a small dog and the hat of a woman in blue"]]
+    (short,), long = SceneSplit(SETTINGS, "pretrain", torch.zeros(2), captions, []).caption_phrases()
+    listed = ["we see two cats", "a small dog", "the hat of a woman in blue"]
+    assert (short.text, short.things) == ("a big red cup", 1)
+    assert [(phrase.text, phrase.things) for phrase in long] == [(captions[1][0], 3), *((text, 1) for text in listed)]
 
 
 def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -21,17 +20,14 @@ from PIL import Image
 from amc_lib.config import SceneSettings
 from amc_lib.files import ROOT
 from amc_study.scenes import scene as scenes
-from amc_study.scenes.concepts import CONCEPTS, PARTS
+from amc_study.scenes.concepts import CONCEPTS
 from amc_study.scenes.language import vocabulary
-from amc_study.scenes.pictograms import DISTRACTORS, distractor, pictogram
+from amc_study.scenes.pictograms import distractor, pictogram
 from amc_study.scenes.scene import SPLITS
-from amc_study.scenes.splits import SceneSplit
 
 SETTINGS = SceneSettings()
 SCENES_PER_SPLIT = 15
-COLOUR_CHART = """red dc1e1e, blue 326edc, green 46aa3c, yellow ffe628, orange fa9628, purple 8c50b4, pink ffaac8,
-brown 8c5a28, black 282828, white ffffff, grey aaaaaa"""  # chosen by eye, apart from the code's tones
-COLOUR_ANCHORS = {name: tuple(bytes.fromhex(code)) for name, code in map(str.split, COLOUR_CHART.split(","))}
+COLOURS = ["red", "blue", "green", "yellow", "orange", "purple", "pink", "brown", "black", "white", "grey"]
 SIZES = {"small": "small", "little": "small", "big": "big", "large": "big"}
 PATTERNS = {w: w for w in ("plain", "striped", "spotted")} | {"stripes": "striped", "spots": "spotted"}
 NAMES = {name: c for c in CONCEPTS for name in (c.name, c.plural)}
@@ -58,7 +54,7 @@ def understood(phrase: str) -> tuple[str, dict[str, str], bool]:
     text = part[1] if part else phrase
     name = max((n for n in NAMES if re.search(rf"\b{n}\b", text)), key=len)
     rest = re.sub(rf"\b{name}\b", " ", text, count=1).split()
-    attributes = {"size": SIZES, "colour": {c: c for c in COLOUR_ANCHORS}, "pattern": PATTERNS}
+    attributes = {"size": SIZES, "colour": {c: c for c in COLOURS}, "pattern": PATTERNS}
     said = {kind: words[w] for kind, words in attributes.items() for w in rest if w in words}
     return NAMES[name].name, said, bool(part)
 
@@ -199,14 +195,6 @@ def test_captions_are_true(all_scenes):
                 assert len(meant(phrase, scene.objects)) == numbers.get(phrase.split()[0], 1)
 
 
-def test_captions_give_the_phrases_that_they_list():
-    captions = [["a big red cup"], ["we see two cats, a small dog and the hat of a woman in blue"]]
-    (short,), long = SceneSplit(SETTINGS, "pretrain", torch.zeros(2), captions, []).caption_phrases()
-    listed = ["we see two cats", "a small dog", "the hat of a woman in blue"]
-    assert (short.text, short.things) == ("a big red cup", 1)
-    assert [(phrase.text, phrase.things) for phrase in long] == [(captions[1][0], 3), *((text, 1) for text in listed)]
-
-
 def test_unannotated_concepts_have_no_boxes_in_training(drawn):
     for split in SPLITS:
         regions = [region for scene in drawn[split] for region in scene.regions]
@@ -247,43 +235,9 @@ def test_words_are_of_the_vocabulary_and_articles_are_right(all_scenes):
         ({"distractors": (0, 1000)}, "distractors"),
     ],
 )
-def test_impossible_settings_are_refused(change, word):
+def test_impossible_settings_and_scenes_that_do_not_exist_are_refused(change, word):
     with pytest.raises(ValueError, match=word):
         scenes.draw(replace(SETTINGS, **change), "val", 0)
-
-
-def test_scenes_that_do_not_exist_are_refused():
     for split, index in (("test", 0), ("val", -1), ("val", SETTINGS.val)):
         with pytest.raises(ValueError, match=split):
             scenes.draw(SETTINGS, split, index)
-
-
-def test_concepts_have_names_of_their_own_and_a_fifth_of_each_category_is_unannotated():
-    for names in ([c.name for c in CONCEPTS], [c.plural for c in CONCEPTS], [c.character for c in CONCEPTS]):
-        assert len(set(names)) == len(names) >= 150
-    assert not {c.character for c in CONCEPTS} & set(DISTRACTORS)
-    assert set(PARTS) <= {c.name for c in CONCEPTS}
-    unannotated = Counter(c.category for c in CONCEPTS if not c.annotated)
-    for category, size in Counter(c.category for c in CONCEPTS).items():
-        assert abs(unannotated[category] - size / 5) <= 0.5
-
-
-@pytest.mark.parametrize("concept", [c for c in CONCEPTS if c.colours][::3], ids=lambda c: c.name)
-def test_colours_and_patterns_are_what_one_sees(concept):
-    rasters = {colour: np.asarray(pictogram(concept, colour)).astype(int) for colour in concept.colours}
-    ink = next(iter(rasters.values()))[..., 3] > 127
-    changing = ink & (np.ptp(np.stack(list(rasters.values())), axis=0).max(-1) > 60)
-    assert changing.sum() > 0.08 * ink.sum(), "the coloured area is too small to be seen"
-    for colour, raster in rasters.items():
-        shades, counts = np.unique(raster[changing][:, :3], axis=0, return_counts=True)
-        seen = shades[counts.argmax()]
-        assert min(COLOUR_ANCHORS, key=lambda word: sum((seen - COLOUR_ANCHORS[word]) ** 2)) == colour
-        for pattern in concept.patterns:
-            marked = np.abs(np.asarray(pictogram(concept, colour, pattern)).astype(int) - raster).max(-1) > 60
-            assert 0.06 < marked.sum() / ink.sum() < 0.6
-
-
-@pytest.mark.parametrize("look", [("turquoise",), ("black", "striped")])
-def test_unknown_colours_and_patterns_are_refused(look):
-    with pytest.raises(ValueError, match="dog"):
-        pictogram(NAMES["dog"], *look)

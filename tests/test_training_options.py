@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -22,7 +21,6 @@ from amc_lib.tokens import SPECIAL, Tokenizer
 from amc_lib.train import parameter_groups, train
 from amc_study import finetune as command
 
-ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], max_tokens=12)
 BATCHES, SIZE = 3, 4
 
@@ -136,7 +134,7 @@ def test_options_reach_the_settings(finetuned, capsys):
     ("options", "sentence"),
     [
         (["--lambda1", "abc"], "lambda1 must be a number, got 'abc'"),
-        (["--tier", "photos"], "unknown tier 'photos'; known: scenes, paper"),
+        (["--tier", "photo"], "unknown tier 'photo'; known: scenes, photos, paper"),
     ],
     ids=str,
 )

@@ -22,15 +22,9 @@ RIGHT_IOU = 0.5
 
 def box_scores(heatmap: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
     """Scores [K] of boxes (xyxy, pixels) on a heatmap [H, W] of the picture's size; edges are cut to whole pixels."""
-    height, width = heatmap.shape
-    sums = np.zeros((height + 1, width + 1))
-    sums[1:, 1:] = heatmap.cumsum(0, dtype=np.float64).cumsum(1)  # sums[y, x]: of all above and left of (x, y)
-    corners = np.asarray(boxes, dtype=float).reshape(-1, 4)
-    x1, x2 = (corners[:, k].astype(int).clip(0, width) for k in (0, 2))
-    y1, y2 = (corners[:, k].astype(int).clip(0, height) for k in (1, 3))
-    inside = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
-    areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    return inside / np.sqrt(areas)
+    cut = np.array(boxes).reshape(-1, 4).astype(int).clip(0)
+    sums = [heatmap[y1:y2, x1:x2].sum(dtype=np.float64) for x1, y1, x2, y2 in cut]
+    return np.array(sums) / np.sqrt([(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes])
 
 
 def best_box_iou(pointing: Pointing, split: Split) -> np.ndarray:

@@ -35,7 +35,8 @@ class Pointer:
 
     def alone(self) -> torch.Tensor:
         """The same, each phrase by itself from the pixels on."""
-        return torch.stack([one_by_one(self.model, self.tokens, self.image, phrase, self.layer) for phrase in PHRASES])
+        asked = (self.model, self.tokens, self.image)
+        return torch.stack([one_by_one(*asked, phrase, self.layer)[0] for phrase in PHRASES])
 
 
 def points(heatmaps: torch.Tensor) -> np.ndarray:
