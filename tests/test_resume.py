@@ -91,11 +91,14 @@ def on_two(processes: Processes, folder: Path, first: Harm, second: Harm) -> lis
 
 
 def test_two_processes_go_on_together(processes, tmp_path):
-    """Killed with one process's part of the second snapshot missing, then within the last epoch."""
+    """Killed with one process's part of the second snapshot missing, then within the last epoch.
+
+    Whether the other process has left its part by then is a matter of moments; the snapshot does not count either way.
+    """
     assert on_two(processes, tmp_path / "undisturbed", Harm(), Harm()) == [0, 0]
     assert KILLED in on_two(processes, tmp_path / "run", Harm(), Harm(write=2))
     step = tmp_path / "run" / "snapshots" / "step-0000004"
-    assert (step / "model.safetensors").is_file() and not (step / "process-1.safetensors").exists()
+    assert not (step / "process-1.safetensors").exists() and not (step / "manifest.json").exists()
     assert KILLED in on_two(processes, tmp_path / "run", Harm(update=11), Harm())
     processes.printed()
     assert on_two(processes, tmp_path / "run", Harm(), Harm()) == [0, 0]
