@@ -21,17 +21,22 @@ from safetensors.torch import load, save
 from amc_lib.config import ModelSettings, Settings
 from amc_lib.files import ROOT, atomic_file, data_root, json_bytes, plain, sha256_of, unexpected_content
 from amc_lib.model import ALBEF, minilm
-from amc_lib.official import MOMENTUM, CheckpointError, bert_vocabulary, load_official, load_tensors, untied_state
+from amc_lib.official import (
+    FROZEN,
+    MOMENTUM,
+    CheckpointError,
+    bert_vocabulary,
+    load_official,
+    load_tensors,
+    untied_state,
+)
 from amc_lib.parameters import from_mapping
 from amc_lib.presets import preset
 from amc_lib.tokens import Tokenizer
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "checkpoint.json"
 SHIPPED = ROOT / "data" / "checkpoints"
-NOT_STORED = (  # beginnings of names
-    *("trunk.", "text_trunk.", "text_encoder.bert.embeddings.decoder_weight"),
-    *(*MOMENTUM, "image_queue", "text_queue", "queue_ptr"),
-)
+NOT_STORED = (*FROZEN, *MOMENTUM, "image_queue", "text_queue", "queue_ptr")  # beginnings of names
 
 
 @dataclass

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from amc_lib.regions import Box
+from amc_lib.regions import Box, Region
 from amc_lib.step import Batch
 from amc_lib.tokens import Tokenizer
 
@@ -27,6 +27,12 @@ class Phrase:
     text: str
     boxes: tuple[Box, ...] = ()
     things: int = 1  # how many things the text names
+
+    @classmethod
+    def of(cls, region: Region, size: tuple[int, int]) -> Phrase:
+        """The phrase of a region with its boxes, in a picture of `size` (height, width)."""
+        height, width = size
+        return cls(region.phrase, tuple((a / width, b / height, c / width, d / height) for a, b, c, d in region.boxes))
 
 
 @dataclass(frozen=True)

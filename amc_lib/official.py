@@ -30,6 +30,10 @@ TWINS = {  # tensors of each text tower that are one tensor under two names
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 MOMENTUM = tuple(f"{name}_m." for name in MOMENTUM_PAIRS)
+FROZEN = (  # beginnings of the names of tensors that come with pip packages and never train
+    *("trunk.", "text_trunk."),
+    *(f"{tower}.bert.embeddings.decoder_weight" for tower in TEXT_TOWERS),
+)
 QUEUES, POINTERS = ("image_queue", "text_queue"), ("queue_ptr_img", "queue_ptr_txt")
 POSITION_IDS = "bert.embeddings.position_ids"  # the numbers 0, 1, 2 ..., which older transformers saved
 LEFT_OUT = (POSITION_IDS, "idx_queue")  # idx_queue: image numbers of the queue, in ALBEF's retrieval finetuning

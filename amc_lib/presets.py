@@ -14,7 +14,7 @@ from amc_lib.config import (
     VisionSettings,
 )
 
-_SCENES_SCHEDULE = TrainingSettings(
+_LAPTOP_SCHEDULE = TrainingSettings(
     epochs=3,
     batch_size=32,
     phrases_per_image=4,
@@ -46,27 +46,14 @@ def _scenes() -> Settings:
         objective=ObjectiveSettings(alpha=0.0, mlm_probability=0.4),
         amc=AmcSettings(layer=3, map_size=80),
         pretraining=replace(
-            _SCENES_SCHEDULE, epochs=6, warmup_steps=100, short_captions_until=4, fuse_from=3, hard_negatives_from=5
+            _LAPTOP_SCHEDULE, epochs=6, warmup_steps=100, short_captions_until=4, fuse_from=3, hard_negatives_from=5
         ),
-        finetuning=_SCENES_SCHEDULE,
+        finetuning=_LAPTOP_SCHEDULE,
     )
 
 
-_PHOTOS_SCHEDULE = TrainingSettings(
-    epochs=3,
-    batch_size=32,
-    phrases_per_image=4,
-    learning_rate=2e-4,
-    min_learning_rate=1e-5,
-    warmup_learning_rate=1e-5,
-    cosine_by="step",
-    warmup_steps=50,
-    max_grad_norm=1.0,
-    snapshot_every=100,
-)
-
-
 def _photos() -> Settings:
+    finetuning = replace(_LAPTOP_SCHEDULE, learning_rate=2e-4, snapshot_every=100)
     return Settings(
         tier="photos",
         model=ModelSettings(
@@ -83,7 +70,7 @@ def _photos() -> Settings:
         objective=ObjectiveSettings(alpha=0.0),
         amc=AmcSettings(layer=2, map_size=128),
         pretraining=replace(
-            _PHOTOS_SCHEDULE,
+            finetuning,
             epochs=7,
             batch_size=64,
             phrases_per_image=2,
@@ -92,7 +79,7 @@ def _photos() -> Settings:
             fuse_from=3,
             hard_negatives_from=4,
         ),
-        finetuning=_PHOTOS_SCHEDULE,
+        finetuning=finetuning,
     )
 
 

@@ -38,7 +38,7 @@ def answers(checkpoint: Checkpoint, regions: Sequence[Region], progress: str | N
 
 
 def summary(hits: np.ndarray, regions: Sequence[Region]) -> dict[str, Any]:
-    """Pointing accuracy in percent with its interval, of all phrases and by entity type.
+    """Pointing accuracy in percent with its interval.
 
     hits: bool [P]. `interval` is the 95 % percentile bootstrap over photographs, all phrases of one together; None
     where there are fewer than two.
@@ -67,8 +67,7 @@ def by_type(hits: np.ndarray, regions: Sequence[Region]) -> dict[str, dict[str, 
 
 def line(name: str, found: dict[str, Any]) -> str:
     """A summary as text."""
-    low, high = found["interval"] or (float("nan"), float("nan"))
-    interval = f"[{low:.1f}, {high:.1f}]" if found["interval"] else "(one photograph)"
+    interval = "[{:.1f}, {:.1f}]".format(*found["interval"]) if found["interval"] else "(one photograph)"
     return f"{name:<12} {found['accuracy']:6.2f} % {interval:<14} {found['phrases']:>6} phrases"
 
 

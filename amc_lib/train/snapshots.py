@@ -24,7 +24,7 @@ from torch import Tensor
 from amc_lib.distributed import process_state
 from amc_lib.files import json_bytes, plain, sha256_of, write_bytes
 from amc_lib.model import ALBEF
-from amc_lib.official import untied_state
+from amc_lib.official import FROZEN, untied_state
 from amc_lib.train.log import Log
 
 RUN, MANIFEST = "run.json", "manifest.json"
@@ -66,7 +66,7 @@ class TrainingState:
         parts = {f"process-{self.process}": states | self.log.tensors()}
         if self.process == 0:
             moments = self.optimizer.state_dict()["state"].items()  # of AdamW; the rate is set anew at every update
-            parts["model"] = untied_state(self.model, "trunk.")
+            parts["model"] = untied_state(self.model, *FROZEN)
             parts["optimizer"] = {f"{i}.{name}": t for i, tensors in moments for name, t in tensors.items()}
         on_cpu = {
             part: {n: t.detach().cpu().contiguous() for n, t in tensors.items()} for part, tensors in parts.items()
@@ -76,7 +76,7 @@ class TrainingState:
     def restore(self, snapshot: Snapshot) -> None:
         """Take the snapshot's values. Raises ValueError if it does not fit the model."""
         states, weights = snapshot.part(f"process-{self.process}"), snapshot.part("model")
-        ours = untied_state(self.model, "trunk.")
+        ours = untied_state(self.model, *FROZEN)
         if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in ours.items()}:
             raise ValueError(f"{snapshot.folder}: does not fit the model as it is built now; delete it to start over")
         self.model.load_state_dict(weights, strict=False)

@@ -83,9 +83,7 @@ class OwnData:
         split = self.split("train", settings)
         phrases: dict[str, list[Phrase]] = {image_id: [] for image_id in split.features}
         for region in regions:
-            height, width = split.size(region)
-            shares = [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in region.boxes]
-            phrases[region.image_id].append(Phrase(region.phrase, tuple(shares)))
+            phrases[region.image_id].append(Phrase.of(region, split.size(region)))
         images, per_image = [*split.features.values()], training.phrases_per_image
         return FixedPairs(images, [*phrases.values()], training.seed, per_image, regions.about)
 

@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,7 @@ def pretrain(
 
     def start() -> tuple[ALBEF, Tokenizer]:
         if init is not None:
-            checkpoint = open_checkpoint(init)
-            return checkpoint.model, checkpoint.tokenizer
+            return _opened(init)
         tokenizer = Tokenizer(tier.vocabulary(), settings.model.text.max_tokens)
         return build_model(settings.model), tokenizer
 
@@ -93,11 +93,12 @@ def finetune(
     init = pretrained(settings) if init is None else init
     settings = finetuning_settings(settings, init)
 
-    def start() -> tuple[ALBEF, Tokenizer]:
-        checkpoint = open_checkpoint(init)
-        return checkpoint.model, checkpoint.tokenizer
+    return _run("finetuning", settings, weights_hash(init), partial(_opened, init), output, data, detector)
 
-    return _run("finetuning", settings, weights_hash(init), start, output, data, detector)
+
+def _opened(source: str | Path) -> tuple[ALBEF, Tokenizer]:
+    checkpoint = open_checkpoint(source)
+    return checkpoint.model, checkpoint.tokenizer
 
 
 def finetuning_settings(settings: Settings, init: str | Path) -> Settings:

@@ -22,6 +22,7 @@ from amc_lib.model import ALBEF, minilm
 from amc_lib.regions import Region
 from amc_lib.step import training_losses
 from amc_lib.tokens import clean, word_vocabulary
+from amc_study.photos import album
 from amc_study.photos.album import AlbumPairs, AlbumSplit, open_album
 from amc_study.photos.pairs import training_pairs
 from amc_study.photos.splits import ATTRIBUTION, evaluation_splits, validation_split
@@ -140,7 +141,7 @@ class Photos:
     layer_is_chosen = True
     unread = "scenes"
     shipped: ClassVar[dict[str, str]] = {"pretraining": "albef-photos"}
-    code = ("amc_lib/datasets/flickr30k.py", *(f"notebooks/amc_study/photos/{n}.py" for n in ("album", "entities")))
+    code = album.CODE
     losses = staticmethod(training_losses)
     detector = None
 

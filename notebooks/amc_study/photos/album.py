@@ -26,6 +26,11 @@ from amc_lib.regions import Region
 from amc_study.photos.entities import head_noun, never_boxed
 from amc_study.photos.features import open_features
 
+CODE = (  # what decides which phrases and boxes a split holds
+    "amc_lib/datasets/flickr30k.py",
+    *(f"notebooks/amc_study/photos/{name}.py" for name in ("album", "entities")),
+)
+
 
 @dataclass(frozen=True)
 class AlbumSplit:
@@ -70,10 +75,8 @@ class AlbumSplit:
         """The boxed phrases of each photograph; boxes as shares of its sides, none where a head noun is never boxed."""
         phrases: list[list[Phrase]] = [[] for _ in self.rows]
         for region in self.regions:
-            height, width = self.size(region)
-            shares = [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in region.boxes]
-            boxes = tuple(shares) if region.annotated else ()
-            phrases[self.rows[region.image_id]].append(Phrase(region.phrase, boxes))
+            phrase = Phrase.of(region, self.size(region))
+            phrases[self.rows[region.image_id]].append(phrase if region.annotated else replace(phrase, boxes=()))
         return phrases
 
 
@@ -106,7 +109,7 @@ def open_album(photos: PhotoSettings, vision: VisionSettings, split: str) -> Alb
     A photograph without any boxed phrase takes no part. ValueError where the data are not there.
     """
     root = photos_root()
-    regions, lot = flickr30k.read(root, split), _lot(root, photos.never_boxed)
+    regions, lot = _read(root, split), _lot(root, photos.never_boxed)
     regions = regions.replaced(replace(region, annotated=head_noun(region.phrase) not in lot) for region in regions)
     images: dict[str, ImageFile] = {region.image_id: region.image for region in regions}
     sizes = [image.size() for image in images.values()]
@@ -118,6 +121,12 @@ def open_album(photos: PhotoSettings, vision: VisionSettings, split: str) -> Alb
 
 
 @lru_cache(maxsize=1)
+def _read(root: Path, split: str) -> Regions:
+    """The regions of a split: train's are needed twice."""
+    return flickr30k.read(root, split)
+
+
+@lru_cache(maxsize=1)
 def _lot(root: Path, share: float) -> frozenset[str]:
     """The head nouns whose phrases give no box in finetuning."""
-    return never_boxed(flickr30k.read(root, "train"), share)
+    return never_boxed(_read(root, "train"), share)

@@ -24,7 +24,7 @@ from amc_lib.config import PhotoSettings, SceneSettings
 from amc_lib.files import ROOT, plain, write_bytes, write_csv, write_json
 from amc_lib.model.trunk import pixels
 from amc_lib.parameters import from_mapping
-from amc_study.photos import features
+from amc_study.photos import album, features
 from amc_study.provenance import provenance
 from amc_study.rival.detection import measure
 from amc_study.rival.detector import Detector, Proposals, Vocabulary
@@ -36,8 +36,7 @@ from amc_study.scenes.cache import DRAWING, fingerprint
 RUNS = ROOT / "runs"
 DESCRIPTION, METRICS = "detector.json", "metrics.json"
 TRAINED = "detector-scenes"  # the run on scenes that the repository ships; on photographs, "detector-photos"
-PHOTOGRAPHS = ("amc_lib/datasets/flickr30k.py", *(f"notebooks/amc_study/photos/{n}.py" for n in ("album", "entities")))
-CODE_OF = {"scenes": DRAWING, "photos": (*PHOTOGRAPHS, *features.CODE)}  # by tier
+CODE_OF = {"scenes": DRAWING, "photos": (*album.CODE, *features.CODE)}  # by tier
 PARTS = ("detector", "detector_parts", "detector_training")
 TRAINING = (*CODE, *(f"notebooks/amc_study/rival/{name}.py" for name in PARTS))
 

@@ -39,11 +39,7 @@ class SceneSplit:
 
     def region_phrases(self) -> list[list[Phrase]]:
         """For each scene the phrases that come with boxes, relative to the picture's side."""
-        side = self.settings.size
-        return [
-            [Phrase(r.phrase, tuple(tuple(edge / side for edge in box) for box in r.boxes)) for r in regions]
-            for regions in self.regions
-        ]
+        return [[Phrase.of(region, self.size(region)) for region in regions] for regions in self.regions]
 
     def all_regions(self) -> list[Region]:
         return [region for regions in self.regions for region in regions]
