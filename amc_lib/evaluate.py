@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from amc_lib import gradcam
 from amc_lib.config import Explanation
 from amc_lib.model import ALBEF
-from amc_lib.model.text import ImageMemory
+from amc_lib.model.memory import ImageMemory
 from amc_lib.regions import Region
 from amc_lib.tokens import Tokenizer
 

@@ -18,7 +18,7 @@ from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.config import VisionSettings
 from amc_lib.datasets.image_files import open_image, reading, to_rgb
 from amc_lib.evaluate import ground_remembered, peak, remember_images
-from amc_lib.model.text import ImageMemory
+from amc_lib.model.memory import ImageMemory
 from amc_lib.model.trunk import NETWORKS, pixels
 from amc_lib.overlay import heat_overlay, ring
 from amc_lib.tokens import Tokenizer, clean

@@ -20,7 +20,8 @@ from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.distributed import gather_rows, mean_weights
 from amc_lib.losses import amc_terms, contrastive_loss, draw_negatives, masked_language_loss, matching_loss
 from amc_lib.model import ALBEF
-from amc_lib.model.text import Watch, take_rows
+from amc_lib.model.memory import take_rows
+from amc_lib.model.text import Watch
 from amc_lib.tokens import IGNORED
 
 

@@ -9,10 +9,11 @@ import torch
 from reference_cases import TINY_AMC, TINY_OBJECTIVE, reference_folder, tiny_batch, tiny_model, tiny_settings
 from torch import Tensor
 
-from amc_lib.config import ObjectiveSettings
+from amc_lib.config import ObjectiveSettings, TextSettings
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
-from amc_lib.model.text import take_rows
+from amc_lib.model.memory import Seats, take_rows
+from amc_lib.model.text import Attention
 from amc_lib.model.trunk import NETWORKS
 from amc_lib.presets import preset
 from amc_lib.step import Batch, Losses, training_losses
@@ -99,6 +100,24 @@ def test_rows_of_the_memory_equal_recomputation(rows):
     if rows != [0, 1, 2]:
         own = encoder.fuse(text_embeds, batch.attention_mask, encoder.remember(image_embeds))
         assert not torch.allclose(remembered, own)
+
+
+@pytest.mark.parametrize("tokens", [2, 40])  # fewer than the words, so that keys are copied; more: read in place
+def test_attention_to_images_equals_that_to_copies(tokens):
+    generator, rows = torch.Generator().manual_seed(0), torch.tensor([2, 0, 2, 2, 0])  # nobody looks at image 1
+    settings = TextSettings(width=8, heads=2, layers=2, fusion_from=1, ffn_width=8, dropout=0.0)
+    attention = Attention(settings, source_width=6).double()
+    hidden = torch.randn(5, 3, 8, generator=generator, dtype=torch.float64)
+    images = torch.randn(3, tokens, 6, generator=generator, dtype=torch.float64)
+    seats, found = Seats.of(rows, images=3), []
+    for one_by_one in (True, False):
+        inputs = [tensor.clone().requires_grad_() for tensor in (hidden, images)]
+        key, value = attention.keys_and_values(inputs[1])
+        copied = inputs[0], key[rows], value[rows]
+        seen = attention(*copied) if one_by_one else attention.to_images(inputs[0], key, value, seats)
+        found.append((seen, *torch.autograd.grad(seen.square().sum(), inputs)))
+    torch.testing.assert_close(*found)
+    assert found[0][2][1].eq(0).all()
 
 
 def test_paper_preset_has_the_names_and_shapes_of_the_official_checkpoint():

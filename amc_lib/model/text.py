@@ -7,16 +7,15 @@ L text positions, N image tokens, D width, h heads of width d.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
 from amc_lib.config import TextSettings
+from amc_lib.model.memory import ImageMemory, Seats, take_rows
 
 PADDING_SCORE = -10000.0  # added to the scores of padded text positions before the softmax, as in ALBEF
 NORM_EPS = 1e-12  # of BERT
@@ -53,13 +52,31 @@ class Attention(nn.Module):
         """hidden [R, L, D] attends to N tokens: key, value [R, h, N, d], padding [R, 1, 1, N] added to its scores."""
         query = self._split(self.query(hidden))  # [R, h, L, d]
         if self.watch is None:
-            dropout = self.dropout.p if self.training else 0.0
-            attended = F.scaled_dot_product_attention(query, key, value, padding, dropout)
+            attended = F.scaled_dot_product_attention(query, key, value, padding, self._dropout)
         else:
             scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # [R, h, L, N]
             self.watch.probabilities = (scores if padding is None else scores + padding).softmax(-1)
             attended = self.dropout(self.watch.probabilities) @ value
         return attended.transpose(1, 2).flatten(2)  # [R, h, L, d] -> [R, L, D]
+
+    def to_images(self, hidden: Tensor, key: Tensor, value: Tensor, seats: Seats) -> Tensor:
+        """The same to the tokens of images, key, value [I, h, N, d], of which phrase r looks at one: its seat says.
+
+        The phrases of an image read its keys side by side, so that these are not copied for each.
+        """
+        copied, seated = len(hidden) * key.shape[2], len(key) * seats.of_each * hidden.shape[1]  # rows of width D
+        if self.watch is not None or copied <= seated:
+            return self(hidden, take_rows(key, seats.image_rows), take_rows(value, seats.image_rows))
+        query = self.query(hidden)  # [R, L, D]
+        query = query.new_zeros(len(key) * seats.of_each, *query.shape[1:]).index_copy(0, seats.numbers, query)
+        query = self._split(query.unflatten(0, (len(key), -1)).flatten(1, 2))  # [I * m, L, D] -> [I, h, m * L, d]
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=self._dropout)
+        attended = attended.transpose(1, 2).flatten(2).unflatten(1, (seats.of_each, -1))  # -> [I, m, L, D]
+        return take_rows(attended.flatten(0, 1), seats.numbers)  # [R, L, D]
+
+    @property
+    def _dropout(self) -> float:
+        return self.dropout.p if self.training else 0.0
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, N, D] -> [B, h, N, d]
@@ -87,6 +104,11 @@ class AttentionBlock(nn.Module):
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, padding: Tensor | None = None) -> Tensor:
         return self.output(self.self(hidden, key, value, padding), hidden)
 
+    def to_images(self, hidden: Tensor, key: Tensor, value: Tensor, seats: Seats | None) -> Tensor:
+        """Without seats phrase r looks at image r."""
+        seen = self.self(hidden, key, value) if seats is None else self.self.to_images(hidden, key, value, seats)
+        return self.output(seen, hidden)
+
 
 class Layer(nn.Module):
     """Self-attention, cross-attention to an image in a fusion layer, and a feed-forward network."""
@@ -105,26 +127,8 @@ class Layer(nn.Module):
         """hidden [R, L, D], padding [R, 1, 1, L]; a fusion layer looks at what `memory` keeps for its number."""
         hidden = self.attention(hidden, *self.attention.self.keys_and_values(hidden), padding)
         if memory is not None:
-            hidden = self.crossattention(hidden, *memory.keys_and_values(number))
+            hidden = self.crossattention.to_images(hidden, *memory.layers[number], memory.seats)
         return self.output(self.intermediate(hidden), hidden)
-
-
-@dataclass(frozen=True)
-class ImageMemory:
-    """Keys and values of I images in every fusion layer, projected once for all phrases that look at these images."""
-
-    layers: dict[int, tuple[Tensor, Tensor]]  # keys and values [I, h, N, d] by layer
-    image_rows: Tensor | None = None  # int64 [R], the image of each phrase; None: phrase r looks at image r
-
-    def rows(self, image_rows: Tensor) -> ImageMemory:
-        """The same memory for R phrases (int64 [R]); nothing is copied."""
-        return replace(self, image_rows=image_rows if self.image_rows is None else self.image_rows[image_rows])
-
-    def keys_and_values(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Of the image of each phrase, both [R, h, N, d]."""
-        key, value = self.layers[layer]
-        rows = self.image_rows
-        return (key, value) if rows is None else (take_rows(key, rows), take_rows(value, rows))
 
 
 class Embeddings(nn.Module):
@@ -223,30 +227,6 @@ class TextEncoder(nn.Module):
 def padding_scores(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """What is added to attention scores: 0 for words, `PADDING_SCORE` for padding; mask [R, L]."""
     return (1 - attention_mask[:, None, None, :].to(dtype)) * PADDING_SCORE  # [R, L] -> [R, 1, 1, L]
-
-
-def take_rows(tensor: Tensor, rows: Tensor) -> Tensor:
-    """`tensor[rows]`, whose backward pass adds whole rows in their order: fast, and the same bits at every run.
-
-    (That of indexing adds in an order that threads decide; that of `index_select` adds number by number.)
-    """
-    return _Rows.apply(tensor, rows)
-
-
-class _Rows(torch.autograd.Function):
-    """The backward pass is made of differentiable operations, so that it has a gradient itself."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, tensor: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.count = len(tensor)
-        return tensor.index_select(0, rows)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        flat = gradient.flatten(1)
-        return flat.new_zeros(ctx.count, flat.shape[1]).index_add(0, rows, flat).unflatten(1, gradient.shape[1:]), None
 
 
 def initial_std(width: int) -> float:

@@ -27,7 +27,7 @@ from torch import Tensor
 from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.evaluate import evaluating
 from amc_lib.losses import draw_negatives, masked_language_loss, matching_loss
-from amc_lib.model.text import ImageMemory
+from amc_lib.model.memory import ImageMemory
 from amc_lib.step import Batch
 from amc_lib.tokens import IGNORED, Tokenizer
 from amc_study.rival.region_tower import GEOMETRY, VMRM
