@@ -233,9 +233,15 @@ def test_folder_that_can_have_no_lock_is_named(tmp_path):
 
 
 def test_pretraining_goes_on_from_a_checkpoint(pretrained):
-    """With a rate of nearly nothing it ends where it began; it is another run than one from random weights."""
+    """With a rate of nearly nothing it ends where it began; it is another run than one from random weights.
+
+    Queue and momentum are those of the settings, not of the checkpoint.
+    """
     still = replace(TRAINING, learning_rate=1e-9, warmup_learning_rate=1e-9, min_learning_rate=1e-9)
-    run = pretrain(replace(TINY, pretraining=still), init=pretrained.folder)
+    queue = {"queue_size": TINY.model.queue_size + 64, "momentum": 0.5}
+    run = pretrain(replace(TINY, pretraining=still, model=replace(TINY.model, **queue)), init=pretrained.folder)
+    assert run.checkpoint().settings.model == replace(pretrained.checkpoint().settings.model, **queue)
+    assert run.checkpoint().model.image_queue.shape[1] == queue["queue_size"]
     assert run.folder != pretrained.folder and run.metrics["init_sha256"] == pretrained.checkpoint().sha256
     before, after = pretrained.checkpoint().model.state_dict(), run.checkpoint().model.state_dict()
     for name, tensor in after.items():

@@ -42,10 +42,15 @@ class ALBEF(nn.Module):
         self.temp = nn.Parameter(torch.tensor(settings.temperature))
         for name in MOMENTUM_PAIRS:
             setattr(self, f"{name}_m", copy.deepcopy(getattr(self, name)).requires_grad_(False))
-        self.register_buffer("image_queue", F.normalize(torch.randn(settings.embed_dim, settings.queue_size), dim=0))
-        self.register_buffer("text_queue", F.normalize(torch.randn(settings.embed_dim, settings.queue_size), dim=0))
-        self.register_buffer("queue_ptr_img", torch.zeros(1, dtype=torch.long))
-        self.register_buffer("queue_ptr_txt", torch.zeros(1, dtype=torch.long))
+        self.start_queues()
+
+    def start_queues(self) -> None:
+        """Queues of the settings' size, filled with directions drawn at random, in place of those that are there."""
+        shape = self.settings.embed_dim, self.settings.queue_size
+        self.register_buffer("image_queue", F.normalize(torch.randn(shape, device=self.temp.device), dim=0))
+        self.register_buffer("text_queue", F.normalize(torch.randn(shape, device=self.temp.device), dim=0))
+        self.register_buffer("queue_ptr_img", torch.zeros(1, dtype=torch.long, device=self.temp.device))
+        self.register_buffer("queue_ptr_txt", torch.zeros(1, dtype=torch.long, device=self.temp.device))
 
     def checkpoint_layers(self, enable: bool) -> None:
         """Keep only the inputs of layers for the backward pass and compute the rest again there: memory for time."""

@@ -29,7 +29,7 @@ from amc_lib.checkpoints import (
     stored_settings,
     weights_hash,
 )
-from amc_lib.config import Settings
+from amc_lib.config import ModelSettings, Settings
 from amc_lib.data import Collator
 from amc_lib.distributed import process_state
 from amc_lib.files import plain
@@ -68,7 +68,7 @@ def pretrain(
 
     def start() -> tuple[ALBEF, Tokenizer]:
         if init is not None:
-            return _opened(init)
+            return _opened(init, settings)
         tokenizer = Tokenizer(tier.vocabulary(), settings.model.text.max_tokens)
         return build_model(settings.model), tokenizer
 
@@ -93,19 +93,29 @@ def finetune(
     init = pretrained(settings) if init is None else init
     settings = finetuning_settings(settings, init)
 
-    return _run("finetuning", settings, weights_hash(init), partial(_opened, init), output, data, detector)
+    return _run("finetuning", settings, weights_hash(init), partial(_opened, init, settings), output, data, detector)
 
 
-def _opened(source: str | Path) -> tuple[ALBEF, Tokenizer]:
+def _opened(source: str | Path, settings: Settings) -> tuple[ALBEF, Tokenizer]:
     checkpoint = open_checkpoint(source)
-    return checkpoint.model, checkpoint.tokenizer
+    model, queue_before = checkpoint.model, checkpoint.model.settings.queue_size
+    model.settings = _with_training_of(settings, model.settings)
+    if model.settings.queue_size != queue_before:
+        model.start_queues()
+    return model, checkpoint.tokenizer
+
+
+def _with_training_of(settings: Settings, model: ModelSettings) -> ModelSettings:
+    """A checkpoint's model with the queue and the momentum of `settings`: they belong to training, not to weights."""
+    return dataclasses.replace(model, queue_size=settings.model.queue_size, momentum=settings.model.momentum)
 
 
 def finetuning_settings(settings: Settings, init: str | Path) -> Settings:
-    """The settings of a training that goes on from checkpoint `init`: with its model."""
+    """The settings of a training that goes on from checkpoint `init`: its model, with their own queue and momentum."""
     if is_official(init):
         return settings
-    return dataclasses.replace(settings, model=stored_settings(description(init)["settings"]).model)
+    model = stored_settings(description(init)["settings"]).model
+    return dataclasses.replace(settings, model=_with_training_of(settings, model))
 
 
 def pretrained(settings: Settings) -> str | Path:

@@ -69,6 +69,26 @@ class Results:
         wide["difference on phrases"] = rows.set_index("setting").apply(change, axis=1)
         return {"base": first(rows[rows["difference"].isna()]), "table": wide.reset_index()}
 
+    def questions(self) -> pd.DataFrame:
+        """What was asked of each system on the first split, and in which way: accuracies with intervals, in columns."""
+        if self.missing("table1", "wrong_phrases", "groups"):
+            return pd.DataFrame()
+        table1, asked, groups = (self.table(name) for name in ("table1", "wrong_phrases", "groups"))
+        split = table1["split"][0]
+        ways = where(asked, split=split, concepts="all")
+        parts = {name: where(ways, asked=name) for name in ways["asked"].unique()}
+        own = where(groups, asked="own phrase")
+        parts |= {f"own, {letter}": where(table1, split=f"{split}, {letter}") for letter in ("which A", "which B")}
+        parts["own, never boxed"] = where(table1, split=split, concepts="unboxed")
+        parts["own, smallest quarter"] = where(own, by="quarter", group="1")
+        columns = {name: part.set_index("system").pipe(cells, "accuracy") for name, part in parts.items()}
+        order = table1["system"].unique()
+        return pd.DataFrame(columns).reindex(order).fillna("").rename_axis("pointing accuracy, %").reset_index()
+
+    def gained(self, rival: str, asked: str) -> dict[str, Any]:
+        """AMC minus `rival` on the first split, asked in this way: a row of wrong_phrases_paired.csv."""
+        return first(where(self.table("wrong_phrases_paired"), **{"AMC minus": rival, "asked": asked}))
+
     def table1(self) -> pd.DataFrame:
         """Table 1 with intervals, and what each system costs as far as it was measured."""
         if self.missing("table1"):
@@ -156,6 +176,7 @@ def render(template: str, folder: Path = FOLDER) -> str:
     results = Results(folder)
     names = ("table", "account", "files", "missing", "accuracy", "lead", "ablation", "table1")
     environment.globals |= {name: getattr(results, name) for name in names}
+    environment.globals["photos"] = Results(folder / "photos")
     for function in (where, first, cells, number, signed, wide, markdown, listed):
         environment.filters[function.__name__] = function
     return environment.get_template(template).render()
