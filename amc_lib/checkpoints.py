@@ -1,6 +1,7 @@
 """Checkpoints: weights as safetensors beside a JSON of settings, vocabulary and origin; written whole or not at all.
 
-A source is the folder of a run, the name of a checkpoint that the repository ships, or one of the authors' own files.
+A source is the folder of a run, the name of a checkpoint that the repository ships, one of the authors' own files, or a
+BLIP as transformers saves it: its folder, or its name on the hub ("Salesforce/blip-itm-base-coco").
 What comes by other ways is not in the weights file: the frozen trunks (pip packages), tensors tied to
 others, the momentum model and the queues (which start as copies of the online model and as noise).
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from safetensors.torch import load, save
 
 from amc_lib.config import ModelSettings, Settings
 from amc_lib.files import ROOT, atomic_file, data_root, json_bytes, plain, sha256_of, unexpected_content
-from amc_lib.model import ALBEF, minilm
+from amc_lib.model import ALBEF, Backbone, build_model, minilm
 from amc_lib.official import (
     FROZEN,
     MOMENTUM,
@@ -36,12 +38,14 @@ from amc_lib.tokens import Tokenizer
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "checkpoint.json"
 SHIPPED = ROOT / "data" / "checkpoints"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model that transformers can fetch
+BLIP_LAYER = 6  # of a BLIP that was not finetuned here: `block_num` of LAVIS's GradCAM (blip_image_text_matching.py)
 NOT_STORED = (*FROZEN, *MOMENTUM, "image_queue", "text_queue", "queue_ptr")  # beginnings of names
 
 
 @dataclass
 class Checkpoint:
-    model: ALBEF
+    model: ALBEF | Backbone
     tokenizer: Tokenizer
     settings: Settings
     about: dict[str, Any]  # provenance and whatever the writer added; of an official file `imported`, its report
@@ -56,14 +60,7 @@ def save_checkpoint(
     Both files are on disk before either takes the place of an older one; weights that a power cut has left beside the
     description of others are refused by `load_checkpoint`, because their hash is not the one in the description.
     """
-    folder = Path(folder)
-    dtype = getattr(torch, model.settings.stored)
-    weights = save(
-        {
-            name: tensor.detach().cpu().to(dtype).contiguous()
-            for name, tensor in untied_state(model, *NOT_STORED).items()
-        }
-    )
+    folder, weights = Path(folder), _weights(model)
     content = {
         "settings": plain(settings),
         "vocabulary": [] if model.settings.text.trunk == "minilm" else list(tokenizer.vocabulary),
@@ -77,17 +74,25 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], ALBEF] = ALBEF) -> Checkpoint:
-    """The checkpoint at a source, with its weights in a `model_class`; a copy of the online model is its momentum.
+def _weights(model: ALBEF | Backbone) -> bytes:
+    """The online model as safetensors."""
+    dtype, state = getattr(torch, model.settings.stored), untied_state(model, *NOT_STORED)
+    return save({name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in state.items()})
 
-    An official file becomes a model of the paper tier's settings. Raises CheckpointError with one sentence if the
-    source is missing, damaged, or does not fit its own settings.
+
+def load_checkpoint(source: str | Path, build: Callable[[ModelSettings], ALBEF] = build_model) -> Checkpoint:
+    """The checkpoint at a source, with its weights in the model that `build` gives; its momentum is a copy.
+
+    An official file becomes a model of the paper tier's settings, and so does a BLIP, but for its sizes. Raises
+    CheckpointError with one sentence if the source is missing, damaged, or does not fit its own settings.
     """
     if is_official(source):
         settings = preset("paper")
         tokenizer, model = paper_tokenizer(settings), ALBEF(settings.model)
         report = load_official(_locate(source), model)
         return Checkpoint(model, tokenizer, settings, {"imported": report}, report.sha256)
+    if is_blip(source):
+        return _load_blip(source)
     folder, about = find(source), description(source)
     path = folder / WEIGHTS
     try:
@@ -102,12 +107,35 @@ def load_checkpoint(source: str | Path, model_class: Callable[[ModelSettings], A
         with_minilm = settings.model.text.trunk == "minilm"
         vocabulary = minilm.vocabulary() if with_minilm else about.get("vocabulary", ())
         tokenizer = Tokenizer(vocabulary, settings.model.text.max_tokens)
-        tensors, model = load(data), model_class(settings.model)
+        tensors, model = load(data), build(settings.model)
     except Exception as error:  # what a description and a safetensors header can be is not bounded
         raise CheckpointError(f"{folder}: {str(error).partition(chr(10))[0]:.300}") from error
     load_tensors(model, tensors, untied_state(model, *NOT_STORED), origin=folder)
-    model.copy_to_momentum()
+    if isinstance(model, ALBEF):
+        model.copy_to_momentum()
     return Checkpoint(model, tokenizer, settings, about.get("about", {}), about["sha256"])
+
+
+def is_blip(source: str | Path) -> bool:
+    """Whether a source is a model as transformers saves it: a folder with its config.json, or OWNER/NAME on the hub."""
+    folder = Path(source).expanduser()
+    on_hub = HUB_NAME.fullmatch(str(source)) and not folder.parent.exists()
+    return _locate(source) is None and bool(on_hub or os.path.isfile(folder / "config.json"))
+
+
+def _load_blip(source: str | Path) -> Checkpoint:
+    from amc_lib.model.blip import pretrained  # here: transformers takes long to import
+
+    paper = preset("paper")
+    try:
+        model, words = pretrained(str(Path(source).expanduser()))
+        layer = min(BLIP_LAYER, model.settings.text.layers - 1)
+        settings = replace(paper, model=model.settings, amc=replace(paper.amc, layer=layer))
+        tokenizer = Tokenizer(words, settings.model.text.max_tokens)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source}: {str(error).partition(chr(10))[0]:.300}") from error
+    about = {"imported": f"a BLIP as transformers saves it: {source}"}
+    return Checkpoint(model, tokenizer, settings, about, hashlib.sha256(_weights(model)).hexdigest())
 
 
 def stored_settings(values: Any) -> Settings:
@@ -133,7 +161,9 @@ def description(source: str | Path) -> dict[str, Any]:
 
 
 def weights_hash(source: str | Path) -> str:
-    """The sha256 that `load_checkpoint` would give, without loading."""
+    """The sha256 that `load_checkpoint` would give, without loading (but for a BLIP of transformers)."""
+    if is_blip(source):
+        return load_checkpoint(source).sha256
     return sha256_of(_locate(source)) if is_official(source) else description(source)["sha256"]
 
 

@@ -72,7 +72,7 @@ class TextSettings:
     def __post_init__(self) -> None:
         check(self, positive="vocab_size width layers heads ffn_width positions", below_one="dropout")
         require(self.width % self.heads == 0, f"text width {self.width} is no multiple of its {self.heads} heads")
-        inside = 0 < self.fusion_from < self.layers
+        inside = 0 <= self.fusion_from < self.layers
         require(inside, f"fusion_from {self.fusion_from} must lie inside the {self.layers} text encoder layers")
         read = self.trunk == "none" or self.vocab_size == MINILM_WORDS
         require(read, f"vocab_size must be MiniLM's {MINILM_WORDS}, got {self.vocab_size}")
@@ -82,8 +82,12 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """ALBEF: two towers, fusion, contrastive space, momentum copy and queues (Li et al., NeurIPS 2021)."""
+    """ALBEF: two towers, fusion, contrastive space, momentum copy and queues (Li et al., NeurIPS 2021).
 
+    BLIP has the same sizes; momentum and queue are not used there.
+    """
+
+    backbone: Literal["albef", "blip"] = "albef"
     vision: VisionSettings = field(default_factory=VisionSettings)
     text: TextSettings = field(default_factory=TextSettings)
     embed_dim: int = 256  # width of the contrastive space
@@ -156,6 +160,9 @@ class TrainingSettings:
     accumulation: int = 1  # batches whose gradients make one update; contrast and negatives stay inside a batch
     precision: Literal["float32", "bf16"] = "float32"  # of the passes (autocast); weights stay float32
     checkpointing: bool = False  # recompute layers in the backward pass: less memory, the same numbers
+    trained_layers: int = (
+        0  # fusion layers from the top that train, with the match head, all else frozen; 0: everything
+    )
     workers: int = 0  # processes that read images, for each device; 0 reads in the training process
     snapshot_every: int = 1000  # updates between two snapshots, and one after every epoch; 0: none is written
 
@@ -163,6 +170,7 @@ class TrainingSettings:
         check(self, positive="epochs batch_size phrases_per_image learning_rate accumulation")
         check(self, not_negative="min_learning_rate warmup_learning_rate warmup_steps weight_decay max_grad_norm")
         check(self, not_negative="short_captions_until fuse_from hard_negatives_from seed workers snapshot_every")
+        check(self, not_negative="trained_layers")
 
 
 @dataclass(frozen=True)

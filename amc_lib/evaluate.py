@@ -19,8 +19,7 @@ from tqdm.auto import tqdm
 
 from amc_lib import gradcam
 from amc_lib.config import Explanation
-from amc_lib.model import ALBEF
-from amc_lib.model.memory import ImageMemory
+from amc_lib.model import Backbone, Memory
 from amc_lib.regions import Region
 from amc_lib.tokens import Tokenizer
 
@@ -69,7 +68,7 @@ def point_hits(points: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
 
 
 @contextmanager
-def evaluating(model: ALBEF) -> Iterator[None]:
+def evaluating(model: Backbone) -> Iterator[None]:
     """Evaluation mode and no gradients inside the block; afterwards the model's mode is as it was."""
     was_training = model.training
     model.eval()
@@ -84,7 +83,7 @@ def evaluating(model: ALBEF) -> Iterator[None]:
 
 
 def ground_phrases(
-    model: ALBEF,
+    model: Backbone,
     tokenizer: Tokenizer,
     images: Tensor,
     phrases: Sequence[str],
@@ -102,16 +101,16 @@ def ground_phrases(
     return raw, scores
 
 
-def remember_images(model: ALBEF, images: Tensor) -> ImageMemory:
+def remember_images(model: Backbone, images: Tensor) -> Memory:
     """What `ground_remembered` needs of images [B, C, H, W], without gradient: good for any phrase and any layer."""
     with evaluating(model):
         return model.text_encoder.remember(model.encode_image(images.to(model.temp.device)))
 
 
 def ground_remembered(
-    model: ALBEF,
+    model: Backbone,
     tokenizer: Tokenizer,
-    memory: ImageMemory,
+    memory: Memory,
     phrases: Sequence[str],
     layer: int,
     explanation: Explanation = "gradcam",
@@ -129,7 +128,7 @@ def ground_remembered(
 
 
 def point_at(
-    model: ALBEF,
+    model: Backbone,
     tokenizer: Tokenizer,
     regions: Sequence[Region],
     load_image: Callable[[Region], tuple[Tensor, tuple[int, int]]],
@@ -167,14 +166,14 @@ def point_at(
 # ------------------------------------------------------------------------------------------------------ match scores
 
 
-def encode_phrases(model: ALBEF, tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+def encode_phrases(model: Backbone, tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
     """text_embeds [P, L, D] and their mask [P, L]."""
     tokens = tokenizer(phrases, model.settings.text.positions)
     input_ids, text_mask = (tensor.to(model.temp.device) for tensor in tokens)
     return model.encode_text(input_ids, text_mask), text_mask
 
 
-def match_probabilities(model: ALBEF, tokenizer: Tokenizer, images: Tensor, phrase: str) -> Tensor:
+def match_probabilities(model: Backbone, tokenizer: Tokenizer, images: Tensor, phrase: str) -> Tensor:
     """[n]: the probability that `phrase` matches each of n images (pixels, or the features that the trunk gives)."""
     with evaluating(model):
         image_embeds = model.encode_image(images.to(model.temp.device))
@@ -183,7 +182,7 @@ def match_probabilities(model: ALBEF, tokenizer: Tokenizer, images: Tensor, phra
 
 
 def pair_probabilities(
-    model: ALBEF,
+    model: Backbone,
     image_embeds: Tensor,
     text_embeds: Tensor,
     text_mask: Tensor,

@@ -6,42 +6,29 @@ h heads, L text positions (padding included), N = G*G + 1 image tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from amc_lib.config import Explanation
-from amc_lib.model.text import Attention, TextEncoder, Watch
+from amc_lib.model import Encoder
+from amc_lib.model.text import Watch
 
 NORMALISE_EPS = 1e-7  # of the authors' min-max
 
 
-@contextmanager
-def watch_attention(text_encoder: TextEncoder, layer: int, *, twice: bool) -> Iterator[Watch]:
+def watch_attention(text_encoder: Encoder, layer: int, *, twice: bool) -> AbstractContextManager[Watch]:
     """Keep the cross-attention of `layer` during the passes inside the `with` block.
 
-    With `twice` all attention from there upwards is also written out, which has a second derivative; the layers below
-    keep fused attention. Everything attached is removed on leaving, whatever happens inside.
+    With `twice` all attention from there upwards has a second derivative. Everything attached is removed on leaving,
+    whatever happens inside. ValueError for a layer that does not look at the image.
     """
     first, end = text_encoder.fusion_from, len(text_encoder.layers)
     if not first <= layer < end:
         raise ValueError(f"layer {layer} has no cross-attention; fusion layers are {first}-{end - 1}")
-    if any(isinstance(module, Attention) and module.watch for module in text_encoder.modules()):
-        raise RuntimeError("the attention of this text encoder is already being watched")
-    watched = [text_encoder.layers[layer].crossattention.self]
-    if twice:
-        for above in text_encoder.layers[layer + 1 :]:
-            watched += [above.attention.self, above.crossattention.self]
-    for attention in watched:
-        attention.watch = Watch()
-    try:
-        yield watched[0].watch
-    finally:
-        for attention in watched:
-            attention.watch = None
+    return text_encoder.watch(layer, twice=twice)
 
 
 def heatmap(

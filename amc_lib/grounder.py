@@ -15,10 +15,9 @@ from torch import Tensor
 
 from amc_lib import gradcam
 from amc_lib.checkpoints import Checkpoint, load_checkpoint
-from amc_lib.config import VisionSettings
 from amc_lib.datasets.image_files import open_image, reading, to_rgb
 from amc_lib.evaluate import ground_remembered, peak, remember_images
-from amc_lib.model.memory import ImageMemory
+from amc_lib.model import Backbone, Memory
 from amc_lib.model.trunk import NETWORKS, pixels
 from amc_lib.overlay import heat_overlay, ring
 from amc_lib.tokens import Tokenizer, clean
@@ -73,7 +72,7 @@ class EncodedImage:
     """A picture as a checkpoint has read it, kept between phrases."""
 
     picture: Image.Image  # RGB, upright; groundings are in its pixels
-    memory: ImageMemory = field(repr=False)  # of one image, for every fusion layer
+    memory: Memory = field(repr=False)  # of one image, for every fusion layer
     checkpoint: Checkpoint = field(repr=False)  # the one that read it
 
 
@@ -98,7 +97,7 @@ class Grounder:
     def encode(self, image: Picture) -> EncodedImage:
         """A picture made ready for any number of phrases. ValueError with one sentence if it cannot be read."""
         picture, model = read_image(image), self.checkpoint.model
-        inputs = model_input(picture, model.settings.vision)[None]  # [1, 3, S, S]
+        inputs = model_input(picture, model)[None]  # [1, 3, S, S]
         return EncodedImage(picture, remember_images(model, inputs), self.checkpoint)
 
     def ground(self, image: Picture | EncodedImage, phrase: str | Sequence[str]) -> Grounding | list[Grounding]:
@@ -159,13 +158,14 @@ def checked_phrases(phrase: str | Sequence[str]) -> list[str]:
     return phrases
 
 
-def model_input(picture: Image.Image, vision: VisionSettings) -> Tensor:
-    """An RGB picture as the model reads it, float [3, S, S]: as its trunk was trained, or as ALBEF's photographs."""
+def model_input(picture: Image.Image, model: Backbone) -> Tensor:
+    """An RGB picture as the model reads it, float [3, S, S]: as its trunk was trained, or as its photographs were."""
+    vision = model.settings.vision
     if vision.trunk in NETWORKS:
         return pixels(picture, vision.image_size)
     from amc_lib.datasets.transforms import to_input  # here: with the training data it imports torchvision, accelerate
 
-    return to_input(picture, vision.image_size, "bilinear")
+    return to_input(picture, vision.image_size, model.resize)
 
 
 def read_image(image: Picture) -> Image.Image:

@@ -30,7 +30,7 @@ def answers(checkpoint: Checkpoint, regions: Sequence[Region], progress: str | N
 
     def load(region: Region) -> tuple[Tensor, tuple[int, int]]:
         picture = region.image.open()
-        return model_input(picture, checkpoint.settings.model.vision), (picture.height, picture.width)
+        return model_input(picture, checkpoint.model), (picture.height, picture.width)
 
     layer, explanation = heatmap_layer(checkpoint), checkpoint.settings.amc.explanation
     model, tokenizer = checkpoint.model, checkpoint.tokenizer

@@ -19,7 +19,7 @@ from amc_lib import gradcam
 from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.distributed import gather_rows, mean_weights
 from amc_lib.losses import amc_terms, contrastive_loss, draw_negatives, masked_language_loss, matching_loss
-from amc_lib.model import ALBEF
+from amc_lib.model import ALBEF, Backbone, Memory
 from amc_lib.model.memory import take_rows
 from amc_lib.model.text import Watch
 from amc_lib.tokens import IGNORED
@@ -102,16 +102,13 @@ def training_losses(
     queues = model.image_queue, model.text_queue
     itc, *sims = contrastive_loss(*feats, image_feat_m, text_feat_m, *queues, model.temp, alpha, same_image, own_start)
     model.enqueue(image_feat_m, text_feat_m)
-    nothing = itc.new_zeros(())
     if not fuse:
+        nothing = itc.new_zeros(())
         return Losses(mlm=nothing, itc=pair_weight * itc, itm=nothing, amc=nothing, mean=nothing, max=nothing)
 
     # AMC: the heatmaps of the matching pairs against their boxes.
-    memory, with_amc = encoder.remember(image_embeds), amc.active and bool(batch.has_box.any())
-    twice = amc.explanation == "gradcam"
-    with gradcam.watch_attention(encoder, amc.layer, twice=twice) if with_amc else nullcontext() as watch:
-        itm_logits = model.match(encoder.fuse(text_embeds, mask, memory.rows(rows)))  # [B, 2]
-    l_mean, l_max = _amc_terms(watch, itm_logits, batch, amc) if with_amc else (nothing, nothing)
+    memory = encoder.remember(image_embeds)
+    itm_logits, l_mean, l_max = _matching_pairs(model, batch, text_embeds, memory, amc)
 
     # ITM: the matching pairs, each phrase with another image, each image with another phrase. The pass of the pairs
     # that do not match also reads the corrupted phrases of MLM.
@@ -127,6 +124,55 @@ def training_losses(
     l_amc = amc.lambda1 * l_mean + amc.lambda2 * l_max
     means = box_weight * l_mean.detach(), box_weight * l_max.detach()
     return Losses(word_weight * mlm, pair_weight * itc, pair_weight * itm, box_weight * l_amc, *means)
+
+
+def losses_without_words(
+    model: Backbone,
+    batch: Batch,
+    objective: ObjectiveSettings,
+    amc: AmcSettings,
+    *,
+    hard_negatives: bool = True,
+    negatives: tuple[Tensor, Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    **_: object,
+) -> Losses:
+    """ITC inside the batch, ITM and AMC: of a model that has neither a momentum copy nor a head of words (BLIP).
+
+    With several processes contrast and negatives stay inside each one's part of the batch.
+    """
+    B, rows, mask, encoder = len(batch.input_ids), batch.image_rows, batch.attention_mask, model.text_encoder
+    same_image = rows[:, None] == rows  # bool [B, B]
+    pair_weight, _, box_weight = mean_weights(_counts(batch))
+    model.clamp_temperature()
+    image_embeds, text_embeds = model.encode_image(batch.image), model.encode_text(batch.input_ids, mask)
+    feats = take_rows(model.image_features(image_embeds), rows), model.text_features(text_embeds, mask)  # [B, E] both
+    queues = 2 * [feats[0].new_empty(feats[0].shape[1], 0)]
+    itc, *sims = contrastive_loss(*feats, *feats, *queues, model.temp, 0.0, same_image)
+
+    memory = encoder.remember(image_embeds)
+    itm_logits, l_mean, l_max = _matching_pairs(model, batch, text_embeds, memory, amc)
+    other_image, other_text = negatives or draw_negatives(*sims, same_image, hard=hard_negatives, generator=generator)
+    drawn = len(other_image)
+    texts = torch.cat((text_embeds[:drawn], take_rows(text_embeds, other_text)))
+    seen = memory.rows(torch.cat((rows[other_image], rows[:drawn])))
+    fused = encoder.fuse(texts, torch.cat((mask[:drawn], mask[other_text])), seen)
+    itm = matching_loss(torch.cat((itm_logits, model.match(fused))), positives=B)
+    l_amc = amc.lambda1 * l_mean + amc.lambda2 * l_max
+    means = box_weight * l_mean.detach(), box_weight * l_max.detach()
+    return Losses(itc.new_zeros(()), pair_weight * itc, pair_weight * itm, box_weight * l_amc, *means)
+
+
+def _matching_pairs(
+    model: Backbone, batch: Batch, text_embeds: Tensor, memory: Memory, amc: AmcSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """itm_logits [B, 2] of the phrases with their images, and L_mean and L_max of their heatmaps."""
+    encoder, mask, with_amc = model.text_encoder, batch.attention_mask, amc.active and bool(batch.has_box.any())
+    twice = amc.explanation == "gradcam"
+    with gradcam.watch_attention(encoder, amc.layer, twice=twice) if with_amc else nullcontext() as watch:
+        itm_logits = model.match(encoder.fuse(text_embeds, mask, memory.rows(batch.image_rows)))  # [B, 2]
+    nothing = itm_logits.new_zeros(())
+    return itm_logits, *(_amc_terms(watch, itm_logits, batch, amc) if with_amc else (nothing, nothing))
 
 
 def _counts(batch: Batch) -> Tensor:

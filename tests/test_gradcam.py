@@ -16,6 +16,7 @@ from torch import Tensor
 from amc_lib import gradcam
 from amc_lib.config import AmcSettings
 from amc_lib.model import ALBEF
+from amc_lib.model.text import Attention
 from amc_lib.step import Batch, Losses, training_losses
 
 LAYERS = pytest.mark.parametrize("layer", [2, 3, 4])
@@ -43,7 +44,7 @@ def losses_of(model: ALBEF, batch: Batch, amc: AmcSettings = TINY_AMC) -> Losses
 
 
 def watched_modules(model: ALBEF) -> list[str]:
-    return [name for name, module in model.named_modules() if getattr(module, "watch", None)]
+    return [name for name, module in model.named_modules() if isinstance(module, Attention) and module.watch]
 
 
 def plain_pass(model: ALBEF, batch: Batch, layer: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import paper_data
 import pytest
+from tiny_blip import save_blip
 from tiny_scenes import TEXT, TRAINING, VISION, run_notebook
 
 from amc_lib import checkpoints, presets
@@ -99,12 +100,25 @@ def test_03_goes_on_from_the_base_on_boxed_phrases(trained, base):
     assert amc.metrics["final"]["amc"] > 0 == control.metrics["final"]["amc"]
 
 
-def test_04_writes_every_question_of_every_system_and_no_picture_among_the_published(root, trained):
-    shown = run_notebook("04_evaluate", tier="photos", figures=str(root / "figures"))
+@pytest.fixture(scope="module")
+def blip(root) -> str:
+    """A tiny BLIP, its two highest layers finetuned with AMC on the photographs' pixels."""
+    plain = save_blip(root / "blip")
+    training = replace(settings().finetuning, trained_layers=2)
+    run = runs.finetune(replace(settings(), finetuning=training), plain, root / "runs" / "blip")
+    assert run.metrics["init_sha256"] == load_checkpoint(plain).sha256 and run.metrics["final"]["amc"] > 0
+    before, after = (load_checkpoint(source).model.state_dict() for source in (plain, run.folder))
+    moved = {name for name, tensor in after.items() if not tensor.equal(before[name])}
+    assert moved and all(name.startswith(("blip.text_encoder.encoder.layer.", "blip.itm_head")) for name in moved)
+    return str(run.folder)
+
+
+def test_04_writes_every_question_of_every_system_and_no_picture_among_the_published(root, trained, blip):
+    shown = run_notebook("04_evaluate", tier="photos", figures=str(root / "figures"), blip=blip)
     phrases = len(shown["split"].all_regions())
     table1 = table(root, "table1").set_index(["system", "split", "concepts"])
     title = "photographs test"
-    assert set(table1.index.get_level_values("system")) == {"chance", "centre", *SYSTEMS}
+    assert set(table1.index.get_level_values("system")) == {"chance", "centre", *SYSTEMS, "BLIP"}
     assert (table1.xs((title, "all"), level=("split", "concepts"))["phrases"] == phrases).all()
     parts = table1.loc["AMC"].loc[title].loc[["boxed", "unboxed"], "phrases"]
     assert parts.sum() == phrases and parts.min() > 0
@@ -114,7 +128,7 @@ def test_04_writes_every_question_of_every_system_and_no_picture_among_the_publi
     for name in ("wrong_phrases", "groups"):
         assert set(table(root, name)["asked"]) == asked, name
     assert set(table(root, "groups")["by"]) >= {"entity", "quarter", "words", "which"}
-    assert {"ALBEF", "ALBEF finetuned"} == set(table(root, "paired")["AMC minus"])
+    assert {"ALBEF", "ALBEF finetuned", "BLIP"} == set(table(root, "paired")["AMC minus"])
     published, local = root / "figures" / "photos", root / "figures" / "photos" / "local"
     assert (published / "accuracy.png").is_file()
     assert {"qualitative", "method"} <= {path.stem for path in local.glob("*.png")}

@@ -24,6 +24,8 @@ MOMENTUM_PAIRS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
 class ALBEF(nn.Module):
     """B images, L text positions, N = G*G + 1 image tokens, D width, E contrastive width, Q queue size."""
 
+    resize = "bilinear"
+
     def __init__(self, settings: ModelSettings, visual_encoder: nn.Module | None = None) -> None:
         """`visual_encoder` takes the place of the vision transformer of `settings.vision`."""
         super().__init__()
@@ -80,8 +82,8 @@ class ALBEF(nn.Module):
         """[B, N, D] -> image_feat [B, E] of unit length."""
         return F.normalize(self.vision_proj(image_embeds[:, 0]), dim=-1)
 
-    def text_features(self, text_embeds: Tensor) -> Tensor:
-        """[B, L, D] -> text_feat [B, E] of unit length."""
+    def text_features(self, text_embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """[B, L, D] -> text_feat [B, E] of unit length; the text layers have read the mask before."""
         return F.normalize(self.text_proj(text_embeds[:, 0]), dim=-1)
 
     def match(self, fusion_embeds: Tensor) -> Tensor:

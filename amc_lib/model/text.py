@@ -7,6 +7,8 @@ L text positions, N image tokens, D width, h heads of width d.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -208,6 +210,26 @@ class TextEncoder(nn.Module):
         for i in range(self.fusion_from, len(self.layers)):
             hidden = self._run(self.layers[i], hidden, padding, memory, i)
         return hidden
+
+    @contextmanager
+    def watch(self, layer: int, *, twice: bool) -> Iterator[Watch]:
+        """Keep the cross-attention of `layer` inside the block; see `amc_lib.gradcam.watch_attention`.
+
+        With `twice` all attention from there upwards is also written out; the layers below keep fused attention.
+        """
+        if any(isinstance(module, Attention) and module.watch for module in self.modules()):
+            raise RuntimeError("the attention of this text encoder is already being watched")
+        watched = [self.layers[layer].crossattention.self]
+        if twice:
+            for above in self.layers[layer + 1 :]:
+                watched += [above.attention.self, above.crossattention.self]
+        for attention in watched:
+            attention.watch = Watch()
+        try:
+            yield watched[0].watch
+        finally:
+            for attention in watched:
+                attention.watch = None
 
     def predict(self, fusion_embeds: Tensor) -> Tensor:
         """Vocabulary logits [..., V] of fusion_embeds [..., D]."""

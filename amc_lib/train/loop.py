@@ -122,6 +122,7 @@ def _prepare(step: TrainingStep, training: TrainingSettings) -> tuple[Accelerato
     if accelerator.process_index:  # dropout differs between processes
         torch.manual_seed(torch.initial_seed() + accelerator.process_index)
     step.model.checkpoint_layers(training.checkpointing)
+    train_top(step.model, training.trained_layers)
     groups = parameter_groups(step.model, training.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
     return accelerator, *accelerator.prepare(step.train(), optimizer)
@@ -157,6 +158,22 @@ def _with_images(problem: str, file: Path | None, pairs: PairDataset, batches: I
     except OSError as error:
         return f"{problem}; {file} cannot be written ({error})"
     return f"{problem}; {file} names the images and phrases of this update"
+
+
+def train_top(model: nn.Module, layers: int) -> None:
+    """Freeze all but that many fusion layers from the top and the match head; 0 freezes nothing.
+
+    ValueError where there are not so many.
+    """
+    if not layers:
+        return
+    encoder = model.text_encoder
+    most = len(encoder.layers) - encoder.fusion_from
+    if layers > most:
+        raise ValueError(f"trained_layers is {layers}, but the model has {most} fusion layers")
+    model.requires_grad_(False)
+    for part in (*encoder.layers[-layers:], model.itm_head):
+        part.requires_grad_(True)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

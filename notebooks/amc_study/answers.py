@@ -23,6 +23,7 @@ from amc_lib.distributed import process_state
 from amc_lib.evaluate import Pointing, point_at
 from amc_lib.files import write_bytes
 from amc_lib.regions import Region
+from amc_study.photos.splits import as_read_by
 from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.region_answers import DEFAULT_WAY, RegionAnswers, choose_regions
 from amc_study.rival.region_tower import open_checkpoint
@@ -51,8 +52,9 @@ def ask(
 
     layer: of the heatmap, or VMRM's way of scoring proposals; by default that of the checkpoint's settings.
     """
-    regions = split.all_regions() if regions is None else regions
     model, tokenizer, amc = checkpoint.model, checkpoint.tokenizer, checkpoint.settings.amc
+    split = as_read_by(model, split)
+    regions = split.all_regions() if regions is None else regions
     if isinstance(split, ProposalSplit):
         way = layer or DEFAULT_WAY
         return choose_regions(model, tokenizer, regions, split, [way], progress)[way]
@@ -66,6 +68,7 @@ def ask_in_parts(checkpoint: Checkpoint, split: Split, layer: int, regions: Sequ
 
     Each process asks its share and gets all.
     """
+    split = as_read_by(checkpoint.model, split)
     state, regions = process_state(), split.all_regions() if regions is None else list(regions)
     parts, explanation = _parts(regions), checkpoint.settings.amc.explanation
     home = ANSWERS / f"{split.title.replace(' ', '-')}-{_key(checkpoint, split, layer, regions)}"

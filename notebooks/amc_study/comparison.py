@@ -38,11 +38,13 @@ class Answers:
     wrong: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # `wrong_hits` on each, if they were asked
 
 
-def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, list[str | Path]]:
+def study_folders(
+    tier: str, runs: str | Path | None, seeds: int, blip: str | Path | None = None
+) -> dict[str, list[str | Path]]:
     """For each system its checkpoints: the one pretrained ALBEF, and of the finetuned systems one a seed.
 
     Those lie under `runs`/seed-N. Where `runs` is None they are the shipped ones (`shipped_name`) or, in a tier that
-    ships none, those that `make photos` or `make paper` leaves.
+    ships none, those that `make photos` or `make paper` leaves. `blip`: a BLIP to be asked as well, of photographs.
     """
     folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier))]}
     for system, name in (FINETUNED | DETECTOR_BASED).items():
@@ -57,7 +59,7 @@ def study_folders(tier: str, runs: str | Path | None, seeds: int) -> dict[str, l
     for system in DETECTOR_BASED:
         if not all(exists(source) for source in folders[system]):
             print(f"{system}: left out, there is no checkpoint at {plain(folders.pop(system))}")
-    return folders
+    return folders | ({"BLIP": [blip]} if blip else {})
 
 
 def shipped_name(system: str, tier: str) -> str:

@@ -26,10 +26,13 @@ CODE = (  # what decides, with the tier's own code, which weights come out
 )
 NEUTRAL = ("workers", "checkpointing", "snapshot_every")  # settings of training that change no number
 OLDER = {  # what shipped runs did that are older than these settings
+    "model.backbone": "albef",
     "model.vision.region_width": 0,
     "model.text.trunk": "none",
     "model.stored": "float32",
     "objective.region_softness": 0.07,
+    "pretraining.trained_layers": 0,
+    "finetuning.trained_layers": 0,
     "pretraining.accumulation": 1,
     "pretraining.precision": "float32",
 }

@@ -23,6 +23,7 @@ from amc_lib.checkpoints import (
     SHIPPED,
     Checkpoint,
     description,
+    is_blip,
     is_official,
     official_albef,
     shipped,
@@ -34,6 +35,8 @@ from amc_lib.data import Collator
 from amc_lib.distributed import process_state
 from amc_lib.files import plain
 from amc_lib.model import ALBEF
+from amc_lib.presets import preset
+from amc_lib.step import losses_without_words
 from amc_lib.tokens import Tokenizer
 from amc_lib.train import Snapshots, train
 from amc_study.ablations.seen_boxes import seen_boxes
@@ -99,6 +102,8 @@ def finetune(
 def _opened(source: str | Path, settings: Settings) -> tuple[ALBEF, Tokenizer]:
     checkpoint = open_checkpoint(source)
     model, queue_before = checkpoint.model, checkpoint.model.settings.queue_size
+    if not isinstance(model, ALBEF):
+        return model, checkpoint.tokenizer
     model.settings = _with_training_of(settings, model.settings)
     if model.settings.queue_size != queue_before:
         model.start_queues()
@@ -107,6 +112,8 @@ def _opened(source: str | Path, settings: Settings) -> tuple[ALBEF, Tokenizer]:
 
 def _with_training_of(settings: Settings, model: ModelSettings) -> ModelSettings:
     """A checkpoint's model with the queue and the momentum of `settings`: they belong to training, not to weights."""
+    if model.backbone == "blip":
+        return model
     return dataclasses.replace(model, queue_size=settings.model.queue_size, momentum=settings.model.momentum)
 
 
@@ -114,6 +121,10 @@ def finetuning_settings(settings: Settings, init: str | Path) -> Settings:
     """The settings of a training that goes on from checkpoint `init`: its model, with their own queue and momentum."""
     if is_official(init):
         return settings
+    if is_blip(init):
+        blip, layer = open_checkpoint(init).settings, settings.amc.layer
+        layer = blip.amc.layer if layer == preset(settings.tier).amc.layer else layer  # that of the preset is ALBEF's
+        return dataclasses.replace(settings, model=blip.model, amc=dataclasses.replace(settings.amc, layer=layer))
     model = stored_settings(description(init)["settings"]).model
     return dataclasses.replace(settings, model=_with_training_of(settings, model))
 
@@ -211,8 +222,9 @@ def _train(
     begin = time.perf_counter()
     collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
     validate = _validator(checkpoint, validation) if validation else None
+    losses = losses_without_words if settings.model.backbone == "blip" else tier.losses
     history = pd.DataFrame(
-        train(model, pairs, collator, settings, stage, validate, step_losses=tier.losses, snapshots=snapshots)
+        train(model, pairs, collator, settings, stage, validate, step_losses=losses, snapshots=snapshots)
     )
     seconds = time.perf_counter() - begin + snapshots.earlier_seconds
     more = {"processes": state.num_processes, "continued_at": snapshots.continued_at}

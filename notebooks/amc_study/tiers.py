@@ -24,8 +24,8 @@ from amc_lib.step import training_losses
 from amc_lib.tokens import clean, word_vocabulary
 from amc_study.photos import album
 from amc_study.photos.album import AlbumPairs, AlbumSplit, open_album
-from amc_study.photos.pairs import training_pairs
-from amc_study.photos.splits import ATTRIBUTION, evaluation_splits, validation_split
+from amc_study.photos.pairs import album_pairs, training_pairs
+from amc_study.photos.splits import ATTRIBUTION, PhotoSplit, evaluation_splits, validation_split
 from amc_study.rival.detector_runs import TRAINED, TrainedDetector, load_detector
 from amc_study.rival.proposals import PhotoProposalSplit, SceneProposalSplit, open_proposals
 from amc_study.rival.vmrm import pair_losses
@@ -145,8 +145,11 @@ class Photos:
     losses = staticmethod(training_losses)
     detector = None
 
-    def split(self, name: str) -> AlbumSplit:
-        return open_album(self.settings.photos, self.settings.model.vision, name)
+    def split(self, name: str) -> AlbumSplit | PhotoSplit:
+        vision = self.settings.model.vision
+        if self.settings.model.backbone == "blip":
+            return PhotoSplit(album.title(name), album.read_regions(self.settings.photos, name), vision.image_size)
+        return open_album(self.settings.photos, vision, name)
 
     def vocabulary(self) -> Sequence[str]:
         """BERT's, or else the words that train's captions hold often enough."""
@@ -157,7 +160,9 @@ class Photos:
         return word_vocabulary(w for w, count in counts.items() if count >= self.settings.photos.least_seen)
 
     def training_pairs(self, stage: str) -> PairDataset:
-        """Captions alone for pretraining, boxed phrases for finetuning."""
+        """Captions alone for pretraining, boxed phrases for finetuning; a BLIP reads pixels."""
+        if self.settings.model.backbone == "blip":
+            return album_pairs(self.settings)
         training, split = getattr(self.settings, stage), self.split("train")
         phrases = split.caption_phrases() if stage == "pretraining" else split.region_phrases()
         return AlbumPairs(split, phrases, training.seed, training.phrases_per_image, self.settings.photos.flip)

@@ -148,7 +148,7 @@ def box_cells(region: Region, size: tuple[int, int], grid: int) -> np.ndarray:
 def picture_input(split: Split, region: Region, model: ALBEF) -> Tensor:
     """The pixels [3, S, S] that the model reads of a region's picture, where the split holds a trunk's features too."""
     loaded = split.load(region)[0]
-    return loaded.float() if loaded.shape[0] == 3 else model_input(region.image.open(), model.settings.vision)
+    return loaded.float() if loaded.shape[0] == 3 else model_input(region.image.open(), model)
 
 
 def curve_table(measured: pd.DataFrame) -> pd.DataFrame:

@@ -97,7 +97,8 @@ def retrieve(checkpoint: Checkpoint, pairs: Captioned, reranked: int = RERANKED,
         image_embeds = torch.cat([model.encode_image(part.float().to(model.temp.device)) for part in parts])
         text_embeds, text_mask = encode_phrases(model, checkpoint.tokenizer, pairs.captions)
         matched = partial(pair_probabilities, model, image_embeds, text_embeds, text_mask)
-        similarity = (model.image_features(image_embeds) @ model.text_features(text_embeds).T).cpu()  # [n, n]
+        text_feat = model.text_features(text_embeds, text_mask)
+        similarity = (model.image_features(image_embeds) @ text_feat.T).cpu()  # [n, n]
         for task, scores in {TO_CAPTION: similarity, TO_PICTURE: similarity.T}.items():
             ranks[task, "contrast"] = right_ranks(scores)
             best = scores.topk(min(reranked, len(scores)), dim=1).indices  # [n, K]

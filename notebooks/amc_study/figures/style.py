@@ -29,6 +29,7 @@ SYSTEMS = {  # colour (Okabe and Ito's palette, safe for colour-blind readers) a
     "ALBEF finetuned": ("#56B4E9", "s"),
     "AMC": ("#D55E00", "D"),
     "VMRM": ("#009E73", "^"),
+    "BLIP": ("#B8860B", "v"),
     "oracle": ("#CC79A7", "P"),
 }
 COLOURS = {system: colour for system, (colour, _) in SYSTEMS.items()}

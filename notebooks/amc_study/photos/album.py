@@ -46,7 +46,7 @@ class AlbumSplit:
 
     @property
     def title(self) -> str:
-        return f"photographs {self.split}"
+        return title(self.split)
 
     @property
     def skipped(self) -> list[str]:
@@ -96,6 +96,10 @@ class AlbumPairs(FixedPairs):
         return self.split.mirrored[row], [mirrored(phrase) for phrase in phrases]
 
 
+def title(split: str) -> str:
+    return f"photographs {split}"
+
+
 def mirrored(phrase: Phrase) -> Phrase:
     """The phrase and its boxes as they are true of the mirrored picture."""
     boxes = tuple((1 - x2, y1, 1 - x1, y2) for x1, y1, x2, y2 in phrase.boxes)
@@ -108,9 +112,7 @@ def open_album(photos: PhotoSettings, vision: VisionSettings, split: str) -> Alb
 
     A photograph without any boxed phrase takes no part. ValueError where the data are not there.
     """
-    root = photos_root()
-    regions, lot = _read(root, split), _lot(root, photos.never_boxed)
-    regions = regions.replaced(replace(region, annotated=head_noun(region.phrase) not in lot) for region in regions)
+    root, regions = photos_root(), read_regions(photos, split)
     images: dict[str, ImageFile] = {region.image_id: region.image for region in regions}
     sizes = [image.size() for image in images.values()]
     paths = [image.path for image in images.values()]
@@ -118,6 +120,13 @@ def open_album(photos: PhotoSettings, vision: VisionSettings, split: str) -> Alb
     captions = [flickr30k.captions(root / "Sentences" / f"{image_id}.txt") for image_id in images]
     rows = {image_id: row for row, image_id in enumerate(images)}
     return AlbumSplit(split, rows, features, mirrored_features, sizes, captions, regions)
+
+
+def read_regions(photos: PhotoSettings, split: str) -> Regions:
+    """The regions of a split; not `annotated` where the head noun is never boxed."""
+    root = photos_root()
+    regions, lot = _read(root, split), _lot(root, photos.never_boxed)
+    return regions.replaced(replace(region, annotated=head_noun(region.phrase) not in lot) for region in regions)
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,6 @@
-"""Training pairs of the paper tier: Visual Genome's pictures and phrases, read and augmented anew at each visit."""
+"""Training pairs whose pictures are read and augmented anew at each visit: those of the paper tier (Visual Genome) and,
+for a model that reads the pixels of photographs, those of the photos tier.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from amc_lib.datasets.image_files import ImageFile, UnreadableImageError
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment
 from amc_lib.distributed import process_state
-from amc_lib.files import ROOT, data_root
+from amc_lib.files import ROOT, data_root, photos_root
 from amc_study.photos import photo_table
+from amc_study.photos.album import read_regions
 from amc_study.photos.photo_table import PhotoTable, open_table
 from amc_study.scenes.cache import fingerprint
 
@@ -90,6 +93,16 @@ def training_pairs(settings: Settings) -> PhotoPairs:
         table = open_table(CACHE / f"visual-genome-{fingerprint(stats, CODE)}", lambda: _read(data, own))
     augment = Augment(settings.photos, settings.model.vision.image_size)
     return PhotoPairs(table, root, augment, training.seed, training.phrases_per_image)
+
+
+def album_pairs(settings: Settings) -> PhotoPairs:
+    """The boxed phrases of the photos tier, as pixels at the model's side: a row for each photograph."""
+    training, regions = settings.finetuning, read_regions(settings.photos, "train")
+    by_image = sorted(regions, key=lambda region: region.image_id)  # stable: an image's phrases stay in order
+    named = (replace(region, id=f"{region.image_id}-{n}") for n, region in enumerate(by_image))
+    table = photo_table.build(regions.replaced(named), photos_root())
+    augment = Augment(settings.photos, settings.model.vision.image_size)
+    return PhotoPairs(table, photos_root(), augment, training.seed, training.phrases_per_image)
 
 
 def _read(data: Path, own: list[Path]) -> PhotoTable:

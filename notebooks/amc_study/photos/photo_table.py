@@ -47,7 +47,8 @@ def build(regions: Regions, root: Path) -> PhotoTable:
     lines, ends = bytearray(), []
     for _, members in groupby(regions, key=lambda region: region.id.rpartition("-")[0]):
         members = list(members)
-        image, phrases = members[0].image.path.relative_to(root).as_posix(), [(r.phrase, r.boxes) for r in members]
+        image = members[0].image.path.relative_to(root).as_posix()
+        phrases = [(region.phrase, region.boxes if region.annotated else ()) for region in members]
         lines += json.dumps({"image": image, "phrases": phrases}, ensure_ascii=False).encode() + b"\n"
         ends.append(len(lines))
     return PhotoTable(np.frombuffer(bytes(lines), np.uint8), np.array(ends, np.int64), regions.about)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from amc_lib.datasets import flickr30k, refer
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Resize, to_input
 from amc_lib.files import data_root
-from amc_lib.model import ALBEF
+from amc_lib.model import ALBEF, Backbone
 from amc_lib.model.vision import input_side
 from amc_lib.regions import Box, Region
 from amc_lib.tokens import MAX_WORDS, clean
@@ -35,7 +36,7 @@ class PhotoSplit:
     title: str
     regions: Regions
     image_size: int  # side of the model's input, pixels
-    resize: Resize
+    resize: Resize = "bicubic"
     detections: dict[str, tuple[Box, ...]] | None = None  # image id -> boxes xyxy, for the ranking of boxes
 
     @property
@@ -53,8 +54,10 @@ class PhotoSplit:
             raise ValueError(f"{self.title}, region {region.id}: {error}") from error
         return to_input(picture, self.image_size, self.resize), (picture.height, picture.width)
 
-    def fit(self, model: ALBEF) -> AbstractContextManager:
-        """The model as these inputs need it, inside the block: its position embeddings resized."""
+    def fit(self, model: ALBEF | Backbone) -> AbstractContextManager:
+        """The model as these inputs need it, inside the block: an ALBEF with its position embeddings resized."""
+        if not isinstance(model, ALBEF):
+            return nullcontext()
         return input_side(model.visual_encoder, self.image_size)
 
     def size(self, region: Region) -> tuple[int, int]:
@@ -73,6 +76,19 @@ def evaluation_splits(settings: Settings) -> dict[str, PhotoSplit]:
     if not splits:
         raise ValueError(f"{data_root()}: holds none of the evaluation sets; data/README.md says what goes where")
     return splits
+
+
+def as_read_by(model: ALBEF | Backbone, split: Any) -> Any:
+    """A split of photographs as a model reads it that has an input of its own (BLIP); for all others the split itself.
+
+    ValueError for a split without photographs.
+    """
+    if isinstance(model, ALBEF):
+        return split
+    if not isinstance(regions := getattr(split, "regions", None), Regions):
+        raise ValueError(f"{split.title}: BLIP reads photographs, in the tiers photos and paper")
+    detections = getattr(split, "detections", None)
+    return PhotoSplit(split.title, regions, model.settings.vision.image_size, model.resize, detections)
 
 
 def validation_split(settings: Settings) -> PhotoSplit:

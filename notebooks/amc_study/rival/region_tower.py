@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.config import ModelSettings, VisionSettings
 from amc_lib.model import ALBEF
+from amc_lib.model import build_model as backbone
 from amc_lib.model.text import initial_std, initialise
 from amc_lib.model.vision import NORM_EPS
 
@@ -60,8 +61,8 @@ class VMRM(ALBEF):
 
 
 def build_model(settings: ModelSettings) -> ALBEF:
-    """VMRM where the settings say that proposals are read, else ALBEF."""
-    return VMRM(settings) if settings.vision.trunk == "regions" else ALBEF(settings)
+    """VMRM where the settings say that proposals are read, else the model of their backbone."""
+    return VMRM(settings) if settings.vision.trunk == "regions" else backbone(settings)
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:
