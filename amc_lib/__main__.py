@@ -18,7 +18,6 @@ from amc_lib.datasets.image_files import UnreadableImageError
 from amc_lib.grounder import DEFAULT_CHECKPOINT, Grounder, Grounding
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of pictures' names
-PNG_LEVEL = 1  # of compression: an overlay is written in less than half the time, and a quarter larger
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,7 +60,7 @@ def ask(
             if output and not grounding.unknown:
                 single = len(pictures) * len(phrases) == 1
                 file = output if single else output.with_stem(f"{output.stem}-{k}")
-                grounding.overlay().save(file, compress_level=PNG_LEVEL)
+                grounding.save(file)
                 answer["overlay"] = str(file)
             print(json.dumps(answer) if as_json else sentence(answer), flush=True)
     return unread

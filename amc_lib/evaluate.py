@@ -69,11 +69,15 @@ def point_hits(points: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
 
 @contextmanager
 def evaluating(model: Backbone) -> Iterator[None]:
-    """Evaluation mode and no gradients inside the block; afterwards the model's mode is as it was."""
+    """Evaluation mode, no gradients and the weights' own precision inside the block, whatever the caller's modes are.
+
+    (What is made in `inference_mode` could not be differentiated, and a heatmap is a gradient.) Afterwards the model's
+    mode is as it was.
+    """
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(model.temp.device.type, enabled=False):
             yield
     finally:
         model.train(was_training)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from torch import Tensor
 from amc_lib import gradcam
 from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.datasets.image_files import open_image, reading, to_rgb
-from amc_lib.evaluate import ground_remembered, peak, remember_images
+from amc_lib.evaluate import evaluating, ground_remembered, peak, remember_images
+from amc_lib.files import atomic_file
 from amc_lib.model import Backbone, Memory
 from amc_lib.model.trunk import NETWORKS, pixels
 from amc_lib.overlay import heat_overlay, ring
 from amc_lib.tokens import Tokenizer, clean
 
 DEFAULT_CHECKPOINT = "amc-scenes"
+PNG_LEVEL = 1  # of compression: an overlay is written in less than half the time, and a quarter larger
+PHRASES_AT_ONCE = 32  # of one picture: more take no more memory
 BOX_THRESHOLD = 0.5  # of the heatmap's maximum, from which on a place belongs to the box
 ARTICLES = {"a", "an", "the"}  # words that alone ask for nothing
 Picture = Image.Image | np.ndarray | str | Path | BinaryIO
@@ -38,7 +41,6 @@ class Grounding:
     unknown_words: tuple[str, ...]  # of the phrase, which the checkpoint's vocabulary does not hold
     tokens: tuple[str, ...]  # of the phrase, [CLS] and [SEP] included
     image: Image.Image = field(repr=False)  # RGB, upright
-    heatmap: np.ndarray = field(repr=False)  # float32 [H, W] in [0, 1], of the picture's size
     raw: Tensor = field(repr=False)  # float [G, G] >= 0: the heatmap before normalising and upsampling
     token_maps: Tensor = field(repr=False)  # float [L, G, G] >= 0: the L tokens' shares in `raw`, which is their sum
 
@@ -47,17 +49,31 @@ class Grounding:
         """Whether the checkpoint knows no word of the phrase but articles: then the answer has no meaning."""
         return bool(self.unknown_words) and set(clean(self.phrase).split()) <= {*self.unknown_words, *ARTICLES}
 
-    def box(self, threshold: float = BOX_THRESHOLD) -> tuple[int, int, int, int]:
-        """The box around the peak, xyxy in pixels of the picture (x2, y2 exclusive edges).
+    @property
+    def heatmap(self) -> np.ndarray:
+        """float32 [H, W] in [0, 1], of the picture's size; computed at each access, so that answers stay small."""
+        with torch.autocast(self.raw.device.type, enabled=False):
+            enlarged = gradcam.upsample(self.raw[None], (self.image.height, self.image.width), "bicubic")
+        return gradcam.normalise(enlarged.clamp(min=0))[0].numpy()
 
-        It bounds the connected region around the point in which the heatmap is at least `threshold` of its maximum;
-        the whole picture where the heatmap is zero. ValueError for a threshold outside (0, 1].
+    def mask(self, threshold: float = BOX_THRESHOLD) -> np.ndarray:
+        """bool [H, W]: where the heatmap is at least `threshold` of its maximum; all of it where it is zero.
+
+        ValueError for a threshold outside (0, 1].
         """
         if not 0 < threshold <= 1:
             raise ValueError(f"the threshold of a box must lie in (0, 1], got {threshold}")
+        heatmap = self.heatmap
+        return heatmap >= threshold * heatmap.max()
+
+    def box(self, threshold: float = BOX_THRESHOLD) -> tuple[int, int, int, int]:
+        """The box around the peak, xyxy in pixels of the picture (x2, y2 exclusive edges).
+
+        It bounds that connected part of `mask` in which the point lies. ValueError for a threshold outside (0, 1].
+        """
         from scipy.ndimage import find_objects, label  # here: it takes long to import
 
-        regions, _ = label(self.heatmap >= threshold * self.heatmap.max())  # neighbours share an edge
+        regions, _ = label(self.mask(threshold))  # neighbours share an edge
         x, y = self.point
         rows, columns = find_objects(regions)[regions[y, x] - 1]
         return columns.start, rows.start, columns.stop, rows.stop
@@ -65,6 +81,21 @@ class Grounding:
     def overlay(self) -> Image.Image:
         """The picture under its heatmap, with a ring around the point."""
         return ring(Image.fromarray(heat_overlay(self.image, self.heatmap)), self.point)
+
+    def save(self, path: str | Path) -> None:
+        """Write the answer whole: as NumPy's .npz (heatmap, point, box, score), or the overlay in a picture's format.
+
+        ValueError for an ending that is neither.
+        """
+        path = Path(path).expanduser()
+        ending, kind = path.suffix.lower(), Image.registered_extensions().get(path.suffix.lower())
+        if ending != ".npz" and kind not in Image.SAVE:
+            raise ValueError(f"{path}: the ending must be .npz or that of a picture, such as .png")
+        with atomic_file(path) as file:
+            if ending == ".npz":
+                np.savez_compressed(file, heatmap=self.heatmap, point=self.point, box=self.box(), score=self.score)
+            else:
+                self.overlay().save(file, kind, compress_level=PNG_LEVEL)  # which other formats do not read
 
 
 @dataclass(frozen=True)
@@ -90,9 +121,17 @@ class Grounder:
         self._lock = threading.Lock()  # JupyterLab handles widgets in a thread beside the cells
 
     @classmethod
-    def load(cls, source: str | Path = DEFAULT_CHECKPOINT, layer: int | None = None) -> Grounder:
-        """Load a run's folder, a shipped checkpoint by name, or an official .pth. `layer` overrides its own layer."""
-        return cls(load_checkpoint(source), layer)
+    def load(
+        cls, source: str | Path = DEFAULT_CHECKPOINT, layer: int | None = None, device: str | torch.device = "auto"
+    ) -> Grounder:
+        """Load a run's folder, a shipped checkpoint by name, an official .pth, or a BLIP as transformers saves it.
+
+        `layer` overrides its own layer. device "auto": CUDA, else Apple's MPS, else the processor.
+        """
+        with torch.inference_mode(False):
+            checkpoint = load_checkpoint(source)
+            checkpoint.model.to(best_device() if device == "auto" else device)
+        return cls(checkpoint, layer)
 
     def encode(self, image: Picture) -> EncodedImage:
         """A picture made ready for any number of phrases. ValueError with one sentence if it cannot be read."""
@@ -100,12 +139,17 @@ class Grounder:
         inputs = model_input(picture, model)[None]  # [1, 3, S, S]
         return EncodedImage(picture, remember_images(model, inputs), self.checkpoint)
 
-    def ground(self, image: Picture | EncodedImage, phrase: str | Sequence[str]) -> Grounding | list[Grounding]:
-        """Where is `phrase`? A list of phrases gives a list, with one pass of the image for all of them.
+    def ground(
+        self, image: Picture | EncodedImage | Sequence[Picture | EncodedImage], phrase: str | Sequence[str]
+    ) -> Any:
+        """Where is `phrase`? The Grounding; of a list of phrases their list, of a list of pictures a list of that.
 
-        Raises ValueError with one sentence for a picture that cannot be read or was encoded by another checkpoint, and
-        for a phrase without words.
+        One pass of each picture serves all phrases. The answer is the same inside `no_grad`, `inference_mode` and
+        autocast. Raises ValueError with one sentence for a picture that cannot be read or was encoded by another
+        checkpoint, and for a phrase without words.
         """
+        if isinstance(image, list | tuple):
+            return [self.ground(one, phrase) for one in image]
         phrases = checked_phrases(phrase)
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
         if encoded.checkpoint is not self.checkpoint:
@@ -117,20 +161,30 @@ class Grounder:
 
     def _ground(self, encoded: EncodedImage, phrases: Sequence[str]) -> list[Grounding]:
         model, tokenizer, picture = self.checkpoint.model, self.checkpoint.tokenizer, encoded.picture
-        memory = encoded.memory.rows(torch.zeros(len(phrases), dtype=torch.long, device=model.temp.device))
-        explanation = self.checkpoint.settings.amc.explanation
-        with self._lock:
-            raw, scores, token_maps = ground_remembered(model, tokenizer, memory, phrases, self.layer, explanation)
-        size = (picture.height, picture.width)
-        heatmaps = gradcam.normalise(gradcam.upsample(raw, size, "bicubic").clamp(min=0)).numpy()  # [P, H, W]
-        points = peak(raw, size).tolist()
-        groundings = []
-        for p, text in enumerate(phrases):
-            point, score, unknown = tuple(points[p]), float(scores[p]), unknown_words(tokenizer, text)
-            tokens = tuple(tokenizer.tokens(text, model.settings.text.positions))
-            shares = token_maps[p, : len(tokens)] / token_maps.shape[1]  # their sum is raw[p]
-            groundings.append(Grounding(text, point, score, unknown, tokens, picture, heatmaps[p], raw[p], shares))
+        explanation, groundings = self.checkpoint.settings.amc.explanation, []
+        for start in range(0, len(phrases), PHRASES_AT_ONCE):
+            part = phrases[start : start + PHRASES_AT_ONCE]
+            with self._lock, evaluating(model):
+                memory = encoded.memory.rows(torch.zeros(len(part), dtype=torch.long, device=model.temp.device))
+                raw, scores, token_maps = ground_remembered(model, tokenizer, memory, part, self.layer, explanation)
+                points = [peak(one[None], (picture.height, picture.width))[0].tolist() for one in raw]
+            for p, (text, point) in enumerate(zip(part, points, strict=True)):
+                tokens = tuple(tokenizer.tokens(text, model.settings.text.positions))
+                shares = token_maps[p, : len(tokens)] / token_maps.shape[1]  # their sum is raw[p]
+                unknown = unknown_words(tokenizer, text)
+                groundings.append(
+                    Grounding(
+                        text, tuple(point), float(scores[p]), unknown, tokens, picture, raw[p].clone(), shares.clone()
+                    )
+                )
         return groundings
+
+
+def best_device() -> torch.device:
+    """CUDA, else MPS, else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def heatmap_layer(checkpoint: Checkpoint) -> int:

@@ -15,6 +15,7 @@ from test_grounder import tiny_checkpoint
 
 from amc_lib import Grounder
 from amc_lib.__main__ import main, pictures_and_phrases
+from amc_lib.datasets import own_table
 from amc_lib.files import ROOT
 
 PHOTOGRAPHS = ROOT / "data" / "photographs"
@@ -129,7 +130,8 @@ def test_command_refuses_with_one_sentence_and_goes_on_after_a_picture_that_cann
 
 
 def test_photographs_of_the_repository_are_small_and_each_has_its_source_and_licence():
-    names = sorted(path.name for path in PHOTOGRAPHS.glob("*") if path.name != "README.md")
+    names = sorted(path.name for path in PHOTOGRAPHS.glob("*") if path.name not in ("README.md", "boxes.csv"))
+    assert {region.image_id for region in own_table.read(PHOTOGRAPHS / "boxes.csv")} == set(names)
     rows = re.findall(
         r"^\| (\S+\.\w+) \|.*\| (?:public domain|CC0)\b.*\| .*\|$", (PHOTOGRAPHS / "README.md").read_text("utf-8"), re.M
     )

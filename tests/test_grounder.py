@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from reference_cases import TINY_AMC, tiny_model, tiny_settings
 
 import amc_lib
+import amc_lib.grounder as grounder_module
 from amc_lib import Grounder, Grounding, gradcam
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
@@ -105,6 +107,35 @@ def test_list_equals_one_by_one_and_encodes_the_picture_once(grounder, picture, 
     assert seen == [1] and not equal(alone[0], alone[1])
 
 
+def test_several_pictures_are_asked_one_after_the_other(grounder, picture):
+    other = picture.transpose(Image.Transpose.ROTATE_90)
+    answers = grounder.ground([picture, other], PHRASES)
+    for image, row in zip((picture, other), answers, strict=True):
+        assert all(equal(found, alone) for found, alone in zip(row, grounder.ground(image, PHRASES), strict=True))
+    assert equal(grounder.ground([picture], "w1")[0], grounder.ground(picture, "w1")) and not grounder.ground([], "w1")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)])
+def test_the_answer_is_the_same_in_every_mode_of_torch(folder, grounder, picture, mode):
+    expected = grounder.ground(picture, "w1 w2")
+    with mode():
+        encoded, loaded = grounder.encode(picture), Grounder.load(folder)
+        assert all(equal(one.ground(picture, "w1 w2"), expected) for one in (grounder, loaded))
+    assert equal(grounder.ground(encoded, "w1 w2"), expected) and equal(loaded.ground(picture, "w1 w2"), expected)
+
+
+def test_many_phrases_are_asked_in_parts_and_answers_hold_no_map_of_the_pictures_size(grounder, picture, monkeypatch):
+    asked, whole = [], grounder_module.ground_remembered
+    monkeypatch.setattr(grounder_module, "PHRASES_AT_ONCE", 3)
+    monkeypatch.setattr(grounder_module, "ground_remembered", lambda *args: asked.append(len(args[3])) or whole(*args))
+    phrases = [f"w{i}" for i in range(8)]
+    answers = grounder.ground(picture.resize((900, 600)), phrases)
+    assert asked == [3, 3, 2] and [answer.phrase for answer in answers] == phrases
+    for answer in answers:
+        held = [tensor.untyped_storage().nbytes() for tensor in (answer.raw, answer.token_maps)]
+        assert sum(held) < 10_000 and answer.heatmap.shape == (600, 900)
+
+
 def test_layer_can_be_chosen(folder, grounder, picture):
     assert grounder.layer == TINY_AMC.layer
     assert not equal(Grounder.load(folder, layer=2).ground(picture, "w1 w2"), grounder.ground(picture, "w1 w2"))
@@ -134,13 +165,14 @@ def test_phrase_is_unknown_if_no_word_but_articles_is_known(phrase, unknown_word
 
 
 def answer_of(heatmap: np.ndarray) -> Grounding:
-    """A grounding that has this heatmap; nothing else in it matters."""
+    """A grounding that has this heatmap, but for its scale; nothing else in it matters."""
     y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
-    return Grounding("w1", (int(x), int(y)), 0.5, (), (), Image.new("RGB", heatmap.shape[::-1]), heatmap, None, None)
+    raw = torch.from_numpy(heatmap.astype(np.float32))
+    return Grounding("w1", (int(x), int(y)), 0.5, (), (), Image.new("RGB", heatmap.shape[::-1]), raw, None)
 
 
 def test_box_bounds_the_region_around_the_peak_and_no_other():
-    heatmap = np.full((6, 9), 0.1, np.float32)
+    heatmap = np.zeros((6, 9), np.float32)
     heatmap[1:3, 2:5] = 0.5
     heatmap[2, 4] = 0.8
     heatmap[4, 7] = 0.7  # as hot, but apart
@@ -148,7 +180,7 @@ def test_box_bounds_the_region_around_the_peak_and_no_other():
     answer = answer_of(heatmap)
     assert answer.box() == (2, 1, 5, 3)
     assert answer.box(1) == (4, 2, 5, 3)
-    assert answer.box(0.1) == (0, 0, 9, 6)
+    assert answer.mask().sum() == 6 + 1 + 1 and (answer.mask() == (heatmap >= 0.4)).all()
     assert all(type(edge) is int for edge in answer.box())
 
 
@@ -171,6 +203,20 @@ def test_box_holds_the_point_and_grows_as_the_threshold_falls(grounder, picture,
 
 
 # ------------------------------------------------------------------------------------------------------------- overlay
+
+
+def test_saved_it_is_an_overlay_or_all_its_numbers(grounder, picture, tmp_path):
+    answer = grounder.ground(picture, "w1 w2")
+    for name in ("new/where.png", "where.npz", "where.JPG"):
+        answer.save(tmp_path / name)
+    assert (np.asarray(Image.open(tmp_path / "new/where.png")) == np.asarray(answer.overlay())).all()
+    assert Image.open(tmp_path / "where.JPG").format == "JPEG"
+    numbers = np.load(tmp_path / "where.npz")
+    assert (numbers["heatmap"] == answer.heatmap).all() and numbers["score"] == answer.score
+    assert (*numbers["point"], *numbers["box"]) == (*answer.point, *answer.box())
+    for name in ("where", "where.txt"):
+        with refused(f"{tmp_path / name}: the ending must be .npz or that of a picture, such as .png"):
+            answer.save(tmp_path / name)
 
 
 def test_overlay_shows_the_picture_where_nothing_is_hot_and_the_peak_inside_its_ring(grounder, picture):
