@@ -24,6 +24,7 @@ SCENES = SceneSettings(
 )
 FLICKR_SPLITS = ("test", "val", "train")  # picture by picture, in turn
 REFER_SPLITS = {"refcoco+": ("testA", "testB", "val", "train"), "refclef": ("test", "val", "train")}
+SPLIT_BY = {"refcoco+": "unc", "refclef": "berkeley"}
 
 
 def write_paper_data(root: Path) -> None:
@@ -131,7 +132,7 @@ def _write_refer(root: Path, dataset: str, drawn: list[Scene]) -> list[str]:
                 refs.append(ref | {"file_name": f"{Path(file_name).stem}_{index}.jpg", "sentences": sentences})
                 phrases += texts
     _write(root / dataset / "instances.json", {"images": images, "annotations": annotations, "categories": []})
-    (root / dataset / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    (root / dataset / f"refs({SPLIT_BY[dataset]}).p").write_bytes(pickle.dumps(refs, protocol=2))
     if dataset == "refcoco+":
         boxes = defaultdict(list)
         for annotation in annotations:

@@ -41,7 +41,9 @@ def test_counts_stand_beside_those_of_the_complete_sets(whole):
     assert row(rows, "pictures of dets.json") == (12, None, "ok")
     assert row(rows, "bytes of ALBEF.pth") == (7, None, "ok")
     assert row(rows, "tokens")[1:] == (30_522, "differs")
-    assert set(rows["verdict"]) == {"ok", "differs"}
+    assert set(rows["verdict"]) == {"ok", "differs", "absent"}
+    absent = rows[rows["verdict"] == "absent"]  # RefCOCO, RefCOCOg and UNC's RefCLEF are not in the mini data
+    assert set(absent["set"]) == {"RefCOCO", "RefCOCOg", "RefCLEF"}
 
 
 def test_nothing_there(tmp_path, capsys):
@@ -56,8 +58,9 @@ def test_missing_files_are_named_and_optional_ones_do_not_fail(root, capsys):
     assert row(check(root), "dets.json: no such file")[2] == "absent"
     assert main(["check", str(root)]) == 0
     assert "differs  RefCOCO+            sentences of testB: 9 of 4,889\n" in capsys.readouterr().out
-    (root / "refer" / "refclef" / "refs(unc).p").unlink()
-    assert row(check(root), "refclef/refs(unc).p: no such file")[2] == "missing"
+    (root / "refer" / "refcoco+" / "refs(unc).p").unlink()
+    assert row(check(root), "refcoco+/refs(unc).p: no such file")[2] == "missing"
+    assert row(check(root), "refclef/refs(unc).p: no such file")[2] == "absent"
     assert main(["check", str(root)]) == 1
 
 
@@ -120,11 +123,11 @@ def test_what_does_not_open_is_named_only_when_asked(root, capsys):
 
 def test_broken_files_are_one_sentence_each(root):
     (root / "refer" / "refcoco+" / "instances.json").write_text('{"annotations": [', encoding="utf-8")
-    (root / "refer" / "refclef" / "refs(unc).p").write_bytes(b"no pickle")
+    (root / "refer" / "refclef" / "refs(berkeley).p").write_bytes(b"no pickle")
     (root / "bert-base-uncased" / "vocab.txt").write_bytes(b"\xff\xfe")
     broken = check(root).query("verdict == 'broken'")
     names = {what.removeprefix(f"{root}/").partition(":")[0] for what in broken["what"]}
-    assert names == {"refer/refcoco+/instances.json", "refer/refclef/refs(unc).p", "bert-base-uncased/vocab.txt"}
+    assert names == {"refer/refcoco+/instances.json", "refer/refclef/refs(berkeley).p", "bert-base-uncased/vocab.txt"}
 
 
 def test_records_left_out_fail_evaluation_but_not_training(root):

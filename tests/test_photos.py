@@ -236,7 +236,14 @@ def test_phrases_are_cut_to_words(root, settings):
 def test_set_that_is_missing_is_left_out_aloud(root, settings, capsys):
     shutil.rmtree(root / "refer" / "refclef")
     assert list(evaluation_splits(settings)) == ["flickr30k", "refcoco+ A", "refcoco+ B"]
-    assert capsys.readouterr().out == f"refclef: left out, there is no {root / 'refer' / 'refclef'}\n"
+    lines = [
+        f"{title}: left out, there is no {root / 'refer' / title.lower()}"
+        for title in ("RefCOCO", "RefCOCOg", "RefCLEF")
+    ]
+    assert capsys.readouterr().out.splitlines() == lines
+    (root / "refer" / "refcoco+" / "refs(unc).p").write_bytes(b"no pickle")
+    assert list(evaluation_splits(settings)) == ["flickr30k"]
+    assert "refcoco+ A: left out, " in capsys.readouterr().out
     for folder in ("flickr30k", "refer"):
         shutil.rmtree(root / folder)
     with pytest.raises(ValueError, match="holds none of the evaluation sets"):

@@ -7,11 +7,13 @@ import os
 import pickle
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 from refusal import refused
 
 from amc_lib.datasets import refer
+from amc_lib.files import ROOT
 
 NAME = "COCO_train2014_000000000042"
 SENTENCES = [{"sent_id": 1, "sent": "man in red", "raw": "Man in red!"}, {"sent_id": 2, "sent": "tall man"}]
@@ -71,6 +73,65 @@ def test_picture_and_its_size_are_those_of_the_images_list(root):
     (folder / "instances.json").write_text(json.dumps(INSTANCES | {"images": [image]}), encoding="utf-8")
     (sentence,) = refer.read(root, "refclef", "unc", "test").skipped
     assert "ref 0: the box (1.5, 2, 11.5, 22) lies outside the image of 1 x 50" in sentence
+
+
+def test_refs_of_two_splits_count_for_both(root):
+    """RefCLEF's UNC file: testAB belongs to A and B, testBC to B and C, and there is no test."""
+    refs = [
+        FIRST | {"ref_id": n, "split": split, "sentences": SENTENCES[:1]}
+        for n, split in enumerate(("testA", "testAB", "testBC", "testC", "train"))
+    ]
+    write_refs(root, refs)
+    for split, expected in {"testA": "01", "testB": "12", "testC": "23", "train": "4"}.items():
+        regions = refer.read(root, "refcoco+", "unc", split)
+        assert [region.id for region in regions] == [f"{number}-1" for number in expected]
+        assert {region.split for region in regions} == {split}
+    with refused("no split 'test'; it has testA, testB, testC, train"):
+        refer.read(root, "refcoco+", "unc", "test")
+
+
+def write_parquet(root: Path, rows: list[dict], name: str = "testA-00000-of-00001.parquet") -> Path:
+    pd.DataFrame(rows).to_parquet(path := root / "refcoco+" / name)
+    return path
+
+
+def parquet_row(**changes: object) -> dict:
+    picture = (ROOT / "data" / "photographs" / "cat.jpg").read_bytes()  # 451 x 300
+    row = {"question_id": "7", "image": {"bytes": picture, "path": None}, "file_name": f"{NAME}_0.jpg"}
+    return row | {"answer": ["man in red", "tall man"], "bbox": [1.5, 2.0, 10.0, 20.0]} | changes
+
+
+def test_parquet_files_give_the_same_regions(root):
+    expected = refer.read(root, "refcoco+", "unc", "testA")
+    (root / "refcoco+" / "refs(unc).p").unlink()
+    write_parquet(root, [parquet_row()])
+    write_parquet(root, [parquet_row(answer=["dog"])], "testAB-00000-of-00001.parquet")  # of another split
+    regions = refer.read(root, "refcoco+", "unc", "testA")
+    assert [(r.phrase, r.boxes, r.image_id, r.split) for r in regions] == [
+        (r.phrase, r.boxes, r.image_id, r.split) for r in expected
+    ]
+    assert [r.id for r in regions] == ["7-0", "7-1"]
+    assert regions[0].image.size() == (300, 451) and regions[0].image.open().size == (451, 300)
+
+
+def test_parquet_rows_in_other_words_and_malformed_ones(root):
+    (root / "refcoco+" / "refs(unc).p").unlink()
+    plain = {"image": parquet_row()["image"]["bytes"], "sentences": [{"sent": "a dog"}, {"raw": "The dog!"}]}
+    rows = [plain | {"bbox": bbox} for bbox in ([0, 0, 5, 5], [500, 0, 5, 5])] + [
+        plain | {"image": b"", "bbox": [0, 0, 5, 5]}
+    ]
+    path = write_parquet(root, rows)
+    regions = refer.read(root, "refcoco+", "unc", "testA")
+    assert [r.phrase for r in regions] == ["a dog", "The dog!"] and len({r.image_id for r in regions}) == 1
+    outside, unreadable = regions.skipped
+    assert outside == f"{path}, row 1: the box (500, 0, 505, 5) lies outside the image of 451 x 300"
+    assert unreadable.startswith(f"{path}, row 2: {path.name}, row 2: cannot be read as an image")
+    write_parquet(root, [{"image": b"", "box": 1}])
+    with refused(f"{path}: needs image, bbox and answer or sentences or captions; its columns are image, box"):
+        refer.read(root, "refcoco+", "unc", "testA")
+    path.write_bytes(b"PAR1")
+    with refused(f"{path}: cannot be read as parquet: "):
+        refer.read(root, "refcoco+", "unc", "testA")
 
 
 def test_pickle_is_not_executed(root, monkeypatch, tmp_path):

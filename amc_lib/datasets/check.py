@@ -32,8 +32,8 @@ def _genome(source: str) -> Callable[[Path], Regions]:
     return lambda root: visual_genome.read(root / "visual_genome", (source,))
 
 
-def _refer(dataset: str, split: str) -> Callable[[Path], Regions]:
-    return lambda root: refer.read(root / "refer", dataset, "unc", split)
+def _refer(dataset: str, split: str, split_by: str = "unc") -> Callable[[Path], Regions]:
+    return lambda root: refer.read(root / "refer", dataset, split_by, split)
 
 
 def _photographs(split: str) -> Callable[[Path], int]:
@@ -71,7 +71,13 @@ PAPER = (  # below `data_root()`
     Part("RefCOCO+", "sentences of testA", _refer("refcoco+", "testA"), 5_726),
     Part("RefCOCO+", "sentences of testB", _refer("refcoco+", "testB"), 4_889),
     Part("RefCOCO+", "pictures of dets.json", _detections, role="optional"),
-    Part("RefCLEF", "sentences of test", _refer("refclef", "test")),
+    Part("RefCOCO", "sentences of testA", _refer("refcoco", "testA"), 5_657, "optional"),
+    Part("RefCOCO", "sentences of testB", _refer("refcoco", "testB"), 5_095, "optional"),
+    Part("RefCOCOg", "sentences of test", _refer("refcocog", "test", "umd"), 9_602, "optional"),
+    Part("RefCLEF", "sentences of testA", _refer("refclef", "testA"), None, "optional"),
+    Part("RefCLEF", "sentences of testB", _refer("refclef", "testB"), None, "optional"),
+    Part("RefCLEF", "sentences of testC", _refer("refclef", "testC"), None, "optional"),
+    Part("RefCLEF", "sentences of Berkeley's test", _refer("refclef", "test", "berkeley"), None, "optional"),
     Part("ALBEF", "bytes of ALBEF.pth", lambda root: (root / "checkpoints/ALBEF.pth").stat().st_size),
     Part("BERT", "tokens", lambda root: len(read_text(root / "bert-base-uncased/vocab.txt").splitlines()), 30_522),
 )

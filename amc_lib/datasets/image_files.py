@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,28 @@ class ImageFile:
     def size(self) -> tuple[int, int]:
         """(height, width) by the file's header."""
         with reading(self.path), open_image(self.path) as file:
+            return file.height, file.width
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBytes:
+    """A picture whose file lies inside another one, which `name` says; else as `ImageFile`."""
+
+    name: str
+    data: bytes
+
+    @property
+    def path(self) -> Path:
+        """No file, but what tells the picture apart in messages."""
+        return Path(self.name)
+
+    def open(self) -> Image.Image:
+        with reading(self.name), open_image(io.BytesIO(self.data)) as file:
+            return to_rgb(file)
+
+    def size(self) -> tuple[int, int]:
+        """(height, width) by the file's header."""
+        with reading(self.name), open_image(io.BytesIO(self.data)) as file:
             return file.height, file.width
 
 

@@ -2,7 +2,7 @@
 
 Under ROOT/DATASET/: `refs(SPLIT_BY).p`, a pickled list of refs (ref_id, ann_id, image_id, split, file_name, sentences),
 and `instances.json`, shaped as COCO's (images, annotations). Every sentence of every ref of a split is one region with
-the one box of its ref.
+the one box of its ref. Where that file is missing, parquet files of the split are read (`refer_parquet`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from amc_lib.datasets import refer_parquet
 from amc_lib.datasets.image_files import ImageFolder
 from amc_lib.datasets.records import Regions, box_from_size, naming, read_json, region
 from amc_lib.regions import Box
 
+COUNTS_AS = {"testAB": ("testA", "testB"), "testBC": ("testB", "testC")}  # splits of RefCLEF's UNC file
 IMAGE_FOLDERS = {  # below the root, as the refer toolkit lays them out
     **dict.fromkeys(("refcoco", "refcoco+", "refcocog"), "images/mscoco/images/train2014"),
     "refclef": "images/saiapr_tc-12",
@@ -26,6 +28,7 @@ IMAGE_FOLDERS = {  # below the root, as the refer toolkit lays them out
 def read(root: str | Path, dataset: str, split_by: str, split: str) -> Regions:
     """Regions of a split (`refcoco+`, `unc`: train, val, testA, testB), ref by ref; ids are `REF-SENTENCE`.
 
+    RefCLEF's UNC file has testA, testB and testC, and refs that count for two of them; Berkeley's has one `test`.
     Boxes are xyxy in pixels of the original picture. A malformed ref or sentence is left out and named in `skipped`.
     ValueError for a damaged file, and for a split that no ref names, with those that there are.
     """
@@ -33,15 +36,17 @@ def read(root: str | Path, dataset: str, split_by: str, split: str) -> Regions:
         raise ValueError(f"unknown refer data set {dataset!r}; known: {', '.join(IMAGE_FOLDERS)}")
     root, regions = Path(root), Regions()
     path = root / dataset / f"refs({split_by}).p"
+    if not path.is_file() and (files := refer_parquet.files_of(path.parent, split)):
+        return refer_parquet.read(files, split)
     refs = read_refs(path)
-    splits = {str(ref.get("split")) for ref in refs}
+    splits = {name for ref in refs for name in _splits(ref)}
     if split not in splits:
         raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits)[:9])}")
     annotations, pictures = _instances(root / dataset / "instances.json")
     images = ImageFolder(root, (IMAGE_FOLDERS[dataset],))
     for number, ref in enumerate(refs):
         where = f"{path}, ref {number}"
-        if ref.get("split") == split:
+        if split in _splits(ref):
             with regions.record(where):
                 picture = pictures.get(ref["image_id"], {})
                 image = images.find(picture.get("file_name") or _image_name(ref["file_name"]))
@@ -51,6 +56,12 @@ def read(root: str | Path, dataset: str, split_by: str, split: str) -> Regions:
                         name = f"{ref['ref_id']}-{sentence['sent_id']}"
                         regions.append(region(name, split, image, str(ref["image_id"]), sentence["sent"], [box]))
     return regions
+
+
+def _splits(ref: Mapping[str, Any]) -> tuple[str, ...]:
+    """The splits that a ref belongs to."""
+    name = str(ref.get("split"))
+    return COUNTS_AS.get(name, (name,))
 
 
 def _instances(path: Path) -> tuple[dict[Any, dict], dict[Any, dict]]:

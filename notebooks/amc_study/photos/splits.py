@@ -20,13 +20,25 @@ from amc_lib.regions import Box, Region
 from amc_lib.tokens import MAX_WORDS, clean
 
 ATTRIBUTION = "Pictures: Flickr30k, MS COCO, SAIAPR TC-12; for research only"
-EVALUATED = {  # the splits of table 1, as (data set, split)
-    "flickr30k": ("flickr30k", "test"),
-    "refcoco+ A": ("refcoco+", "testA"),
-    "refcoco+ B": ("refcoco+", "testB"),
-    "refclef": ("refclef", "test"),
+EVALUATED = {  # the splits of table 1, as (data set, whose split, split)
+    "flickr30k": ("flickr30k", "", "test"),
+    "refcoco+ A": ("refcoco+", "unc", "testA"),
+    "refcoco+ B": ("refcoco+", "unc", "testB"),
+    "refcoco A": ("refcoco", "unc", "testA"),
+    "refcoco B": ("refcoco", "unc", "testB"),
+    "refcocog": ("refcocog", "umd", "test"),
+    "refclef": ("refclef", "berkeley", "test"),
+    "refclef A": ("refclef", "unc", "testA"),
+    "refclef B": ("refclef", "unc", "testB"),
+    "refclef C": ("refclef", "unc", "testC"),
 }
-TITLES = {"flickr30k": "Flickr30k", "refcoco+": "RefCOCO+", "refclef": "RefCLEF"}
+TITLES = {
+    "flickr30k": "Flickr30k",
+    "refcoco": "RefCOCO",
+    "refcoco+": "RefCOCO+",
+    "refcocog": "RefCOCOg",
+    "refclef": "RefCLEF",
+}
 
 
 @dataclass(frozen=True)
@@ -66,13 +78,18 @@ class PhotoSplit:
 
 
 def evaluation_splits(settings: Settings) -> dict[str, PhotoSplit]:
-    """The splits of table 1 that are there; for each that is not, a line is printed."""
+    """The splits of table 1 that are there; for each that is missing or broken a line is printed."""
     splits = {}
-    for name, (dataset, split) in EVALUATED.items():
-        if (folder := _folder(dataset)).is_dir():
-            splits[name] = _open(settings, dataset, split)
-        else:
-            print(f"{name}: left out, there is no {folder}")
+    for dataset in TITLES:
+        if not (folder := _folder(dataset)).is_dir():
+            print(f"{TITLES[dataset]}: left out, there is no {folder}")
+    for name, (dataset, split_by, split) in EVALUATED.items():
+        if not _folder(dataset).is_dir():
+            continue
+        try:
+            splits[name] = _open(settings, dataset, split_by, split)
+        except ValueError as error:
+            print(f"{name}: left out, {error}")
     if not splits:
         raise ValueError(f"{data_root()}: holds none of the evaluation sets; data/README.md says what goes where")
     return splits
@@ -92,21 +109,24 @@ def as_read_by(model: ALBEF | Backbone, split: Any) -> Any:
 
 
 def validation_split(settings: Settings) -> PhotoSplit:
-    return _open(settings, "flickr30k", "val")
+    return _open(settings, "flickr30k", "", "val")
 
 
 def _folder(dataset: str) -> Path:
     return data_root() / ("" if dataset == "flickr30k" else "refer") / dataset
 
 
-def _open(settings: Settings, dataset: str, split: str) -> PhotoSplit:
-    """A split of flickr30k, refcoco+ or refclef; phrases are cut and pictures resized as the authors do."""
+def _open(settings: Settings, dataset: str, split_by: str, split: str) -> PhotoSplit:
+    """A split of flickr30k or, as `split_by` has split it, of a refer set.
+
+    Phrases are cut and pictures resized as the authors do.
+    """
     folder, photos = _folder(dataset), settings.photos
     if dataset == "flickr30k":
         regions, words = flickr30k.read(folder, split), MAX_WORDS
         side, resize = settings.model.vision.image_size, "bilinear"
     else:
-        regions, words = refer.read(folder.parent, dataset, "unc", split), photos.refer_max_words
+        regions, words = refer.read(folder.parent, dataset, split_by, split), photos.refer_max_words
         side, resize = photos.refer_image_size, "bicubic"
     cut = regions.replaced(replace(region, phrase=clean(region.phrase, words)) for region in regions)
     detections = refer.read_detections(folder / "dets.json") if (folder / "dets.json").is_file() else None
