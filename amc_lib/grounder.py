@@ -23,7 +23,7 @@ from amc_lib.model.trunk import NETWORKS, pixels
 from amc_lib.overlay import heat_overlay, ring
 from amc_lib.tokens import Tokenizer, clean
 
-DEFAULT_CHECKPOINT = "amc-scenes"
+DEFAULT_CHECKPOINT = "amc-photos"
 PNG_LEVEL = 1  # of compression: an overlay is written in less than half the time, and a quarter larger
 PHRASES_AT_ONCE = 32  # of one picture: more take no more memory
 BOX_THRESHOLD = 0.5  # of the heatmap's maximum, from which on a place belongs to the box
@@ -110,9 +110,8 @@ class EncodedImage:
 class Grounder:
     """A checkpoint ready for questions. Pictures of any size are read as RGB and brought to the model's square input.
 
-    The checkpoints of the scenes tier (`amc-scenes`, the default) know drawn pictograms and their vocabulary of some
-    hundred words. They answer for a photograph too, but without meaning: photographs need a checkpoint trained on
-    photographs, such as the authors' .pth.
+    The default, `amc-photos`, was trained on photographs of daily life (Flickr8k, for research). The checkpoints of the
+    scenes tier (`amc-scenes`) know drawn pictograms and some hundred words; on photographs their answers mean nothing.
     """
 
     def __init__(self, checkpoint: Checkpoint, layer: int | None = None) -> None:

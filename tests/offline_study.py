@@ -62,7 +62,7 @@ def study() -> None:
     from amc_study.scenes import scene as scenes
 
     picture = scenes.draw(TINY.scenes, "val", 0).image
-    for grounding in Grounder.load().ground(picture, ["a red cat", "the dog"]):
+    for grounding in Grounder.load("amc-scenes").ground(picture, ["a red cat", "the dog"]):
         grounding.overlay().save(FOLDER / "overlay.png")
     load_detector().propose([picture])
 

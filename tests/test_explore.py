@@ -229,5 +229,5 @@ def test_notebook_opens_on_a_scene_where_boxes_help_and_explains_a_failure():
     assert hits == {"ALBEF": False, "AMC": True}
     explorer.phrase.value = "pink kite"
     assert time.process_time() - begin < 2 * ANSWER_SECONDS  # of one thread or two
-    red, purple = Grounder.load().ground(a_scene(explorer, 4), ["a red canoe", "a purple canoe"])
+    red, purple = Grounder.load("amc-scenes").ground(a_scene(explorer, 4), ["a red canoe", "a purple canoe"])
     assert np.hypot(*np.subtract(red.point, purple.point)) < 8

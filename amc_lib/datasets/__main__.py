@@ -1,4 +1,9 @@
-"""`python -m amc_lib.datasets check [ROOT] [--decode]`: are the photographs of the photos and paper tiers whole?"""
+"""Data at the command line.
+
+`python -m amc_lib.datasets check [ROOT] [--decode]`: are the photographs of the photos and paper tiers whole?
+`python -m amc_lib.datasets import SOURCE TABLE.csv [--images FOLDER] [--phrase FIELD]`: what an annotation tool wrote
+(COCO, Pascal VOC, YOLO, Label Studio, VIA, CSV) as the table that notebook 07 reads.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +14,34 @@ from pathlib import Path
 
 import pandas as pd
 
+from amc_lib.datasets import own_table
+from amc_lib.datasets.annotations import convert, picture_folder
 from amc_lib.datasets.check import FAILED, PAPER, PHOTOS, check
-from amc_lib.files import data_root, photos_root
+from amc_lib.files import data_root, photos_root, write_csv
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what `check` finds; 1 if anything that a tier needs is missing or broken, else 0.
+    """Run a command; 0 if all is well, else 1.
 
-    With a root, that is the paper tier's data below it; without one, the photos tier's data where they lie, and the
-    paper tier's if their folder is there.
+    `check` prints what it finds, and fails if anything that a tier needs is missing or broken. With a root, that is
+    the paper tier's data below it; without one, the photos tier's data where they lie, and the paper tier's if their
+    folder is there.
     """
     parser = argparse.ArgumentParser(prog="python -m amc_lib.datasets")
-    parser.add_argument("command", choices=["check"])
-    parser.add_argument("root", nargs="?", help="the folder of the paper tier, such as data/paper; else both tiers")
-    parser.add_argument("--decode", action="store_true", help="open every picture too (takes long)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    checking = commands.add_parser("check", help="what of the photographs of both tiers is there")
+    checking.add_argument("root", nargs="?", help="the folder of the paper tier, such as data/paper; else both tiers")
+    checking.add_argument("--decode", action="store_true", help="open every picture too (takes long)")
+    importing = commands.add_parser("import", help="what an annotation tool wrote, as a table of one's own")
+    importing.add_argument("source", help="its file or folder")
+    importing.add_argument("table", type=Path, help="the CSV to write")
+    importing.add_argument("--images", help="the folder of the pictures; by default that of the source")
+    importing.add_argument(
+        "--phrase", default="phrase", help="a field of an annotation that is its phrase, not its label"
+    )
     options = parser.parse_args(arguments)
+    if options.command == "import":
+        return _import(Path(options.source), options.table, options.images, options.phrase)
     if options.root:
         tables = [_print("paper", Path(options.root), options.decode)]
     else:
@@ -37,6 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sentence = f"{failed} of {len(rows)} lines missing or broken; data/README.md says where everything comes from"
     print(sentence if failed else "nothing missing, nothing broken")
     return int(failed > 0)
+
+
+def _import(source: Path, table: Path, images: str | None, phrase: str) -> int:
+    """Write the table and say how many rows it has, what was left out, and whether it can be used as it is."""
+    try:
+        folder = Path(images).expanduser() if images else picture_folder(source)
+        rows, skipped = convert(source, folder, phrase)
+        write_csv(table, rows)
+        print(*(f"left out: {sentence}" for sentence in skipped), sep="\n", end="\n" if skipped else "")
+        print(f"{table}: {len(rows)} boxes of {rows['image'].nunique()} pictures, {len(skipped)} left out")
+        regions = own_table.read(table, folder)
+    except ValueError as error:
+        print(error)
+        return 1
+    print(f"{len(regions)} phrases: ready for notebook 07")
+    return 0
 
 
 def _print(tier: str, root: Path, decode: bool) -> pd.DataFrame:

@@ -90,7 +90,8 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     if unknown or not set(COLUMNS) <= set(names):
         needed = f"the columns must be {', '.join(COLUMNS)} and perhaps split; they are {', '.join(names)}"
         rename = ", ".join(f"{name} to {OTHER_NAMES[name]}" for name in unknown if name in OTHER_NAMES)
-        raise ValueError(f"{path}, row 1: {needed:.300}{rename and '; change '}{rename}")
+        command = f"or let 'python -m amc_lib.datasets import {path} TABLE.csv' convert it"
+        raise ValueError(f"{path}, row 1: {needed:.300}{rename and '; change '}{rename}, {command}")
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f"{path}: a row has more cells than the header has names")
     table = table.set_axis(names, axis=1).apply(lambda column: column.str.strip())

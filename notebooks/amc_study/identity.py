@@ -60,11 +60,17 @@ def holds(run: Run, stage: str, settings: Settings, init_sha256: str | None, **m
     identity = run_identity(stage, settings, init_sha256, **more)
     if run.folder.parent != SHIPPED:
         return identity_of(run) == identity
-    stored = OLDER | read_by(stage, run.metrics["provenance"]["settings"])
-    same = all(stored.get(name, run) == value for name, value in read_by(stage, plain(settings)).items())
+    same = not differences(run, stage, settings)
     if detector := tier_of(settings).detector:
         same &= identity.get("detector_sha256") == detector.sha256
     return same and run.metrics["stage"] == stage and run.metrics["init_sha256"] == init_sha256
+
+
+def differences(run: Run, stage: str, settings: Settings) -> dict[str, Any]:
+    """By name what a run was trained with where `settings` say something else."""
+    stored = OLDER | read_by(stage, run.metrics["provenance"]["settings"])
+    asked = read_by(stage, plain(settings))
+    return {name: stored.get(name) for name, value in asked.items() if stored.get(name, run) != value}
 
 
 def identity_of(run: Run) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from amc_lib.tokens import Tokenizer
 from amc_lib.train import Snapshots, train
 from amc_study.ablations.seen_boxes import seen_boxes
 from amc_study.answers import ask
-from amc_study.identity import holds, identity_of, run_identity
+from amc_study.identity import differences, holds, identity_of, run_identity
 from amc_study.own_data import OwnData
 from amc_study.provenance import provenance, settings_hash
 from amc_study.rival.region_tower import build_model, open_checkpoint
@@ -61,7 +61,8 @@ def pretrain(
     """Train on the tier's captions, from random weights above the frozen trunks.
 
     `init`: a checkpoint to go on from, with the schedule begun anew: a base that is trained in several sittings.
-    Without an `output`, the run that the repository ships is opened if it is of these settings. `detector`: the run
+    Without an `output`, the run that the repository ships is opened if it is of these settings, or if these are the
+    preset's: where the shipped one is older than the preset, that is said. `detector`: the run
     whose proposals VMRM reads, by default the shipped one. The paper tier trains nothing here: its run holds the
     weights of the official ALBEF.pth, and `metrics["data"]` says what that file held.
     """
@@ -169,9 +170,12 @@ def _run(
     name = tier.shipped.get(stage)
     if output is None and name in shipped():
         run = open_run(SHIPPED / name)
-        if holds(run, stage, settings, init_sha256, **more):
-            commit = run.metrics["provenance"]["commit"][:7]
+        preset_base = stage == "pretraining" and init_sha256 is None and settings == preset(settings.tier)
+        if holds(run, stage, settings, init_sha256, **more) or preset_base:
+            commit, other = run.metrics["provenance"]["commit"][:7], differences(run, stage, settings)
             state.print(f"{stage}: shipped as {name}, trained by commit {commit} (name an output to train again)")
+            if other:
+                state.print(f"{name} is older than the preset; it was trained with {other}")
             return run
     identity = run_identity(stage, settings, init_sha256, **more)
     seed = getattr(settings, stage).seed

@@ -85,6 +85,10 @@ class Results:
         order = table1["system"].unique()
         return pd.DataFrame(columns).reindex(order).fillna("").rename_axis("pointing accuracy, %").reset_index()
 
+    def first_split(self) -> str:
+        """The title of the split that table 1 begins with."""
+        return self.table("table1")["split"][0]
+
     def gained(self, rival: str, asked: str) -> dict[str, Any]:
         """AMC minus `rival` on the first split, asked in this way: a row of wrong_phrases_paired.csv."""
         return first(where(self.table("wrong_phrases_paired"), **{"AMC minus": rival, "asked": asked}))
