@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 STRIDES = (8, 16, 32)  # of the three feature maps that are kept
+PICTURES_AT_ONCE = 4
 MEAN, STD = 0.5, 0.5  # the weights' own normalisation of pixels in [0, 1]
 
 
@@ -71,7 +72,13 @@ class FrozenTrunk(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """image: float [B, 3, S, S] -> features float [B, `Network.width`, S/16, S/16]."""
+        """image: float [B, 3, S, S] -> features float [B, `Network.width`, S/16, S/16].
+
+        On the processor a few pictures at a time: maps of many are so large that each is fetched from the system and
+        given back, which takes as long as computing them.
+        """
+        if image.device.type == "cpu" and len(image) > PICTURES_AT_ONCE:
+            return torch.cat([self(part) for part in image.split(PICTURES_AT_ONCE)])
         fine, middle, coarse = (normalise(level) for level in self.pyramid(image))
         fine = F.pixel_unshuffle(fine, 2)  # [B, C, S/8, S/8] -> [B, 4 * C, S/16, S/16]
         coarse = F.interpolate(coarse, size=middle.shape[-2:], mode="nearest")  # [B, C, S/32, S/32] -> S/16
