@@ -24,7 +24,9 @@ from amc_study.explain.heatmap_quality import (
     picture_maps,
     pixels_inside,
     quality_table,
+    rival_peaks,
     threshold_ious,
+    tolerant_hits,
 )
 from amc_study.explain.misses import OUTCOMES, outcome_table, outcomes, random_misses
 from amc_study.explain.samples import first_images, one_an_image
@@ -174,6 +176,25 @@ def test_energy_and_iou_are_counted_pixel_by_pixel():
         )
 
 
+def test_rival_is_heat_outside_that_comes_near_the_peak():
+    inside = torch.zeros(4, 3, 3, dtype=torch.bool)
+    inside[:, 0] = True
+    maps = torch.zeros(4, 3, 3)  # the last one stays zero
+    maps[:3, 0, 0] = 1
+    maps[0, 2, 2], maps[1, 2, 2] = 0.95, 0.94
+    assert rival_peaks(maps, inside).tolist() == [True, False, False, False]
+    maps[2, 2, 2] = 2  # the peak itself lies outside
+    assert rival_peaks(maps, inside)[2]
+
+
+@pytest.mark.parametrize(("x", "tolerant"), [(10, 1), (12.5, 1), (12.8, 0), (7.3, 1), (7.2, 0)])
+def test_tolerant_hit_may_lie_beside_the_box(x, tolerant):
+    """3 % of 24 pixels are 0.72 on every side of a box from 8 to 12."""
+    answers = pointing([region(0, 0, box(8, 8, 4))], torch.ones(1, 2, 2))
+    answers.points = np.array([(x, 10)])
+    assert tolerant_hits(answers, [(SIDE, SIDE)]).tolist() == [tolerant]
+
+
 def test_map_that_is_the_box_is_perfect_one_beside_it_worthless_and_zeros_have_none():
     inside = torch.zeros(3, 8, 8, dtype=torch.bool)
     inside[:, 2:5, 2:5] = True
@@ -220,7 +241,9 @@ def test_table_of_known_boxes_and_even_maps():
     even = rows(split, np.ones(4)).assign(system="chance", **even_maps(split).columns())
     table = quality_table(pd.concat([*parts, even]))
     amc, chance = (table[table["system"] == system] for system in ("AMC", "chance"))
-    assert amc["measure"].tolist() == list(MEASURES) and (amc[["value", "ci_low", "ci_high"]] == 75).all(axis=None)
+    assert amc["measure"].tolist() == list(MEASURES[:5])  # a box has no peak that could have rivals
+    values = amc.set_index("measure")[["value", "ci_low", "ci_high"]]
+    assert (values.drop("tolerant hit") == 75).all(axis=None) and (values.loc["tolerant hit"] == 100).all()
     assert set(amc["seeds"]) == {2} and set(amc["phrases"]) == {4}
     assert chance["measure"].tolist() == ["energy", "IoU, fixed", "IoU, best"]
     drawn = measure(pointing(regions, torch.ones(4, 3, 3)), split)

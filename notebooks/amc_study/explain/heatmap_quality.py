@@ -7,7 +7,7 @@ zero. The box that a detector-based system chooses counts as a map that is 1 ins
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from amc_lib import gradcam
-from amc_lib.evaluate import Pointing
+from amc_lib.evaluate import Pointing, point_hits
 from amc_lib.regions import Box
 from amc_study.comparison import baseline_hits
 from amc_study.rival.region_answers import RegionAnswers
@@ -25,7 +25,9 @@ from amc_study.tiers import Split
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # shares of the map's peak
 FIXED = 0.5  # threshold of the IoU that needs no choice
-MEASURES = ("energy", "IoU, fixed", "IoU, tuned", "IoU, best")
+TOLERANCE = 0.03  # of the picture's sides, by which a point may lie beside a box
+RIVAL = 0.95  # of the peak, from which on heat outside the boxes is a rival of it
+MEASURES = ("energy", "IoU, fixed", "IoU, tuned", "IoU, best", "tolerant hit", "rival peak")
 MAPS_AT_ONCE = 32
 
 
@@ -34,11 +36,15 @@ class MapQuality:
     """For P phrases the share of the map inside the boxes, [P], and the IoU at each of T thresholds, [P, T].
 
     IoU: intersection over union of the union of the boxes and of where the map is at least the threshold times its
-    peak. A map of zeros has none of either.
+    peak. A map of zeros has none of either. tolerant: does the point lie in a box that is larger by TOLERANCE on every
+    side? rival: is there heat of RIVAL times the peak outside the boxes, so that the peak might as well lie there?
+    (NaN where there is no map.)
     """
 
     energy: np.ndarray
     ious: np.ndarray
+    tolerant: np.ndarray  # float [P]
+    rival: np.ndarray  # float [P]
 
     @property
     def best_threshold(self) -> int:
@@ -52,7 +58,8 @@ class MapQuality:
         """
         tuned_iou = np.nan if tuned is None else self.ious[:, tuned]
         fixed = self.ious[:, THRESHOLDS.index(FIXED)]
-        return dict(zip(MEASURES, (self.energy, fixed, tuned_iou, self.ious.max(axis=1)), strict=True))
+        values = self.energy, fixed, tuned_iou, self.ious.max(axis=1), self.tolerant, self.rival
+        return dict(zip(MEASURES, values, strict=True))
 
 
 def measure(answers: Pointing | RegionAnswers, split: Split) -> MapQuality:
@@ -64,15 +71,17 @@ def measure(answers: Pointing | RegionAnswers, split: Split) -> MapQuality:
             part = members[start : start + MAPS_AT_ONCE]
             maps = picture_maps(answers, part, size)  # [B, H, W]
             inside = torch.stack([pixels_inside(answers.regions[p].boxes, size) for p in part])  # [B, H, W]
-            measured.append((energy_inside(maps, inside), threshold_ious(maps, inside)))
-    energies, ious = zip(*measured, strict=True)
-    return MapQuality(torch.cat(energies).numpy(), torch.cat(ious).numpy())
+            measured.append((energy_inside(maps, inside), threshold_ious(maps, inside), rival_peaks(maps, inside)))
+    energies, ious, rivals = (torch.cat(parts).numpy() for parts in zip(*measured, strict=True))
+    rivals = np.full(len(sizes), np.nan) if isinstance(answers, RegionAnswers) else rivals.astype(float)
+    return MapQuality(energies, ious, tolerant_hits(answers, sizes), rivals)
 
 
 def even_maps(split: Split) -> MapQuality:
-    """What a map that is the same everywhere gives: the share of the picture that the boxes cover, in all measures."""
+    """What a map that is the same everywhere gives: in energy and IoU the share of the picture that the boxes cover."""
     shares = baseline_hits(split)["chance"]
-    return MapQuality(shares, np.repeat(shares[:, None], len(THRESHOLDS), axis=1))
+    ious, none = np.repeat(shares[:, None], len(THRESHOLDS), axis=1), np.full(len(shares), np.nan)
+    return MapQuality(shares, ious, tolerant=none, rival=none)
 
 
 def quality_table(answers: pd.DataFrame) -> pd.DataFrame:
@@ -89,6 +98,22 @@ def energy_inside(maps: Tensor, inside: Tensor) -> Tensor:
     """Share [B] of non-negative maps [B, H, W] that lies where `inside` [B, H, W] is true; 0 of a map of zeros."""
     total = maps.flatten(1).sum(1)
     return (maps * inside).flatten(1).sum(1) / total.where(total > 0, 1)
+
+
+def rival_peaks(maps: Tensor, inside: Tensor) -> Tensor:
+    """bool [B]: do maps [B, H, W] reach RIVAL of their peak where `inside` [B, H, W] is false? A map of zeros: no."""
+    peak = maps.flatten(1).amax(1)
+    return (peak > 0) & ((maps * ~inside).flatten(1).amax(1) >= RIVAL * peak)
+
+
+def tolerant_hits(answers: Pointing | RegionAnswers, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """float [P]: does the point lie strictly inside a box with TOLERANCE of the picture's sides around it?"""
+    wider = []
+    for region, (height, width) in zip(answers.regions, sizes, strict=True):
+        x, y = TOLERANCE * width, TOLERANCE * height
+        boxes = tuple((x1 - x, y1 - y, x2 + x, y2 + y) for x1, y1, x2, y2 in region.boxes)
+        wider.append(replace(region, boxes=boxes))
+    return point_hits(answers.points, wider).astype(float)
 
 
 def threshold_ious(maps: Tensor, inside: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:

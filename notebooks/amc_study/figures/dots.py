@@ -31,6 +31,8 @@ MEASURES = {  # of a heatmap -> what the label says
     "IoU, fixed": "IoU of the map above half of its peak",
     "IoU, tuned": "IoU above a threshold tuned on val",
     "IoU, best": "IoU above each phrase's best threshold",
+    "tolerant hit": "point in a box widened by 3 % of the side",
+    "rival peak": "95 % of the peak also outside the boxes",
 }
 VARIABLES = {
     "size": "share of the picture that the box covers",
