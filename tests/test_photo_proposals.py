@@ -187,7 +187,7 @@ def test_answers_are_of_all_phrases_own_and_wrong_and_never_better_than_the_orac
     assert [region.id for region in of_split.regions] == [region.id for region in album("test").all_regions()]
     assert (of_split.boxes[:, 2:] <= PICTURE + 1e-3).all() and of_split.boxes.max() > SIDE
     assert (best.hits | ~of_split.hits).all()
-    assert set(answers.wrong["test"]) == {"hit_random", "hit_other"}
+    assert set(answers.wrong["test"]) == {"hit_random", "hit_other", "hit_absent", "score_absent"}
     assert len(answers.wrong["test"]["hit_random"]) == len(of_split.regions)
     assert tuned.metrics["detector_sha256"] == detector.sha256
 

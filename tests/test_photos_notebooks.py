@@ -124,11 +124,13 @@ def test_04_writes_every_question_of_every_system_and_no_picture_among_the_publi
     assert parts.sum() == phrases and parts.min() > 0
     several = shown["table"].query("system == 'AMC' and which == 'B'")
     assert table1.loc[("AMC", f"{title}, which B", "all"), "phrases"] == len(several) > 0
-    asked = {"own phrase", "random phrase", "other phrase", "own − random"}
+    asked = {"own phrase", "random phrase", "other phrase", "absent phrase", "own − random"}
     for name in ("wrong_phrases", "groups"):
         assert set(table(root, name)["asked"]) == asked, name
     assert set(table(root, "groups")["by"]) >= {"entity", "quarter", "words", "which"}
     assert {"ALBEF", "ALBEF finetuned", "BLIP"} == set(table(root, "paired")["AMC minus"])
+    presence = table(root, "presence").set_index("system")["accuracy"]
+    assert set(presence.index) == {*SYSTEMS, "BLIP"} and presence.between(0, 100).all()
     published, local = root / "figures" / "photos", root / "figures" / "photos" / "local"
     assert (published / "accuracy.png").is_file()
     assert {"qualitative", "method"} <= {path.stem for path in local.glob("*.png")}

@@ -19,7 +19,7 @@ from amc_study.groupings import by_question, grouped, phrase_columns, which_of_s
 from amc_study.scenes.splits import SceneSplit
 from amc_study.statistics import mean_interval, paired_difference
 from amc_study.table import accuracy, answer_rows, read_table, write_table
-from amc_study.wrong_phrases import ASKED, apart, control_table, paired_controls, wrong_hits, wrong_questions
+from amc_study.wrong_phrases import ASKED, apart, control_table, paired_controls, told, wrong_answers, wrong_questions
 
 SIDE = 40
 LEFT, RIGHT, MIDDLE = (0.0, 0.0, 10.0, 10.0), (30.0, 0.0, 40.0, 10.0), (15.0, 15.0, 25.0, 25.0)
@@ -93,7 +93,36 @@ def test_questions_depend_on_id_and_seed_alone():
     for name in ("random", "other"):
         assert {q.id: q for q in first[name]} == {q.id: q for q in again[name]}
         assert first[name] != other[name]
-    assert wrong_questions([]) == {"random": [], "other": []}
+    assert wrong_questions([]) == {"random": [], "other": [], "absent": []}
+
+
+def test_absent_phrases_name_a_type_that_the_picture_does_not_show():
+    found = drawn(REGIONS, "absent")
+    assert found["park-0"] == {"a bus"}  # not "a table": "other" things may well be there, unnamed
+    assert found["street-0"] == {None}  # animals are there, and nobody plays
+    assert found["room-0"] == {"A dog", "the black dog", "a cat", "a dog", "a bus", "a dog!"}
+    plain = [
+        region("x", 0, "a dog"),
+        region("x", 1, "two red cats"),
+        region("y", 0, "the cat"),
+        region("y", 1, "a bus"),
+    ]
+    found = drawn(plain, "absent")  # without types: no phrase of the picture has the noun
+    assert found["x-0"] == {"a bus"} and found["y-1"] == {"a dog"}
+
+
+def test_auroc_is_that_of_all_pairs():
+    rng = np.random.default_rng(0)
+    parts, expected = [], {}
+    for system in ("AMC", "ALBEF"):
+        own, absent = rng.integers(0, 6, 60) + 1.0, rng.integers(0, 6, 60).astype(float)
+        absent[::7] = np.nan
+        parts.append(answer_rows(system, 0, "test", MANY, np.ones(60), scores=own, score_absent=absent))
+        there = absent[~np.isnan(absent)]
+        expected[system] = np.mean([(a > b) + (a == b) / 2 for a in own for b in there])
+    parts.append(answer_rows("centre", 0, "test", MANY, np.ones(60)))  # has no score
+    found = told(pd.concat(parts)).groupby("system")["told"].mean()
+    assert found.to_dict() == pytest.approx(expected)
 
 
 def test_every_allowed_phrase_is_as_likely():
@@ -104,18 +133,21 @@ def test_every_allowed_phrase_is_as_likely():
 def test_questions_that_are_not_asked_have_no_hit():
     asked = []
 
-    def hits_of(regions: list[Region]) -> np.ndarray:
+    def ask(regions: list[Region]) -> tuple[np.ndarray, np.ndarray]:
         asked.append([region.phrase for region in regions])
-        return np.array(["dog" in region.phrase for region in regions])
+        return np.array(["dog" in region.phrase for region in regions]), np.arange(len(regions)) / 9
 
-    hits = wrong_hits(REGIONS, hits_of)
+    found = wrong_answers(REGIONS, ask)
     questions = wrong_questions(REGIONS)
-    for name, phrases in zip(("random", "other"), asked, strict=True):
+    for name, phrases in zip(("random", "other", "absent"), asked, strict=True):
         assert phrases == [question.phrase for question in questions[name] if question]
         expected = [np.nan if question is None else "dog" in question.phrase for question in questions[name]]
-        np.testing.assert_array_equal(hits[f"hit_{name}"], expected)
-    assert np.isnan(hits["hit_other"]).sum() == 3
-    lonely = wrong_hits(ROOM, lambda _: pytest.fail("there is nothing to ask"))
+        np.testing.assert_array_equal(found[f"hit_{name}"], expected)
+    assert np.isnan(found["hit_other"]).sum() == 3
+    scores = found["score_absent"]
+    np.testing.assert_array_equal(scores[~np.isnan(scores)], np.arange(len(asked[2])) / 9)
+    assert (np.isnan(scores) == np.isnan(found["hit_absent"])).all()
+    lonely = wrong_answers(ROOM, lambda _: pytest.fail("there is nothing to ask"))
     assert np.isnan([*lonely.values()]).all()
 
 
@@ -176,7 +208,8 @@ def test_differences_of_controls_are_paired(table, hits):
     expected = paired_difference(*gains, images)
     row = found.loc["own − random"]
     assert (row["difference"], row["p"]) == pytest.approx((expected.value, expected.p))
-    assert found.index.tolist() == list(ASKED.values()) and found["phrases"].tolist() == [60, 60, 48, 60]
+    asked = [name for name in ASKED.values() if name != "absent phrase"]  # which nobody was asked
+    assert found.index.tolist() == asked and found["phrases"].tolist() == [60, 60, 48, 60]
 
 
 def test_columns_say_what_kind_of_phrase_it_is():

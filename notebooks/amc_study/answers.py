@@ -30,7 +30,7 @@ from amc_study.rival.region_tower import open_checkpoint
 from amc_study.run_folder import RUNS
 from amc_study.scenes.cache import fingerprint
 from amc_study.tiers import Split, tier_of
-from amc_study.wrong_phrases import wrong_hits
+from amc_study.wrong_phrases import wrong_answers
 
 ANSWERS = RUNS / "answers"
 IMAGES_A_PART = 100
@@ -91,9 +91,14 @@ def ask_in_parts(checkpoint: Checkpoint, split: Split, layer: int, regions: Sequ
 
 
 def ask_wrong(checkpoint: Checkpoint, split: Split, layer: int | str, in_parts: bool = False) -> dict[str, np.ndarray]:
-    """`wrong_hits` of a checkpoint on a split, at the layer that its own phrases are asked at."""
+    """`wrong_answers` of a checkpoint on a split, at the layer that its own phrases are asked at."""
     asking = ask_in_parts if in_parts else ask
-    return wrong_hits(split.all_regions(), lambda regions: asking(checkpoint, split, layer, regions).hits)
+
+    def answer(regions: list[Region]) -> tuple[np.ndarray, np.ndarray]:
+        found = asking(checkpoint, split, layer, regions)
+        return found.hits, found.scores
+
+    return wrong_answers(split.all_regions(), answer)
 
 
 def _parts(regions: Sequence[Region]) -> list[list[int]]:

@@ -22,7 +22,7 @@ from amc_study.run_folder import open_run
 from amc_study.runs import RUNS, long_history, pretrained
 from amc_study.table import answer_rows
 from amc_study.tiers import Proposals, Split, tier_of
-from amc_study.wrong_phrases import wrong_hits
+from amc_study.wrong_phrases import wrong_answers
 
 FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
 DETECTOR_BASED = {"VMRM": "vmrm"}  # likewise; compared where it is there
@@ -35,7 +35,7 @@ class Answers:
     layer: int | str  # the layer of the heatmap, or the way of scoring proposals
     layers: dict[int | str, float]  # pointing accuracy (percent) on the validation split, by layer or way
     pointing: dict[str, Pointing | RegionAnswers]
-    wrong: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # `wrong_hits` on each, if they were asked
+    wrong: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # `wrong_answers` on each, if they were asked
 
 
 def study_folders(
@@ -115,7 +115,7 @@ def baseline_rows(name: str, split: Split) -> pd.DataFrame:
     regions, parts = split.all_regions(), []
     for system, hits in baseline_hits(split).items():
         own = dict(zip((region.id for region in regions), hits, strict=True))
-        wrong = wrong_hits(regions, lambda asked, own=own: np.array([own[region.id] for region in asked]))
+        wrong = wrong_answers(regions, lambda asked, own=own: (np.array([own[one.id] for one in asked]), np.nan))
         parts.append(answer_rows(system, 0, name, regions, hits, **wrong))
     return pd.concat(parts, ignore_index=True)
 

@@ -9,7 +9,8 @@
 | hit | 1 or 0; for chance the share of the picture that the boxes cover |
 | score | how sure the system is: the match probability, or the proposal's score (NaN where there is none) |
 | iou | best IoU of the chosen box with a box of the phrase (NaN where no box is chosen) |
-| hit_random, hit_other | the hit when a wrong phrase is asked instead (`wrong_phrases`; NaN where none is) |
+| hit_random, hit_other, hit_absent | the hit when a wrong phrase is asked (`wrong_phrases`; NaN where none is) |
+| score_absent | the score of that absent phrase |
 
 Further columns are joined by phrase_id. Results are `groupby` on it: `accuracy` gives means with intervals over images,
 `paired` the difference of two systems on the same phrases.
@@ -29,6 +30,7 @@ from amc_lib.regions import Region
 from amc_study.statistics import mean_interval, paired_difference
 
 PHRASE = ["split", "phrase_id", "image_id"]
+WRONG = ("hit_random", "hit_other", "hit_absent", "score_absent")
 
 
 def answer_rows(
@@ -40,10 +42,12 @@ def answer_rows(
     points: np.ndarray | None = None,
     scores: np.ndarray | float = np.nan,
     iou: np.ndarray | float = np.nan,
-    hit_random: np.ndarray | float = np.nan,
-    hit_other: np.ndarray | float = np.nan,
+    **wrong: np.ndarray,
 ) -> pd.DataFrame:
-    """The rows of one system's answers to P regions, in their order: points [P, 2], the other arrays [P]."""
+    """The rows of one system's answers to P regions, in their order: points [P, 2], the other arrays [P].
+
+    wrong: columns of WRONG, NaN where they are not given.
+    """
     columns = {
         "system": system,
         "seed": seed,
@@ -57,10 +61,8 @@ def answer_rows(
         "hit": np.asarray(hits, dtype=float),
         "score": scores,
         "iou": iou,
-        "hit_random": hit_random,
-        "hit_other": hit_other,
     }
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns | dict.fromkeys(WRONG, np.nan) | wrong)
 
 
 def accuracy(table: pd.DataFrame, by: Sequence[str] = ("system", "split"), column: str = "hit") -> pd.DataFrame:

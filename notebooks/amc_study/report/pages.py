@@ -76,7 +76,9 @@ class Results:
         table1, asked, groups = (self.table(name) for name in ("table1", "wrong_phrases", "groups"))
         split = table1["split"][0]
         ways = where(asked, split=split, concepts="all")
-        parts = {name: where(ways, asked=name) for name in ways["asked"].unique()}
+        parts = {
+            name: where(ways, asked=name) for name in ("own phrase", "random phrase", "other phrase", "own − random")
+        }
         own = where(groups, asked="own phrase")
         parts |= {f"own, {letter}": where(table1, split=f"{split}, {letter}") for letter in ("which A", "which B")}
         parts["own, never boxed"] = where(table1, split=split, concepts="unboxed")
