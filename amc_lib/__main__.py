@@ -67,13 +67,14 @@ def ask(
 
 
 def content(grounding: Grounding) -> dict[str, Any]:
-    """An answer as JSON holds it: point (x, y), box xyxy and score, which are null for an unknown phrase."""
+    """An answer as JSON holds it: point (x, y), box xyxy, score, presence; null for an unknown phrase."""
     known = not grounding.unknown
     return {
         "phrase": grounding.phrase,
         "point": grounding.point if known else None,
         "box": grounding.box() if known else None,
         "score": grounding.score if known else None,
+        "present": grounding.present if known else None,
         "unknown": grounding.unknown,
         "unknown_words": grounding.unknown_words,
     }
@@ -86,7 +87,8 @@ def sentence(answer: dict[str, Any]) -> str:
         return f"{asked} is unknown: the checkpoint knows no word of it"
     (x, y), (x1, y1, x2, y2) = answer["point"], answer["box"]
     found = f"is at x {x}, y {y}, in the box from x {x1}, y {y1} to x {x2}, y {y2}"
-    lines = [f"{asked} {found}; probability of a match {answer['score']:.2f}"]
+    doubt = "; probably not in the picture" if answer["present"] is False else ""
+    lines = [f"{asked} {found}; probability of a match {answer['score']:.2f}{doubt}"]
     if answer["unknown_words"]:
         lines.append(f"words that the checkpoint does not know: {', '.join(answer['unknown_words'])}")
     return "\n".join(lines)

@@ -26,9 +26,18 @@ from amc_lib.tokens import Tokenizer, clean
 DEFAULT_CHECKPOINT = "amc-photos"
 PNG_LEVEL = 1  # of compression: an overlay is written in less than half the time, and a quarter larger
 PHRASES_AT_ONCE = 32  # of one picture: more take no more memory
-BOX_THRESHOLD = 0.5  # of the heatmap's maximum, from which on a place belongs to the box
 ARTICLES = {"a", "an", "the"}  # words that alone ask for nothing
 Picture = Image.Image | np.ndarray | str | Path | BinaryIO
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds of a checkpoint, chosen on validation phrases (`amc_study.calibrate`); without that, those below."""
+
+    box: float = 0.5  # share of the heatmap's maximum from which on a place belongs to mask and box
+    present: float | None = None  # the score from which on a phrase is said to be in the picture
+    missed: float | None = None  # share of phrases that are there whose score lies below it
+    false_alarms: float | None = None  # share of absent phrases (things of a type not in the picture) that reach it
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,12 @@ class Grounding:
     image: Image.Image = field(repr=False)  # RGB, upright
     raw: Tensor = field(repr=False)  # float [G, G] >= 0: the heatmap before normalising and upsampling
     token_maps: Tensor = field(repr=False)  # float [L, G, G] >= 0: the L tokens' shares in `raw`, which is their sum
+    calibration: Calibration = field(default=Calibration(), repr=False)
+
+    @property
+    def present(self) -> bool | None:
+        """Is it in the picture at all? `calibration` says how often that errs; None where it was not calibrated."""
+        return None if self.calibration.present is None else self.score >= self.calibration.present
 
     @property
     def unknown(self) -> bool:
@@ -56,17 +71,18 @@ class Grounding:
             enlarged = gradcam.upsample(self.raw[None], (self.image.height, self.image.width), "bicubic")
         return gradcam.normalise(enlarged.clamp(min=0))[0].numpy()
 
-    def mask(self, threshold: float = BOX_THRESHOLD) -> np.ndarray:
+    def mask(self, threshold: float | None = None) -> np.ndarray:
         """bool [H, W]: where the heatmap is at least `threshold` of its maximum; all of it where it is zero.
 
-        ValueError for a threshold outside (0, 1].
+        The threshold is by default that of `calibration`. ValueError for one outside (0, 1].
         """
+        threshold = self.calibration.box if threshold is None else threshold
         if not 0 < threshold <= 1:
             raise ValueError(f"the threshold of a box must lie in (0, 1], got {threshold}")
         heatmap = self.heatmap
         return heatmap >= threshold * heatmap.max()
 
-    def box(self, threshold: float = BOX_THRESHOLD) -> tuple[int, int, int, int]:
+    def box(self, threshold: float | None = None) -> tuple[int, int, int, int]:
         """The box around the peak, xyxy in pixels of the picture (x2, y2 exclusive edges).
 
         It bounds that connected part of `mask` in which the point lies. ValueError for a threshold outside (0, 1].
@@ -117,6 +133,7 @@ class Grounder:
     def __init__(self, checkpoint: Checkpoint, layer: int | None = None) -> None:
         self.checkpoint = checkpoint
         self.layer = heatmap_layer(checkpoint) if layer is None else layer
+        self.calibration = Calibration(**checkpoint.about.get("calibration", {}))
         self._lock = threading.Lock()  # JupyterLab handles widgets in a thread beside the cells
 
     @classmethod
@@ -171,11 +188,9 @@ class Grounder:
                 tokens = tuple(tokenizer.tokens(text, model.settings.text.positions))
                 shares = token_maps[p, : len(tokens)] / token_maps.shape[1]  # their sum is raw[p]
                 unknown = unknown_words(tokenizer, text)
-                groundings.append(
-                    Grounding(
-                        text, tuple(point), float(scores[p]), unknown, tokens, picture, raw[p].clone(), shares.clone()
-                    )
-                )
+                maps = raw[p].clone(), shares.clone()
+                answer = text, tuple(point), float(scores[p]), unknown, tokens, picture, *maps, self.calibration
+                groundings.append(Grounding(*answer))
         return groundings
 
 

@@ -64,6 +64,7 @@ def test_command_prints_point_box_and_score_and_writes_the_overlay(grounder, pic
         "point": list(answer.point),
         "box": list(answer.box()),
         "score": answer.score,
+        "present": None,
         "unknown": False,
         "unknown_words": ["zebra"],
         "overlay": str(overlay),

@@ -19,10 +19,10 @@ from reference_cases import TINY_AMC, tiny_model, tiny_settings
 import amc_lib
 import amc_lib.grounder as grounder_module
 from amc_lib import Grounder, Grounding, gradcam
-from amc_lib.checkpoints import save_checkpoint
+from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.evaluate import ground_phrases, peak
-from amc_lib.grounder import read_image, unknown_words
+from amc_lib.grounder import Calibration, read_image, unknown_words
 from amc_lib.model.trunk import pixels
 from amc_lib.overlay import heat_overlay
 from amc_lib.presets import preset
@@ -200,6 +200,16 @@ def test_box_holds_the_point_and_grows_as_the_threshold_falls(grounder, picture,
         assert 0 <= x1 <= x < x2 <= WIDTH and 0 <= y1 <= y < y2 <= HEIGHT
     for inner, outer in pairwise(boxes):
         assert outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
+
+
+def test_thresholds_are_those_of_the_checkpoint(folder, grounder, picture):
+    plain = grounder.ground(picture, "w1 w2")
+    assert plain.present is None and plain.calibration == Calibration()
+    checkpoint = load_checkpoint(folder)
+    for present in (plain.score - 0.01, plain.score + 0.01):
+        checkpoint.about = {"calibration": {"box": 0.9, "present": present, "missed": 0.2, "false_alarms": 0.1}}
+        answer = Grounder(checkpoint).ground(picture, "w1 w2")
+        assert answer.box() == plain.box(0.9) != plain.box() and answer.present is (present < plain.score)
 
 
 # ------------------------------------------------------------------------------------------------------------- overlay

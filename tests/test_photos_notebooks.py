@@ -15,8 +15,10 @@ from tiny_scenes import TEXT, TRAINING, VISION, run_notebook
 from amc_lib import checkpoints, presets
 from amc_lib.checkpoints import load_checkpoint
 from amc_lib.config import Settings
+from amc_lib.grounder import Grounder
 from amc_lib.presets import preset
 from amc_study import comparison, run_folder, runs
+from amc_study.calibrate import best_threshold, calibrate
 from amc_study.explain.claims import NOT_TESTABLE
 from amc_study.photos.album import open_album
 from amc_study.scenes import cache
@@ -135,6 +137,24 @@ def test_04_writes_every_question_of_every_system_and_no_picture_among_the_publi
     assert (published / "accuracy.png").is_file()
     assert {"qualitative", "method"} <= {path.stem for path in local.glob("*.png")}
     assert not {"qualitative", "method"} & {path.stem for path in published.glob("*.png")}
+
+
+def test_calibration_is_written_beside_the_weights(trained):
+    folder = trained / "seed-0" / "amc"
+    before, found = load_checkpoint(folder), calibrate(folder)
+    after = load_checkpoint(folder)
+    assert Grounder(after).calibration == found and after.sha256 == before.sha256
+    assert {**after.about, "calibration": None} == {**before.about, "calibration": None}
+    assert 0 < found.box < 1 and 0 <= found.missed <= 1 and 0 <= found.false_alarms <= 1
+
+
+def test_threshold_of_presence_errs_least():
+    rng = np.random.default_rng(0)
+    there, absent = rng.normal(1, 1, 300), rng.normal(0, 1, 200)
+    threshold, missed, false_alarms = best_threshold(there, absent)
+    errors = {t: (there < t).mean() + (absent >= t).mean() for t in (*there, *absent)}
+    assert missed == (there < threshold).mean() and false_alarms == pytest.approx((absent >= threshold).mean())
+    assert missed + false_alarms == pytest.approx(min(errors.values())) and 0.3 < threshold < 0.7
 
 
 def test_10_asks_captions_and_which_of_several(root, trained):
