@@ -124,19 +124,21 @@ class AmcSettings:
 
     lambda1: float = 0.2  # weight of L_mean in equation 3
     lambda2: float = 0.8  # weight of L_max in equation 3
+    lambda_other: float = 0.0  # weight of L_other beside L_amc, this study's own variant (losses.other_loss); 0: off
     delta1: float = 0.1  # margin of equation 1, in units of the normalised heatmap [0, 1]
     delta2: float = 0.5  # margin of equation 2, likewise
+    delta_other: float = 0.1  # margin of L_other, likewise
     layer: int = 8  # text encoder layer whose cross-attention gives the heatmap, counted from 0
     mean_form: Literal["paper", "official"] = "paper"  # one hinge a sample, or one over the pooled batch
     explanation: Explanation = "gradcam"  # what the loss asks to lie inside the box, and evaluation reads
     map_size: int = 256  # side to which heatmap and box mask are brought, pixels (PROTOCOL, Finetuning)
 
     def __post_init__(self) -> None:
-        check(self, not_negative="lambda1 lambda2 delta1 delta2", positive="map_size")
+        check(self, not_negative="lambda1 lambda2 lambda_other delta1 delta2 delta_other", positive="map_size")
 
     @property
     def active(self) -> bool:
-        return self.lambda1 > 0 or self.lambda2 > 0
+        return self.lambda1 > 0 or self.lambda2 > 0 or self.lambda_other > 0
 
 
 @dataclass(frozen=True)

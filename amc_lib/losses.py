@@ -12,6 +12,8 @@ from torch import Tensor
 
 from amc_lib.tokens import IGNORED
 
+APART = 0.3  # intersection over union of two phrases' boxes, from which on they may mean one thing
+
 
 def mean_loss(heatmap: Tensor, mask: Tensor, margin: float = 0.1) -> Tensor:
     """L_mean, equation 1, per sample [B]: max(0, mean outside - mean inside + margin)."""
@@ -35,6 +37,21 @@ def max_loss(heatmap: Tensor, mask: Tensor, margin: float = 0.5) -> Tensor:
     peak_outside = ((1 - mask) * heatmap).flatten(1).max(1).values  # [B, H, W] -> [B]
     peak_inside = (mask * heatmap).flatten(1).max(1).values
     return (peak_outside - peak_inside + margin).clamp(min=0)
+
+
+def other_loss(heatmap: Tensor, mask: Tensor, image_rows: Tensor, margin: float = 0.1) -> Tensor:
+    """L_other, scalar; not of the paper: a phrase's box must hold more of its own heat than of another phrase's.
+
+    For each ordered pair of phrases p, q of one picture (int64 [B], `image_rows`) whose boxes lie apart (intersection
+    over union below APART): max(0, mean of A_q inside M_p - mean of A_p inside M_p + margin); the mean over pairs, 0
+    without any. Knowing where named things lie does not lower it; knowing which phrase means which of them does.
+    """
+    heat, inside = heatmap.flatten(1), mask.flatten(1).to(heatmap.dtype)  # [B, H, W] -> [B, H * W]
+    area = inside.sum(1)  # [B]
+    shared = inside @ inside.T  # [B, B]
+    pairs = (image_rows[:, None] == image_rows) & (shared < APART * (area[:, None] + area - shared))
+    means = heat @ inside.T / area.clamp(min=1)  # [B, B], of A_q inside M_p at [q, p]
+    return ((means - means.diagonal() + margin).clamp(min=0) * pairs).sum() / pairs.sum().clamp(min=1)
 
 
 def amc_terms(

@@ -18,7 +18,14 @@ from torch import Tensor
 from amc_lib import gradcam
 from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.distributed import gather_rows, mean_weights
-from amc_lib.losses import amc_terms, contrastive_loss, draw_negatives, masked_language_loss, matching_loss
+from amc_lib.losses import (
+    amc_terms,
+    contrastive_loss,
+    draw_negatives,
+    masked_language_loss,
+    matching_loss,
+    other_loss,
+)
 from amc_lib.model import ALBEF, Backbone, Memory
 from amc_lib.model.memory import take_rows
 from amc_lib.model.text import Watch
@@ -50,9 +57,10 @@ class Losses:
     mlm: Tensor
     itc: Tensor
     itm: Tensor
-    amc: Tensor  # lambda1 * mean + lambda2 * max
+    amc: Tensor  # lambda1 * mean + lambda2 * max + lambda_other * other
     mean: Tensor  # L_mean, equation 1, without graph
     max: Tensor  # L_max, equation 2, without graph
+    other: Tensor  # `losses.other_loss`, without graph; 0 where its weight is
 
     @property
     def total(self) -> Tensor:
@@ -104,11 +112,11 @@ def training_losses(
     model.enqueue(image_feat_m, text_feat_m)
     if not fuse:
         nothing = itc.new_zeros(())
-        return Losses(mlm=nothing, itc=pair_weight * itc, itm=nothing, amc=nothing, mean=nothing, max=nothing)
+        return Losses(nothing, pair_weight * itc, *5 * [nothing])
 
     # AMC: the heatmaps of the matching pairs against their boxes.
     memory = encoder.remember(image_embeds)
-    itm_logits, l_mean, l_max = _matching_pairs(model, batch, text_embeds, memory, amc)
+    itm_logits, *terms = _matching_pairs(model, batch, text_embeds, memory, amc)
 
     # ITM: the matching pairs, each phrase with another image, each image with another phrase. The pass of the pairs
     # that do not match also reads the corrupted phrases of MLM.
@@ -121,9 +129,7 @@ def training_losses(
 
     # MLM: the words hidden in the corrupted phrases, which see their images.
     mlm = _mlm(model, fused[2 * drawn :], fused_m, batch.mlm_labels, alpha, objective.mlm_distillation)
-    l_amc = amc.lambda1 * l_mean + amc.lambda2 * l_max
-    means = box_weight * l_mean.detach(), box_weight * l_max.detach()
-    return Losses(word_weight * mlm, pair_weight * itc, pair_weight * itm, box_weight * l_amc, *means)
+    return Losses(word_weight * mlm, pair_weight * itc, pair_weight * itm, *_amc(terms, amc, box_weight))
 
 
 def losses_without_words(
@@ -151,28 +157,32 @@ def losses_without_words(
     itc, *sims = contrastive_loss(*feats, *feats, *queues, model.temp, 0.0, same_image)
 
     memory = encoder.remember(image_embeds)
-    itm_logits, l_mean, l_max = _matching_pairs(model, batch, text_embeds, memory, amc)
+    itm_logits, *terms = _matching_pairs(model, batch, text_embeds, memory, amc)
     other_image, other_text = negatives or draw_negatives(*sims, same_image, hard=hard_negatives, generator=generator)
     drawn = len(other_image)
     texts = torch.cat((text_embeds[:drawn], take_rows(text_embeds, other_text)))
     seen = memory.rows(torch.cat((rows[other_image], rows[:drawn])))
     fused = encoder.fuse(texts, torch.cat((mask[:drawn], mask[other_text])), seen)
     itm = matching_loss(torch.cat((itm_logits, model.match(fused))), positives=B)
-    l_amc = amc.lambda1 * l_mean + amc.lambda2 * l_max
-    means = box_weight * l_mean.detach(), box_weight * l_max.detach()
-    return Losses(itc.new_zeros(()), pair_weight * itc, pair_weight * itm, box_weight * l_amc, *means)
+    return Losses(itc.new_zeros(()), pair_weight * itc, pair_weight * itm, *_amc(terms, amc, box_weight))
 
 
 def _matching_pairs(
     model: Backbone, batch: Batch, text_embeds: Tensor, memory: Memory, amc: AmcSettings
-) -> tuple[Tensor, Tensor, Tensor]:
-    """itm_logits [B, 2] of the phrases with their images, and L_mean and L_max of their heatmaps."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """itm_logits [B, 2] of the phrases with their images, and L_mean, L_max and L_other of their heatmaps."""
     encoder, mask, with_amc = model.text_encoder, batch.attention_mask, amc.active and bool(batch.has_box.any())
     twice = amc.explanation == "gradcam"
     with gradcam.watch_attention(encoder, amc.layer, twice=twice) if with_amc else nullcontext() as watch:
         itm_logits = model.match(encoder.fuse(text_embeds, mask, memory.rows(batch.image_rows)))  # [B, 2]
     nothing = itm_logits.new_zeros(())
-    return itm_logits, *(_amc_terms(watch, itm_logits, batch, amc) if with_amc else (nothing, nothing))
+    return itm_logits, *(_amc_terms(watch, itm_logits, batch, amc) if with_amc else 3 * [nothing])
+
+
+def _amc(terms: Sequence[Tensor], amc: AmcSettings, weight: Tensor) -> tuple[Tensor, ...]:
+    """Of L_mean, L_max and L_other: their weighted sum, and each without graph."""
+    weighted = sum(x * term for x, term in zip((amc.lambda1, amc.lambda2, amc.lambda_other), terms, strict=True))
+    return weight * weighted, *(weight * term.detach() for term in terms)
 
 
 def _counts(batch: Batch) -> Tensor:
@@ -197,13 +207,16 @@ def _momentum_pass(
     return image_feat, text_feat, encoder.fuse(corrupted, mask, encoder.remember(image_embeds).rows(rows))
 
 
-def _amc_terms(watch: Watch, itm_logits: Tensor, batch: Batch, amc: AmcSettings) -> tuple[Tensor, Tensor]:
-    """L_mean and L_max of the phrases that have boxes, in the masks' precision even under autocast."""
+def _amc_terms(watch: Watch, itm_logits: Tensor, batch: Batch, amc: AmcSettings) -> tuple[Tensor, ...]:
+    """L_mean, L_max and L_other of the phrases that have boxes, in the masks' precision even under autocast."""
     raw = gradcam.heatmap(watch, itm_logits, batch.attention_mask, create_graph=True, explanation=amc.explanation)
     box_mask = batch.box_mask[batch.has_box]  # [K, S, S]
     heatmaps = gradcam.normalise(raw[batch.has_box].to(box_mask.dtype))  # [K, G, G]
     heatmaps = gradcam.upsample(heatmaps, box_mask.shape[-2:], "bilinear")  # [K, S, S]
-    return amc_terms(heatmaps, box_mask, amc.delta1, amc.delta2, amc.mean_form)
+    terms = amc_terms(heatmaps, box_mask, amc.delta1, amc.delta2, amc.mean_form)
+    if not amc.lambda_other:
+        return *terms, heatmaps.new_zeros(())
+    return *terms, other_loss(heatmaps, box_mask, batch.image_rows[batch.has_box], amc.delta_other)
 
 
 def _mlm(

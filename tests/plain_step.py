@@ -100,7 +100,9 @@ def plain_losses(
     if batch.has_box.any() and amc.active:
         l_mean, l_max = attention_map_consistency(positive_logits, cross_attention[amc.layer], batch, settings)
     l_amc = amc.lambda1 * l_mean + amc.lambda2 * l_max
-    return Losses(mlm, itc, F.cross_entropy(logits, labels), l_amc, l_mean.detach(), l_max.detach())
+    return Losses(
+        mlm, itc, F.cross_entropy(logits, labels), l_amc, l_mean.detach(), l_max.detach(), l_amc.new_zeros(())
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- towers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import chain
+from itertools import chain, permutations
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amc_lib.losses import (
+    APART,
     amc_loss,
     contrastive_loss,
     draw_negatives,
@@ -22,6 +23,7 @@ from amc_lib.losses import (
     matching_loss,
     max_loss,
     mean_loss,
+    other_loss,
     pooled_mean_loss,
 )
 from amc_lib.tokens import IGNORED
@@ -86,6 +88,38 @@ def test_equation_3_is_the_naive_one(form, sample, constants):
     value = amc_loss(*sample, *constants, mean_form=form)
     assert value.shape == ()
     assert value.item() == pytest.approx(naive_amc_loss(*sample, *constants, form))
+
+
+def naive_other_loss(heatmap: Tensor, mask: Tensor, rows: list[int], margin: float) -> float:
+    def inside(a: Tensor, m: Tensor) -> float:
+        return mean(pixels(a, m)[0])
+
+    found = []
+    for p, q in permutations(range(len(rows)), 2):
+        union = int((mask[p] | mask[q]).sum())
+        if rows[p] == rows[q] and int((mask[p] & mask[q]).sum()) < APART * union:
+            found.append(max(0.0, inside(heatmap[q], mask[p]) - inside(heatmap[p], mask[p]) + margin))
+    return mean(found)
+
+
+@PROPERTY
+@given(heatmaps_and_masks(), MARGINS, st.data())
+def test_other_loss_is_the_naive_one(sample, margin, data):
+    heatmap, mask = sample
+    rows = data.draw(st.lists(st.integers(0, 1), min_size=len(mask), max_size=len(mask)))
+    value = other_loss(heatmap, mask, torch.tensor(rows), margin)
+    assert value.item() == pytest.approx(naive_other_loss(heatmap, mask.bool(), rows, margin))
+
+
+def test_other_loss_asks_which_phrase_means_which_of_two_boxes():
+    """Heat in both boxes for both phrases, of a map that knows where things lie, costs the margin; apart, nothing."""
+    mask = torch.zeros(2, 1, 4)
+    mask[0, 0, :2], mask[1, 0, 2:] = 1, 1
+    rows = torch.tensor([0, 0])
+    assert other_loss(torch.ones(2, 1, 4), mask, rows).item() == pytest.approx(0.1)
+    assert other_loss(mask, mask, rows).item() == 0
+    assert other_loss(1 - mask, mask, rows).item() == pytest.approx(1.1)
+    assert other_loss(1 - mask, mask, torch.tensor([0, 1])).item() == 0  # phrases of two pictures
 
 
 def test_defaults_are_the_authors_constants():

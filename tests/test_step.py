@@ -39,6 +39,29 @@ def batch(seed: int = 0) -> Batch:
     )
 
 
+def test_other_loss_is_taken_of_boxed_phrases_and_enters_with_its_weight():
+    model, three = tiny_model(), tiny_batch()
+    masks = torch.zeros_like(three.box_mask)
+    masks[0, :8], masks[1, 8:], masks[2, :8] = 1, 1, 1
+    boxed = replace(three, image=three.image[:2], image_rows=torch.tensor([0, 0, 1]), box_mask=masks)
+
+    def losses(weight: float) -> Losses:
+        amc = replace(TINY_AMC, lambda_other=weight, delta_other=1.0)
+        return training_losses(copy.deepcopy(model), boxed, TINY_OBJECTIVE, amc, alpha=0.4, negatives=NEGATIVES)
+
+    off, one, two = losses(0.0), losses(1.0), losses(2.0)
+    assert off.other == 0 < one.other == two.other  # margin 1: no heatmap can be so far apart
+    torch.testing.assert_close(one.amc - off.amc, one.other)
+    torch.testing.assert_close(two.amc - off.amc, 2 * one.other)
+    alone = replace(boxed, has_box=torch.tensor([True, False, True]))
+    assert (
+        training_losses(
+            model, alone, TINY_OBJECTIVE, replace(TINY_AMC, lambda_other=1.0), alpha=0.4, negatives=NEGATIVES
+        ).other
+        == 0
+    )
+
+
 @pytest.mark.parametrize(
     "chosen",
     [
@@ -154,6 +177,7 @@ def recomputed_step(recompute: bool, dropout: float) -> tuple[dict[str, Tensor],
 def test_recomputing_layers_changes_no_number_and_keeps_less(dropout):
     losses, slopes, bytes_kept = recomputed_step(False, dropout)
     found, found_slopes, fewer = recomputed_step(True, dropout)
+    assert losses.pop("other") == found.pop("other") == 0  # its weight is
     assert all(loss > 0 for loss in losses.values()) and len(slopes) > 50
     torch.testing.assert_close(found, losses, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found_slopes, slopes, rtol=1e-9, atol=1e-12)

@@ -13,7 +13,11 @@ from amc_lib.step import Batch, Losses
 
 History = list[dict[str, float]]
 FIRST_LINE, LINES_EVERY = 10, 60  # seconds
-PRINTED = {"mean": "L_mean", "max": "L_max"}  # names of losses that differ from those of the history's columns
+PRINTED = {
+    "mean": "L_mean",
+    "max": "L_max",
+    "other": "L_other",
+}  # names of losses that differ from those of the history's columns
 
 
 class Log:
@@ -79,7 +83,8 @@ class Log:
     def _line(self, means: dict[str, float]) -> None:
         now, (began, first) = time.perf_counter(), self.here
         left = (self.end - self.step) * (now - began) / (self.step - first)
-        losses = ", ".join(f"{PRINTED.get(name, name)} {value:.3g}" for name, value in means.items())
+        shown = {PRINTED.get(name, name): value for name, value in means.items() if value or name != "other"}
+        losses = ", ".join(f"{name} {value:.3g}" for name, value in shown.items())
         epoch = -(-self.step // self.updates)
         self._print(f"epoch {epoch} of {self.epochs}, step {self.step} of {self.end}, {duration(left)} left: {losses}")
         self.next_line = now + LINES_EVERY

@@ -31,6 +31,8 @@ OLDER = {  # what shipped runs did that are older than these settings
     "model.text.trunk": "none",
     "model.stored": "float32",
     "objective.region_softness": 0.07,
+    "amc.lambda_other": 0.0,
+    "amc.delta_other": 0.1,
     "pretraining.trained_layers": 0,
     "finetuning.trained_layers": 0,
     "pretraining.accumulation": 1,

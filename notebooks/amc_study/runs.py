@@ -48,7 +48,7 @@ from amc_study.rival.region_tower import build_model, open_checkpoint
 from amc_study.run_folder import RUNS, Run, alone_in, is_finished, open_run, require_writable, write_run
 from amc_study.tiers import Photographs, Scenes, Split, tier_of
 
-CURVES = ("itc", "itm", "mlm", "amc", "mean", "max", "mrm", "pointing")
+CURVES = ("itc", "itm", "mlm", "amc", "mean", "max", "other", "mrm", "pointing")
 VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
 
 
