@@ -7,7 +7,7 @@ over, so that their mean over processes is the loss of one process with the whol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc_lib import gradcam
-from amc_lib.config import AmcSettings, ObjectiveSettings
+from amc_lib.config import AmcSettings, ModelSettings, ObjectiveSettings
 from amc_lib.distributed import gather_rows, mean_weights
 from amc_lib.losses import (
     amc_terms,
@@ -65,6 +65,11 @@ class Losses:
     @property
     def total(self) -> Tensor:
         return self.mlm + self.itc + self.itm + self.amc
+
+
+def losses_for(settings: ModelSettings) -> Callable[..., Losses]:
+    """The step of a model: ALBEF's `training_losses`, or `losses_without_words` of another backbone."""
+    return training_losses if settings.backbone == "albef" else losses_without_words
 
 
 def training_losses(

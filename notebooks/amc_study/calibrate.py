@@ -30,9 +30,10 @@ def calibrate(source: str | Path) -> Calibration:
     split, layer = tier_of(checkpoint.settings).validation_split(), heatmap_layer(checkpoint)
     answers = ask(checkpoint, split, layer)
     absent = [question for question in wrong_questions(split.all_regions())["absent"] if question]
-    present, missed, false_alarms = best_threshold(answers.scores, ask(checkpoint, split, layer, absent).scores)
-    box = THRESHOLDS[measure(answers, split).best_threshold]
-    found = Calibration(box, round(present, 4), round(missed, 3), round(false_alarms, 3))
+    box, presence = THRESHOLDS[measure(answers, split).best_threshold], ()
+    if absent:
+        presence = best_threshold(answers.scores, ask(checkpoint, split, layer, absent).scores)
+    found = Calibration(box, *(round(value, 4) for value in presence))
     path = find(source) / DESCRIPTION
     content = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, content | {"about": content["about"] | {"calibration": asdict(found)}})

@@ -36,7 +36,7 @@ from amc_lib.distributed import process_state
 from amc_lib.files import plain
 from amc_lib.model import ALBEF
 from amc_lib.presets import preset
-from amc_lib.step import losses_without_words
+from amc_lib.step import losses_for
 from amc_lib.tokens import Tokenizer
 from amc_lib.train import Snapshots, train
 from amc_study.ablations.seen_boxes import seen_boxes
@@ -226,7 +226,7 @@ def _train(
     begin = time.perf_counter()
     collator = Collator(tokenizer, settings.objective.mlm_probability, settings.amc.map_size)
     validate = _validator(checkpoint, validation) if validation else None
-    losses = losses_without_words if settings.model.backbone == "blip" else tier.losses
+    losses = tier.losses if settings.model.backbone == "albef" else losses_for(settings.model)
     history = pd.DataFrame(
         train(model, pairs, collator, settings, stage, validate, step_losses=losses, snapshots=snapshots)
     )

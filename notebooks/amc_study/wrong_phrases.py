@@ -134,4 +134,5 @@ def told(table: pd.DataFrame) -> pd.DataFrame:
         return answers.assign(told=(below + above) / 2 / len(absent))
 
     scored = table[table["score"].notna() & table.groupby(["system", "seed", "split"])["score_absent"].transform("any")]
-    return pd.concat([placed(answers) for _, answers in scored.groupby(["system", "seed", "split"], sort=False)])
+    parts = [placed(answers) for _, answers in scored.groupby(["system", "seed", "split"], sort=False)]
+    return pd.concat(parts) if parts else scored.assign(told=scored["score"])  # nothing was absent anywhere
