@@ -87,12 +87,7 @@ class Grounding:
 
         It bounds that connected part of `mask` in which the point lies. ValueError for a threshold outside (0, 1].
         """
-        from scipy.ndimage import find_objects, label  # here: it takes long to import
-
-        regions, _ = label(self.mask(threshold))  # neighbours share an edge
-        x, y = self.point
-        rows, columns = find_objects(regions)[regions[y, x] - 1]
-        return columns.start, rows.start, columns.stop, rows.stop
+        return box_around(self.mask(threshold), self.point)
 
     def overlay(self) -> Image.Image:
         """The picture under its heatmap, with a ring around the point."""
@@ -192,6 +187,16 @@ class Grounder:
                 answer = text, tuple(point), float(scores[p]), unknown, tokens, picture, *maps, self.calibration
                 groundings.append(Grounding(*answer))
         return groundings
+
+
+def box_around(mask: np.ndarray, point: tuple[int, int]) -> tuple[int, int, int, int]:
+    """xyxy (exclusive edges) of the connected part of a mask, bool [H, W], that holds the point (x, y)."""
+    from scipy.ndimage import find_objects, label  # here: it takes long to import
+
+    parts, _ = label(mask)  # neighbours share an edge
+    x, y = point
+    rows, columns = find_objects(parts)[parts[y, x] - 1]
+    return columns.start, rows.start, columns.stop, rows.stop
 
 
 def best_device() -> torch.device:

@@ -18,10 +18,13 @@ from amc_lib.config import Settings
 from amc_lib.grounder import Grounder
 from amc_lib.presets import preset
 from amc_study import comparison, run_folder, runs
-from amc_study.calibrate import best_threshold, calibrate
+from amc_study.answers import ask
+from amc_study.calibrate import best_threshold, box_ious, calibrate
 from amc_study.explain.claims import NOT_TESTABLE
+from amc_study.explain.heatmap_quality import THRESHOLDS
 from amc_study.photos.album import open_album
 from amc_study.scenes import cache
+from amc_study.tiers import tier_of
 
 PHOTOS = preset("photos")
 SYSTEMS = ["ALBEF", "ALBEF finetuned", "AMC"]
@@ -150,6 +153,23 @@ def test_calibration_is_written_beside_the_weights(trained, monkeypatch):
     found = calibrate(folder)
     assert Grounder.load(folder).calibration == found
     assert 0 < found.present < 1 and 0 <= found.missed <= 1 and 0 <= found.false_alarms < 1
+
+
+def test_box_threshold_is_that_at_which_the_box_fits(trained):
+    """One phrase by `Grounding.box` itself, its overlap counted pixel by pixel."""
+    checkpoint = load_checkpoint(trained / "seed-0" / "amc")
+    split = tier_of(checkpoint.settings).validation_split()
+    answers = ask(checkpoint, split, regions=split.all_regions()[:3])
+    region, height_width = answers.regions[2], split.size(answers.regions[2])
+    ious, grounding = box_ious(answers, split)[2], Grounder(checkpoint).ground(region.image.open(), region.phrase)
+    x1, y1, x2, y2 = map(int, region.boxes[0])
+    inside = np.zeros(height_width, bool)
+    inside[y1:y2, x1:x2] = True
+    for threshold, iou in list(zip(THRESHOLDS, ious, strict=True))[::6]:
+        x1, y1, x2, y2 = grounding.box(threshold)
+        found = np.zeros_like(inside)
+        found[y1:y2, x1:x2] = True
+        assert iou == pytest.approx((found & inside).sum() / (found | inside).sum(), abs=0.02)
 
 
 def test_threshold_of_presence_errs_least():

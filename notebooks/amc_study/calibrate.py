@@ -1,8 +1,8 @@
 """What `Grounder` says beside a point, chosen on the validation split: `python -m amc_study.calibrate CHECKPOINT`.
 
 Two thresholds are written into the checkpoint's description (its weights stay as they are): the share of the heatmap's
-maximum whose mask fits the boxes best, and the match score from which on a thing is said to be in the picture, with how
-often that is wrong for phrases of the pictures and for absent ones (`wrong_phrases`).
+maximum at which `Grounding.box` fits the annotated boxes best, and the match score from which on a thing is said to be
+in the picture, with how often that is wrong for phrases of the pictures and for absent ones (`wrong_phrases`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from amc_lib.checkpoints import DESCRIPTION, find
+from amc_lib.evaluate import Pointing
 from amc_lib.files import write_json
-from amc_lib.grounder import Calibration, heatmap_layer
+from amc_lib.grounder import Calibration, box_around, heatmap_layer
 from amc_study.answers import ask
-from amc_study.explain.heatmap_quality import THRESHOLDS, measure
+from amc_study.explain.heatmap_quality import THRESHOLDS, picture_maps
 from amc_study.rival.region_tower import open_checkpoint
-from amc_study.tiers import tier_of
+from amc_study.tiers import Split, tier_of
 from amc_study.wrong_phrases import wrong_questions
 
 
@@ -30,7 +33,7 @@ def calibrate(source: str | Path) -> Calibration:
     split, layer = tier_of(checkpoint.settings).validation_split(), heatmap_layer(checkpoint)
     answers = ask(checkpoint, split, layer)
     absent = [question for question in wrong_questions(split.all_regions())["absent"] if question]
-    box, presence = THRESHOLDS[measure(answers, split).best_threshold], ()
+    box, presence = THRESHOLDS[int(box_ious(answers, split).mean(axis=0).argmax())], ()
     if absent:
         presence = best_threshold(answers.scores, ask(checkpoint, split, layer, absent).scores)
     found = Calibration(box, *(round(value, 4) for value in presence))
@@ -38,6 +41,17 @@ def calibrate(source: str | Path) -> Calibration:
     content = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, content | {"about": content["about"] | {"calibration": asdict(found)}})
     return found
+
+
+def box_ious(answers: Pointing, split: Split) -> np.ndarray:
+    """[P, T]: intersection over union of `Grounding.box` at each of THRESHOLDS with the best of the phrase's boxes."""
+    ious = np.zeros((len(answers.regions), len(THRESHOLDS)))
+    for p, region in enumerate(answers.regions):
+        heat, point = picture_maps(answers, [p], split.size(region))[0].numpy(), tuple(answers.points[p])
+        annotated = torch.tensor(region.boxes, dtype=torch.float64)  # [boxes, 4]
+        found = [box_around(heat >= threshold * heat.max(), point) for threshold in THRESHOLDS]
+        ious[p] = box_iou(torch.tensor(found, dtype=torch.float64), annotated).amax(1)
+    return ious
 
 
 def best_threshold(there: np.ndarray, absent: np.ndarray) -> tuple[float, float, float]:
