@@ -68,7 +68,7 @@ def by_question(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     parts = [table.assign(concepts="all")]
     if not table["annotated"].all():
         parts.append(table.assign(concepts=table["annotated"].map({True: "boxed", False: "unboxed"})))
-    several = table[table["which"].fillna("") != ""]
+    several = table[table["which"].fillna("") != ""].sort_values("which", kind="stable")
     parts.append(several.assign(split=several["split"] + ", which " + several["which"], concepts="all"))
     return pd.concat(parts, ignore_index=True)
 
