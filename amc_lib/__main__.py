@@ -87,8 +87,8 @@ def sentence(answer: dict[str, Any]) -> str:
         return f"{asked} is unknown: the checkpoint knows no word of it"
     (x, y), (x1, y1, x2, y2) = answer["point"], answer["box"]
     found = f"is at x {x}, y {y}, in the box from x {x1}, y {y1} to x {x2}, y {y2}"
-    doubt = "; probably not in the picture" if answer["present"] is False else ""
-    lines = [f"{asked} {found}; probability of a match {answer['score']:.2f}{doubt}"]
+    presence = {None: "", True: ", in the picture", False: ", probably not in the picture"}[answer["present"]]
+    lines = [f"{asked} {found}; match score {answer['score']:.2f}{presence}"]
     if answer["unknown_words"]:
         lines.append(f"words that the checkpoint does not know: {', '.join(answer['unknown_words'])}")
     return "\n".join(lines)

@@ -87,7 +87,6 @@ class ModelSettings:
     BLIP has the same sizes; momentum and queue are not used there.
     """
 
-    backbone: Literal["albef", "blip"] = "albef"
     vision: VisionSettings = field(default_factory=VisionSettings)
     text: TextSettings = field(default_factory=TextSettings)
     embed_dim: int = 256  # width of the contrastive space
@@ -96,6 +95,7 @@ class ModelSettings:
     temperature: float = 0.07  # initial; learnt
     temperature_range: tuple[float, float] = (0.001, 0.5)
     stored: Literal["float32", "float16"] = "float32"  # of the weights in a checkpoint; half the size
+    backbone: Literal["albef", "blip"] = "albef"
 
     def __post_init__(self) -> None:
         check(self, positive="embed_dim temperature", not_negative="queue_size", share="momentum")

