@@ -73,7 +73,7 @@ def test_command_prints_point_box_and_score_and_writes_the_overlay(grounder, pic
     found, unknown = ask(path, "w1 zebra")
     numbers = [int(number) for number in re.findall(r"[xy] (\d+)", found)]
     assert found.startswith(f"{path}: 'w1 zebra' is at") and numbers == [*answer.point, *answer.box()]
-    assert found.endswith(f"match {answer.score:.2f}") and unknown.endswith("does not know: zebra")
+    assert found.endswith(f"match score {answer.score:.2f}") and unknown.endswith("does not know: zebra")
 
 
 def test_command_is_a_program(folder, path):
