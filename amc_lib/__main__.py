@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from amc_lib.datasets.image_files import UnreadableImageError
+from amc_lib.datasets.image_files import ENDINGS, UnreadableImageError
 from amc_lib.grounder import DEFAULT_CHECKPOINT, Grounder, Grounding
-
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of pictures' names
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -123,14 +123,24 @@ def is_blip(source: str | Path) -> bool:
     return _locate(source) is None and bool(on_hub or os.path.isfile(folder / "config.json"))
 
 
-def _load_blip(source: str | Path) -> Checkpoint:
-    from amc_lib.model.blip import pretrained  # here: transformers takes long to import
+def blip_settings(source: str | Path) -> Settings:
+    """The settings of a BLIP as transformers saves it, by its config.json alone: the paper tier's but for its sizes."""
+    from amc_lib.model.blip import described  # here: transformers takes long to import
 
     paper = preset("paper")
     try:
+        model = described(str(Path(source).expanduser()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source}: {str(error).partition(chr(10))[0]:.300}") from error
+    return replace(paper, model=model, amc=replace(paper.amc, layer=min(BLIP_LAYER, model.text.layers - 1)))
+
+
+def _load_blip(source: str | Path) -> Checkpoint:
+    from amc_lib.model.blip import pretrained  # here: transformers takes long to import
+
+    settings = blip_settings(source)
+    try:
         model, words = pretrained(str(Path(source).expanduser()))
-        layer = min(BLIP_LAYER, model.settings.text.layers - 1)
-        settings = replace(paper, model=model.settings, amc=replace(paper.amc, layer=layer))
         tokenizer = Tokenizer(words, settings.model.text.max_tokens)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source}: {str(error).partition(chr(10))[0]:.300}") from error

@@ -123,17 +123,12 @@ def training_losses(
     memory = encoder.remember(image_embeds)
     itm_logits, *terms = _matching_pairs(model, batch, text_embeds, memory, amc)
 
-    # ITM: the matching pairs, each phrase with another image, each image with another phrase. The pass of the pairs
-    # that do not match also reads the corrupted phrases of MLM.
-    other_image, other_text = negatives or draw_negatives(*sims, same_image, hard=hard_negatives, generator=generator)
-    drawn = len(other_image)  # B, or 0 in a batch of one image
-    texts = torch.cat((text_embeds[:drawn], take_rows(text_embeds, other_text), *corrupted))  # [2 * drawn + B, L, D]
-    seen = memory.rows(torch.cat((rows[other_image], rows[:drawn], rows)))
-    fused = encoder.fuse(texts, torch.cat((mask[:drawn], mask[other_text], mask)), seen)
-    itm = matching_loss(torch.cat((itm_logits, model.match(fused[: 2 * drawn]))), positives=B)
+    # ITM, in whose pass of the pairs that do not match the corrupted phrases of MLM are read too.
+    others = negatives or draw_negatives(*sims, same_image, hard=hard_negatives, generator=generator)
+    itm, fused = _matching(model, batch, text_embeds, memory, itm_logits, others, corrupted)
 
     # MLM: the words hidden in the corrupted phrases, which see their images.
-    mlm = _mlm(model, fused[2 * drawn :], fused_m, batch.mlm_labels, alpha, objective.mlm_distillation)
+    mlm = _mlm(model, fused, fused_m, batch.mlm_labels, alpha, objective.mlm_distillation)
     return Losses(word_weight * mlm, pair_weight * itc, pair_weight * itm, *_amc(terms, amc, box_weight))
 
 
@@ -152,7 +147,7 @@ def losses_without_words(
 
     With several processes contrast and negatives stay inside each one's part of the batch.
     """
-    B, rows, mask, encoder = len(batch.input_ids), batch.image_rows, batch.attention_mask, model.text_encoder
+    rows, mask = batch.image_rows, batch.attention_mask
     same_image = rows[:, None] == rows  # bool [B, B]
     pair_weight, _, box_weight = mean_weights(_counts(batch))
     model.clamp_temperature()
@@ -161,14 +156,10 @@ def losses_without_words(
     queues = 2 * [feats[0].new_empty(feats[0].shape[1], 0)]
     itc, *sims = contrastive_loss(*feats, *feats, *queues, model.temp, 0.0, same_image)
 
-    memory = encoder.remember(image_embeds)
+    memory = model.text_encoder.remember(image_embeds)
     itm_logits, *terms = _matching_pairs(model, batch, text_embeds, memory, amc)
-    other_image, other_text = negatives or draw_negatives(*sims, same_image, hard=hard_negatives, generator=generator)
-    drawn = len(other_image)
-    texts = torch.cat((text_embeds[:drawn], take_rows(text_embeds, other_text)))
-    seen = memory.rows(torch.cat((rows[other_image], rows[:drawn])))
-    fused = encoder.fuse(texts, torch.cat((mask[:drawn], mask[other_text])), seen)
-    itm = matching_loss(torch.cat((itm_logits, model.match(fused))), positives=B)
+    others = negatives or draw_negatives(*sims, same_image, hard=hard_negatives, generator=generator)
+    itm, _ = _matching(model, batch, text_embeds, memory, itm_logits, others)
     return Losses(itc.new_zeros(()), pair_weight * itc, pair_weight * itm, *_amc(terms, amc, box_weight))
 
 
@@ -182,6 +173,30 @@ def _matching_pairs(
         itm_logits = model.match(encoder.fuse(text_embeds, mask, memory.rows(batch.image_rows)))  # [B, 2]
     nothing = itm_logits.new_zeros(())
     return itm_logits, *(_amc_terms(watch, itm_logits, batch, amc) if with_amc else 3 * [nothing])
+
+
+def _matching(
+    model: Backbone,
+    batch: Batch,
+    text_embeds: Tensor,
+    memory: Memory,
+    itm_logits: Tensor,
+    others: tuple[Tensor, Tensor],
+    corrupted: Sequence[Tensor] = (),
+) -> tuple[Tensor, Tensor]:
+    """ITM of the matching pairs (itm_logits [B, 2]), each phrase with another image and each image with another phrase.
+
+    `others` are the batch rows of these images and phrases, B each, or none in a batch of one image. Corrupted phrases
+    [B, L, D] are read in the same pass, with their own images, and returned fused.
+    """
+    rows, mask, (other_image, other_text) = batch.image_rows, batch.attention_mask, others
+    drawn = len(other_image)
+    texts = torch.cat((text_embeds[:drawn], take_rows(text_embeds, other_text), *corrupted))  # [2 * drawn (+ B), L, D]
+    masks = torch.cat((mask[:drawn], mask[other_text], *(mask for _ in corrupted)))
+    seen = memory.rows(torch.cat((rows[other_image], rows[:drawn], *(rows for _ in corrupted))))
+    fused = model.text_encoder.fuse(texts, masks, seen)
+    itm = matching_loss(torch.cat((itm_logits, model.match(fused[: 2 * drawn]))), positives=len(rows))
+    return itm, fused[2 * drawn :]
 
 
 def _amc(terms: Sequence[Tensor], amc: AmcSettings, weight: Tensor) -> tuple[Tensor, ...]:

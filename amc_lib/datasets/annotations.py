@@ -26,14 +26,13 @@ from xml.etree import ElementTree
 import pandas as pd
 import yaml
 
-from amc_lib.datasets.image_files import ImageFile
+from amc_lib.datasets.image_files import ENDINGS, ImageFile
 from amc_lib.datasets.own_table import COLUMNS
 from amc_lib.datasets.records import naming, read_json, read_text
 
 Row = tuple[str, Any, tuple[float, float, float, float]]  # image, phrase, box xyxy in pixels
 IMAGE_NAMES = ("filename", "file_name", "file", "path")
 TEXT_NAMES = ("label", "class", "caption", "text")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 
 
 def picture_folder(source: str | Path) -> Path:
@@ -212,7 +211,7 @@ def _voc(files: Iterable[Path], phrase: str) -> Iterator[tuple[str, Any]]:
 
 def _yolo(folder: Path, images: Path) -> Iterator[tuple[str, Any]]:
     names = _class_names(folder)
-    pictures = {path.stem: path for path in sorted(images.rglob("*")) if path.suffix.lower() in PICTURES}
+    pictures = {path.stem: path for path in sorted(images.rglob("*")) if path.suffix.lower() in ENDINGS}
     for path in sorted(path for path in (folder / "labels").rglob("*.txt") if path.name != "classes.txt"):
         for number, line in enumerate(read_text(path).splitlines(), start=1):
 

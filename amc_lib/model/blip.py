@@ -144,6 +144,11 @@ def pretrained(source: str) -> tuple[BLIP, list[str]]:
     return BLIP(settings_of(blip.config), blip), sorted(ids, key=ids.get)
 
 
+def described(source: str) -> ModelSettings:
+    """The sizes of the model that `pretrained` would open; errors as there."""
+    return settings_of(BlipConfig.from_pretrained(source))
+
+
 def settings_of(config: BlipConfig) -> ModelSettings:
     """The sizes of a BLIP. ValueError for one of another make."""
     image, text = config.vision_config, config.text_config

@@ -22,6 +22,7 @@ import torch
 from amc_lib.checkpoints import (
     SHIPPED,
     Checkpoint,
+    blip_settings,
     description,
     is_blip,
     is_official,
@@ -123,7 +124,7 @@ def finetuning_settings(settings: Settings, init: str | Path) -> Settings:
     if is_official(init):
         return settings
     if is_blip(init):
-        blip, layer = open_checkpoint(init).settings, settings.amc.layer
+        blip, layer = blip_settings(init), settings.amc.layer
         layer = blip.amc.layer if layer == preset(settings.tier).amc.layer else layer  # that of the preset is ALBEF's
         return dataclasses.replace(settings, model=blip.model, amc=dataclasses.replace(settings.amc, layer=layer))
     model = stored_settings(description(init)["settings"]).model
