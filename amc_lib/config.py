@@ -10,7 +10,7 @@ from typing import Literal
 
 Tier = Literal["scenes", "photos", "paper"]
 MINILM_WORDS = 30522  # WordPiece tokens of BERT, which MiniLM reads
-Explanation = Literal["gradcam", "attention"]  # the heatmap: attention times its gradient, or attention alone
+Explanation = Literal["gradcam", "attention", "layers"]  # what a heatmap is made of; see amc_lib.gradcam.heatmap
 
 
 def require(condition: bool, message: str) -> None:
@@ -132,6 +132,7 @@ class AmcSettings:
     mean_form: Literal["paper", "official"] = "paper"  # one hinge a sample, or one over the pooled batch
     explanation: Explanation = "gradcam"  # what the loss asks to lie inside the box, and evaluation reads
     map_size: int = 256  # side to which heatmap and box mask are brought, pixels (PROTOCOL, Finetuning)
+    mean_over: Literal["boxed", "batch"] = "boxed"  # L_amc is a mean over samples with boxes, or its sum over all
 
     def __post_init__(self) -> None:
         check(self, not_negative="lambda1 lambda2 lambda_other delta1 delta2 delta_other", positive="map_size")
@@ -239,6 +240,7 @@ class BoxSettings:
     box_share: float = 1.0  # of the pictures whose phrases keep their boxes; the others are read without
     box_shift: float = 0.0  # largest displacement of a box along each axis, in its own width and height
     box_scale: float = 1.0  # factor on a box's width and height, about its centre
+    box_of: Literal["own", "other", "anywhere"] = "own"  # control: of another phrase of the picture, or moved by lot
 
     def __post_init__(self) -> None:
         check(self, positive="box_scale", share="box_share", below_one="box_shift")

@@ -125,7 +125,8 @@ def ground_remembered(
     """
     with evaluating(model):
         text_embeds, text_mask = encode_phrases(model, tokenizer, phrases)
-        with torch.enable_grad(), gradcam.watch_attention(model.text_encoder, layer, twice=False) as watch:
+        watching = gradcam.watch_attention(model.text_encoder, layer, twice=False, explanation=explanation)
+        with torch.enable_grad(), watching as watch:
             itm_logits = model.match(model.text_encoder.fuse(text_embeds.requires_grad_(), text_mask, memory))
             raw, token_maps = gradcam.token_heatmaps(watch, itm_logits, text_mask, explanation)
     return raw.cpu(), itm_logits.detach().float().softmax(1)[:, 1].cpu(), token_maps.cpu()

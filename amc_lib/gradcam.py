@@ -19,8 +19,10 @@ from amc_lib.model.text import Watch
 NORMALISE_EPS = 1e-7  # of the authors' min-max
 
 
-def watch_attention(text_encoder: Encoder, layer: int, *, twice: bool) -> AbstractContextManager[Watch]:
-    """Keep the cross-attention of `layer` during the passes inside the `with` block.
+def watch_attention(
+    text_encoder: Encoder, layer: int, *, twice: bool, explanation: Explanation = "gradcam"
+) -> AbstractContextManager[Watch]:
+    """Keep the cross-attention of `layer` during the passes inside the `with` block; for "layers" also of those above.
 
     With `twice` all attention from there upwards has a second derivative. Everything attached is removed on leaving,
     whatever happens inside. ValueError for a layer that does not look at the image.
@@ -28,7 +30,7 @@ def watch_attention(text_encoder: Encoder, layer: int, *, twice: bool) -> Abstra
     first, end = text_encoder.fusion_from, len(text_encoder.layers)
     if not first <= layer < end:
         raise ValueError(f"layer {layer} has no cross-attention; fusion layers are {first}-{end - 1}")
-    return text_encoder.watch(layer, twice=twice)
+    return text_encoder.watch(layer, twice=twice, above=explanation == "layers")
 
 
 def heatmap(
@@ -40,6 +42,8 @@ def heatmap(
     loss: a loss that is near zero would give no map at all. The mean runs over all L positions, padded ones included
     (they count zero), so the magnitude depends on the padding and its shape does not. With `create_graph` the map can
     be differentiated again, as L_amc needs. With explanation "attention" the gradient is left out: plain attention.
+    With "layers" the map is the sum of this layer's and of all above it, as LeGrad (Bousselham et al., 2024) sums over
+    layers.
     """
     return _weighted_attention(watch, itm_logits, text_mask, create_graph, explanation).mean(dim=(1, 2))
 
@@ -59,11 +63,13 @@ def _weighted_attention(
     watch: Watch, itm_logits: Tensor, text_mask: Tensor, create_graph: bool, explanation: Explanation
 ) -> Tensor:
     """Attention times its positive gradient, or alone [B, h, L, G, G], zero at padded positions."""
-    attention = weighted = watch.probabilities if create_graph else watch.probabilities.detach()  # [B, h, L, N]
-    if explanation == "gradcam":
-        (gradient,) = torch.autograd.grad(itm_logits[:, 1].sum(), watch.probabilities, create_graph=create_graph)
-        weighted = attention * gradient.clamp(min=0)
-    words = text_mask[:, None, :, None].to(attention.dtype)  # [B, 1, L, 1]
+    kept = [one.probabilities for one in (watch, *watch.above)]  # [B, h, L, N] of each layer
+    weighted = kept[0] if create_graph else kept[0].detach()
+    if explanation != "attention":
+        gradients = torch.autograd.grad(itm_logits[:, 1].sum(), kept, create_graph=create_graph)
+        attentions = kept if create_graph else [attention.detach() for attention in kept]
+        weighted = sum(a * gradient.clamp(min=0) for a, gradient in zip(attentions, gradients, strict=True))
+    words = text_mask[:, None, :, None].to(weighted.dtype)  # [B, 1, L, 1]
     places = (weighted * words)[..., 1:]  # token 0, the class token, is no place
     side = round(places.shape[-1] ** 0.5)
     return places.unflatten(-1, (side, side))  # [B, h, L, N - 1] -> [B, h, L, G, G]

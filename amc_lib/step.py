@@ -93,7 +93,7 @@ def training_losses(
     """
     B, rows, mask, encoder = len(batch.input_ids), batch.image_rows, batch.attention_mask, model.text_encoder
     same_image = rows[:, None] == rows  # bool [B, B]
-    pair_weight, word_weight, box_weight = mean_weights(_counts(batch))
+    pair_weight, word_weight, box_weight = mean_weights(_counts(batch, amc))
 
     # Towers. The corrupted phrases of MLM share a pass with the phrases themselves.
     model.clamp_temperature()
@@ -149,7 +149,7 @@ def losses_without_words(
     """
     rows, mask = batch.image_rows, batch.attention_mask
     same_image = rows[:, None] == rows  # bool [B, B]
-    pair_weight, _, box_weight = mean_weights(_counts(batch))
+    pair_weight, _, box_weight = mean_weights(_counts(batch, amc))
     model.clamp_temperature()
     image_embeds, text_embeds = model.encode_image(batch.image), model.encode_text(batch.input_ids, mask)
     feats = take_rows(model.image_features(image_embeds), rows), model.text_features(text_embeds, mask)  # [B, E] both
@@ -168,8 +168,11 @@ def _matching_pairs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """itm_logits [B, 2] of the phrases with their images, and L_mean, L_max and L_other of their heatmaps."""
     encoder, mask, with_amc = model.text_encoder, batch.attention_mask, amc.active and bool(batch.has_box.any())
-    twice = amc.explanation == "gradcam"
-    with gradcam.watch_attention(encoder, amc.layer, twice=twice) if with_amc else nullcontext() as watch:
+    watching = nullcontext()
+    if with_amc:
+        twice = amc.explanation != "attention"
+        watching = gradcam.watch_attention(encoder, amc.layer, twice=twice, explanation=amc.explanation)
+    with watching as watch:
         itm_logits = model.match(encoder.fuse(text_embeds, mask, memory.rows(batch.image_rows)))  # [B, 2]
     nothing = itm_logits.new_zeros(())
     return itm_logits, *(_amc_terms(watch, itm_logits, batch, amc) if with_amc else 3 * [nothing])
@@ -205,10 +208,13 @@ def _amc(terms: Sequence[Tensor], amc: AmcSettings, weight: Tensor) -> tuple[Ten
     return weight * weighted, *(weight * term.detach() for term in terms)
 
 
-def _counts(batch: Batch) -> Tensor:
-    """int64 [3]: phrases, words to be predicted, phrases with boxes."""
-    words = (batch.mlm_labels != IGNORED).sum()
-    return torch.stack((words.new_tensor(len(batch.input_ids)), words, batch.has_box.sum()))
+def _counts(batch: Batch, amc: AmcSettings) -> Tensor:
+    """int64 [3]: phrases, words to be predicted, phrases that L_amc is a mean over."""
+    words, phrases = (
+        (batch.mlm_labels != IGNORED).sum(),
+        batch.has_box.new_tensor(len(batch.input_ids), dtype=torch.long),
+    )
+    return torch.stack((phrases, words, batch.has_box.sum() if amc.mean_over == "boxed" else phrases))
 
 
 @torch.no_grad()
@@ -233,10 +239,11 @@ def _amc_terms(watch: Watch, itm_logits: Tensor, batch: Batch, amc: AmcSettings)
     box_mask = batch.box_mask[batch.has_box]  # [K, S, S]
     heatmaps = gradcam.normalise(raw[batch.has_box].to(box_mask.dtype))  # [K, G, G]
     heatmaps = gradcam.upsample(heatmaps, box_mask.shape[-2:], "bilinear")  # [K, S, S]
-    terms = amc_terms(heatmaps, box_mask, amc.delta1, amc.delta2, amc.mean_form)
-    if not amc.lambda_other:
-        return *terms, heatmaps.new_zeros(())
-    return *terms, other_loss(heatmaps, box_mask, batch.image_rows[batch.has_box], amc.delta_other)
+    terms = *amc_terms(heatmaps, box_mask, amc.delta1, amc.delta2, amc.mean_form), heatmaps.new_zeros(())
+    if amc.lambda_other:
+        terms = *terms[:2], other_loss(heatmaps, box_mask, batch.image_rows[batch.has_box], amc.delta_other)
+    share = 1 if amc.mean_over == "boxed" else len(heatmaps) / len(batch.has_box)
+    return tuple(share * term for term in terms)
 
 
 def _mlm(

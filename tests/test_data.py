@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from amc_lib.config import BoxSettings
 from amc_lib.data import Collator, EpochBatches, FixedPairs, Pairs, Phrase, box_mask
 from amc_lib.tokens import Tokenizer, word_vocabulary
-from amc_study.ablations.seen_boxes import seen_boxes
+from amc_study.ablations.seen_boxes import seen_boxes, seen_phrases
 
 WORDS = ("red", "cat", "dog", "on", "grass", "tree")
 SIDE = 8
@@ -195,3 +195,42 @@ def test_shift_is_bounded_by_the_box(shift):
 )
 def test_scale_is_about_the_centre_and_cut_at_the_edges(scale, box):
     assert annotated(box_scale=scale)[0].boxes[0] == pytest.approx(box)
+
+
+LOW, HIGH, WHOLE = ((0.25, 0.5, 0.5, 1.0),), ((0.0, 0.0, 0.5, 0.25),), ((0.0, 0.0, 1.0, 1.0),)
+
+
+def with_box_of(box_of: str, boxes: list[tuple], seed: int = 0) -> list[tuple]:
+    """The boxes that phrases of one picture get."""
+    phrases = [Phrase(f"phrase {i}", own) for i, own in enumerate(boxes)]
+    seen = seen_phrases(phrases, BoxSettings(box_of=box_of), seed, "picture")
+    assert [phrase.text for phrase in seen] == [phrase.text for phrase in phrases]
+    return [phrase.boxes for phrase in seen]
+
+
+def test_the_box_of_another_phrase_is_another_box():
+    for seed in range(20):
+        assert with_box_of("other", [LOW, HIGH, LOW, ()], seed) == [HIGH, LOW, HIGH, ()]
+    assert with_box_of("other", [LOW, LOW]) == [(), ()]  # no other box is there
+    assert {with_box_of("other", [LOW, HIGH, WHOLE], seed)[0] for seed in range(20)} == {HIGH, WHOLE}
+
+
+def test_a_box_anywhere_keeps_its_size_and_stays_inside():
+    places = set()
+    for seed in range(50):
+        ((x1, y1, x2, y2),) = with_box_of("anywhere", [LOW], seed)[0]
+        assert (x2 - x1, y2 - y1) == pytest.approx((0.25, 0.5)) and x1 >= 0 <= y1 and x2 <= 1 >= y2
+        places.add((round(4 * x1), round(4 * y1)))
+    assert len(places) > 8  # of the 12 that there are
+
+
+def test_boxes_of_mirrored_photographs_are_changed_before_they_are_mirrored():
+    """The pairs stay what they are, and with them how they are viewed."""
+
+    class Mirrored(FixedPairs):
+        def view(self, row, phrases, rng):
+            return self.images[row], [dataclasses.replace(phrase, text=f"mirrored {phrase.text}") for phrase in phrases]
+
+    pairs = seen_boxes(Mirrored([torch.zeros(1)], [[CAT]], seed=0), BoxSettings(box_scale=0.5))
+    assert pairs[0].phrases[0].text == "mirrored red cat"
+    assert pairs[0].phrases[0].boxes[0] == pytest.approx((0.45, 0.6, 0.55, 0.8))

@@ -25,11 +25,11 @@ OPEN = AmcSettings(delta1=1, delta2=1, layer=TINY_LAYER)  # margins at which eve
 OFF = AmcSettings(lambda1=0, lambda2=0, layer=TINY_LAYER)
 
 
-def watched_pass(model: ALBEF, batch: Batch, layer: int = TINY_LAYER, *, twice: bool = True):
+def watched_pass(model: ALBEF, batch: Batch, layer: int = TINY_LAYER, *, twice: bool = True, explanation="gradcam"):
     """The watch and the itm_logits of the matching pairs."""
     text_embeds = model.encode_text(batch.input_ids, batch.attention_mask)
     memory = model.text_encoder.remember(model.encode_image(batch.image))
-    with gradcam.watch_attention(model.text_encoder, layer, twice=twice) as watch:
+    with gradcam.watch_attention(model.text_encoder, layer, twice=twice, explanation=explanation) as watch:
         logits = model.match(model.text_encoder.fuse(text_embeds, batch.attention_mask, memory))
     return watch, logits
 
@@ -94,6 +94,19 @@ def test_plain_attention_is_the_heatmap_without_its_gradient(create_graph):
         torch.testing.assert_close(raw[row].detach(), expected)
 
 
+@LAYERS
+@TWICE
+def test_a_map_of_layers_is_the_sum_of_the_maps_of_this_layer_and_of_those_above(layer, twice):
+    model, batch = tiny_model(), tiny_batch(3)
+    mask = batch.attention_mask
+    watch, logits = watched_pass(model, batch, layer, twice=twice, explanation="layers")
+    raw = gradcam.heatmap(watch, logits, mask, create_graph=twice, explanation="layers")
+    each = [plain_pass(model, batch, one)[1:] for one in range(layer, len(model.text_encoder.layers))]
+    assert len(watch.above) == len(each) - 1
+    for row in range(len(raw)):
+        torch.testing.assert_close(raw[row], sum(naive_heatmap(a[row], g[row], mask[row]) for a, g in each))
+
+
 @pytest.mark.parametrize("explanation", ["gradcam", "attention"])
 def test_tokens_share_the_heatmap_and_masked_ones_add_nothing(explanation):
     model, batch = tiny_model(), tiny_batch(3)
@@ -139,6 +152,7 @@ def slope(model: ALBEF, batch: Batch, amc: AmcSettings, parameters: list, direct
         (["layer.4.attention", "layer.4.crossattention"], "gradcam"),
         (["itm_head.weight"], "gradcam"),
         ([f"layer.{TINY_LAYER}.crossattention.self.key"], "attention"),
+        (["visual_encoder.", "text_encoder.", "itm_head."], "layers"),
     ],
     ids=str,
 )

@@ -39,6 +39,18 @@ def batch(seed: int = 0) -> Batch:
     )
 
 
+def test_amc_may_be_a_mean_over_all_samples_instead_of_those_with_boxes():
+    def losses(**changes: str) -> Losses:
+        amc = replace(TINY_AMC, lambda_other=1.0, **changes)
+        return training_losses(tiny_model(), batch(), TINY_OBJECTIVE, amc, alpha=0.4, negatives=NEGATIVES)
+
+    boxed, all_three = losses(), losses(mean_over="batch")  # two of three have a box
+    assert boxed.mean > 0 and boxed.max > 0
+    for name in ("amc", "mean", "max"):
+        torch.testing.assert_close(getattr(all_three, name), 2 / 3 * getattr(boxed, name))
+    torch.testing.assert_close(all_three.itm, boxed.itm)
+
+
 def test_other_loss_is_taken_of_boxed_phrases_and_enters_with_its_weight():
     model, three = tiny_model(), tiny_batch()
     masks = torch.zeros_like(three.box_mask)

@@ -46,10 +46,11 @@ class Encoder(Protocol):
         """text_embeds [R, L, D], mask [R, L] -> fusion_embeds [R, L, D]."""
         ...
 
-    def watch(self, layer: int, *, twice: bool) -> AbstractContextManager[Watch]:
+    def watch(self, layer: int, *, twice: bool, above: bool = False) -> AbstractContextManager[Watch]:
         """Inside the block `Watch.probabilities` [R, h, L, N] are those of the layer's cross-attention, last pass.
 
-        With `twice` what is computed from them can be differentiated twice.
+        With `above`, `Watch.above` holds those of the layers above it in order. With `twice` what is computed from them
+        can be differentiated twice.
         """
         ...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -69,18 +70,24 @@ class MatchEncoder:
         return self.bert(encoder_embeds=words, attention_mask=attention_mask, **image).last_hidden_state
 
     @contextmanager
-    def watch(self, layer: int, *, twice: bool) -> Iterator[Watch]:
-        """Keep the cross-attention of `layer`; all attention here is written out and has a second derivative."""
-        watch = Watch()
+    def watch(self, layer: int, *, twice: bool, above: bool = False) -> Iterator[Watch]:
+        """Keep the cross-attention of `layer`, and of those `above`; all attention here has a second derivative."""
+        layers = self.layers[layer:] if above else self.layers[layer : layer + 1]
+        watches = [Watch() for _ in layers]
 
-        def keep(module: nn.Module, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        def keep(watch: Watch, module: nn.Module, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
             watch.probabilities = output[1]
 
-        handle = self.layers[layer].crossattention.self.register_forward_hook(keep)
+        handles = [
+            one.crossattention.self.register_forward_hook(partial(keep, watch))
+            for one, watch in zip(layers, watches, strict=True)
+        ]
+        watches[0].above = watches[1:]
         try:
-            yield watch
+            yield watches[0]
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
 
 class BLIP(nn.Module):

@@ -7,7 +7,7 @@ L text positions, N image tokens, D width, h heads of width d.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -27,6 +27,7 @@ class Watch:
     """The probabilities of an attention while it is watched (`amc_lib.gradcam.watch_attention`)."""
 
     probabilities: Tensor | None = None  # [R, h, L, N], after the softmax and before dropout
+    above: Sequence[Watch] = ()  # of the cross-attention of the layers above, where asked for
 
 
 class Attention(nn.Module):
@@ -212,21 +213,23 @@ class TextEncoder(nn.Module):
         return hidden
 
     @contextmanager
-    def watch(self, layer: int, *, twice: bool) -> Iterator[Watch]:
-        """Keep the cross-attention of `layer` inside the block; see `amc_lib.gradcam.watch_attention`.
+    def watch(self, layer: int, *, twice: bool, above: bool = False) -> Iterator[Watch]:
+        """Keep the cross-attention of `layer`, and of those `above`, inside; see `amc_lib.gradcam.watch_attention`.
 
         With `twice` all attention from there upwards is also written out; the layers below keep fused attention.
         """
         if any(isinstance(module, Attention) and module.watch for module in self.modules()):
             raise RuntimeError("the attention of this text encoder is already being watched")
-        watched = [self.layers[layer].crossattention.self]
+        upper = self.layers[layer + 1 :]
+        crossing = [one.crossattention.self for one in (self.layers[layer], *upper)]
+        watched = crossing if twice or above else crossing[:1]
         if twice:
-            for above in self.layers[layer + 1 :]:
-                watched += [above.attention.self, above.crossattention.self]
+            watched = watched + [one.attention.self for one in upper]
         for attention in watched:
             attention.watch = Watch()
+        crossing[0].watch.above = [attention.watch for attention in crossing[1:]] if above else ()
         try:
-            yield watched[0].watch
+            yield crossing[0].watch
         finally:
             for attention in watched:
                 attention.watch = None

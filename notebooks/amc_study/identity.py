@@ -33,6 +33,8 @@ OLDER = {  # what shipped runs did that are older than these settings
     "objective.region_softness": 0.07,
     "amc.lambda_other": 0.0,
     "amc.delta_other": 0.1,
+    "amc.mean_over": "boxed",
+    "boxes.box_of": "own",
     "pretraining.trained_layers": 0,
     "finetuning.trained_layers": 0,
     "pretraining.accumulation": 1,

@@ -59,7 +59,7 @@ def plan(seeds: int, full: bool = False) -> list[list[Step]]:
 
 
 def photos_plan(seeds: int) -> list[list[Step]]:
-    """The same on real photographs, on a laptop: AMC beside its control, VMRM, and the ablation of AMC's terms."""
+    """The same on real photographs, on a laptop: AMC beside its control, VMRM, and two of the ablations."""
     home, photos = HOMES["photos"], {"tier": "photos"}
     figures = photos | {"figures": _figures(seeds, home)}
     compared = figures | {"runs": str(home), "seeds": seeds}
@@ -76,13 +76,13 @@ def photos_plan(seeds: int) -> list[list[Step]]:
         rounds.append([Step(f"vmrm-{seed}", "09_detector.ipynb", figures | vmrm, ("pretrain",))])
         trained += [*steps, f"vmrm-{seed}"]
     shown = photos | {"amc": str(home / "seed-0" / "amc")}
-    terms = figures | {"only": "terms", "seeds": seeds}
+    ablations = figures | {"only": "terms controls", "seeds": seeds}
     rounds += [
         [Step("evaluate", "04_evaluate.ipynb", compared, tuple(trained))],
         [Step("explore", "06_explore.ipynb", shown, tuple(trained))],
         [Step("explanations", "10_explanations.ipynb", compared, ("evaluate",))],
         [Step("method", "00_method.ipynb", photos, tuple(trained))],
-        [Step("ablations", "05_ablations.ipynb", terms, ("pretrain",))],
+        [Step("ablations", "05_ablations.ipynb", ablations, ("pretrain",))],
     ]
     return rounds
 

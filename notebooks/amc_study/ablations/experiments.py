@@ -24,7 +24,7 @@ class Ablation:
     """A question and the settings that answer it.
 
     settings: label -> what it changes of AMC's defaults, by the flat names of notebook 03. Two more names may stand
-    there: `read`, "gradcam" (default) or "attention", is the map whose peak is the answer; `schedule` is "light"
+    there: `read`, an `Explanation` ("gradcam" by default), is the map whose peak is the answer; `schedule` is "light"
     (default; a third of the tier's epochs) or "full". against: the label that the others are compared with.
     """
 
