@@ -13,6 +13,7 @@ import torch
 from tiny_scenes import TINY, install, run_notebook, ship
 
 from amc_lib.checkpoints import load_checkpoint
+from amc_lib.presets import preset
 from amc_study.explain import planted
 from amc_study.explain.planted import MEASURES, PAINTINGS, PlantedCollator, planted_losses, planted_pairs
 from amc_study.scenes.concepts import CONCEPTS
@@ -91,3 +92,8 @@ def test_notebook_writes_the_table_of_both_trainings(root):
     before, control, amc = (answers["right background"].to_numpy() for answers in names["answers"])
     assert not np.allclose(before, control) and not np.allclose(control, amc)  # both were trained, apart
     assert json.loads((root / "figures" / "planted.json").read_text(encoding="utf-8"))["scenes"] == SCENES
+
+
+def test_photographs_cannot_be_painted():
+    with pytest.raises(ValueError, match="the tier is 'photos', not 'scenes'"):
+        planted_pairs(preset("photos"), SCENES)

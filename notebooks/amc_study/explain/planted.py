@@ -181,6 +181,8 @@ def planted_table(answers: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _open(compute, settings: Settings, split: str, scenes: int) -> tuple[dict[str, Tensor], list]:
+    if settings.tier != "scenes":
+        raise ValueError(f"a reason is planted in drawn scenes alone: the tier is {settings.tier!r}, not 'scenes'")
     side = settings.model.vision.image_size
     key = fingerprint([plain(settings.scenes), side, scenes], CODE)
     rows = partial(compute, settings.scenes, split, side)
