@@ -23,6 +23,7 @@ from amc_study.tiers import tier_of
 SYSTEMS = {"ALBEF": "albef-scenes", "ALBEF finetuned": "albef-finetuned-scenes", "AMC": "amc-scenes"}
 PICTURES = 2
 FIGURES = ("explanation_quality", "difficulty", "faithfulness_curves", "randomisation", "retrieval", "misses", "claims")
+TABLES = ("faithfulness", "word_deletion", "randomisation_independent")  # without a picture
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def table(root: Path, name: str) -> pd.DataFrame:
 
 def test_every_table_and_picture_has_its_provenance(root):
     hashes = {system: [load_checkpoint(name).sha256[:12]] for system, name in SYSTEMS.items()}
-    for name in (*FIGURES, "faithfulness"):
+    for name in (*FIGURES, *TABLES):
         record = json.loads((root / "figures" / f"{name}.json").read_text(encoding="utf-8"))
         assert record["checkpoints"] == hashes and record["pictures"] == PICTURES
         assert len(table(root, name)) > 0
@@ -94,7 +95,7 @@ def test_paper_tier_measures_what_it_can(tmp_path, monkeypatch):
     folders = {"runs": str(tmp_path / "runs" / "paper"), "figures": str(tmp_path / "figures")}
     run_notebook("10_explanations", tier="paper", pictures=3, **folders)
     folder = tmp_path / "figures" / "paper"
-    assert {path.stem for path in folder.glob("*.csv")} == {*FIGURES, "faithfulness"} - {"retrieval"}
+    assert {path.stem for path in folder.glob("*.csv")} == {*FIGURES, *TABLES} - {"retrieval"}
     claims = pd.read_csv(folder / "claims.csv").set_index("claim")
     assert claims.loc["AMC is better than ALBEF: referring A", "items"] == 9
     assert (claims[claims.index.str.contains("stays as good")]["verdict"] == NOT_TESTABLE).all()

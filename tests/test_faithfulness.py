@@ -19,7 +19,6 @@ from amc_lib.regions import Region
 from amc_lib.tokens import SPECIAL, Tokenizer
 from amc_study.explain.faithfulness import (
     CURVES,
-    FILLS,
     ORDERS,
     SHARES,
     area_table,
@@ -28,7 +27,9 @@ from amc_study.explain.faithfulness import (
     erased,
     faithfulness,
     hottest_first,
+    own_orders,
 )
+from amc_study.explain.fills import COARSE, FILLS, NOISE
 
 LAYER, GRID, SIDE = 3, 4, 16
 DELETION, INSERTION = range(2)
@@ -74,8 +75,12 @@ def checkpoints() -> list[Checkpoint]:
 @pytest.mark.parametrize("grid", [1, 4, 5])
 def test_deleted_and_inserted_cells_complete_each_other(grid):
     order = np.random.default_rng(0).permutation(grid * grid)
-    image, blank = torch.ones(3, 12, 12), torch.zeros(3, 12, 12)
-    deleted, inserted = erased(image, blank, order, SHARES)
+    image = torch.ones(3, 12, 12)
+
+    def black(image: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
+        return image * ~gone[:, None]
+
+    deleted, inserted = erased(image, black, order, SHARES)
     assert (deleted + inserted == 1).all()
     if 12 % grid == 0:
         expected = [round(share * grid**2) / grid**2 for share in SHARES]
@@ -88,6 +93,16 @@ def test_hottest_cells_come_first_and_ties_in_their_own_order():
     assert hottest_first(values, np.array([3, 2, 1, 0])).tolist() == [1, 3, 2, 0]
 
 
+def test_orders_of_a_heatmap():
+    heatmap = torch.zeros(5, 5)
+    heatmap[0, 4], heatmap[3, 1], heatmap[3, 2], heatmap[2, 1] = 1.0, 0.9, 0.8, 0.7  # a lone peak, and a patch
+    ties = np.random.default_rng(0).permutation(25)
+    hottest, coldest, blurred = own_orders(heatmap, ties)
+    assert hottest[:4].tolist() == [4, 16, 17, 11] and coldest[-4:].tolist() == [11, 17, 16, 4]
+    assert hottest[4:].tolist() == coldest[:-4].tolist()  # ties in one order
+    assert blurred[0] == 16 and sorted(blurred) == list(range(25))
+
+
 def test_cells_of_a_box_are_shares_of_its_pixels():
     cells = box_cells(region(0, (0.0, 0.0, 24.0, 12.0)), (48, 64), 4)  # cells of 16 x 12 pixels
     assert cells.tolist() == [[1, 0.5, 0, 0]] + [[0.0] * 4] * 3
@@ -96,10 +111,42 @@ def test_cells_of_a_box_are_shares_of_its_pixels():
 def test_fills():
     image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     image[:, :, 16:] += 2
-    flat, soft = FILLS["mean colour"](image), FILLS["blur"](image)
+    everything = torch.ones(1, 32, 32, dtype=torch.bool)
+    flat, soft = FILLS["mean colour"](image, everything)[0], FILLS["blur"](image, everything)[0]
     torch.testing.assert_close(flat, image.mean((1, 2))[:, None, None].expand(3, 32, 32))
     assert soft.shape == image.shape and soft.std(dim=1).max() < 0.05  # no detail is left
     assert (soft[:, :, -1] - soft[:, :, 0]).min() > 1  # large areas are
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_a_fill_leaves_what_is_there(name):
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    gone = torch.zeros(3, 32, 32, dtype=torch.bool)
+    gone[1, 8:16, 16:24], gone[2] = True, True
+    filled = FILLS[name](image, gone)
+    assert filled.shape == (3, 3, 32, 32)
+    kept = ~gone[:, None].expand_as(filled)
+    assert filled[kept].equal(image.expand_as(filled)[kept]) and (filled[~kept] != image.expand_as(filled)[~kept]).all()
+
+
+def test_imputation_is_the_mean_of_eight_neighbours():
+    """Where the picture is a slope each pixel is that mean, so what was erased comes back."""
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    image = torch.stack((x, y, x - 2 * y)) / 32
+    gone = torch.zeros(1, 32, 32, dtype=torch.bool)
+    gone[0, 8:20, 12:28] = True
+    filled = FILLS["imputation"](image, gone)[0]
+    torch.testing.assert_close(filled, image, atol=6 * NOISE, rtol=0)
+    detail = image.clone()
+    detail[:, 10:14, 16:20] += 5  # erased, so it must not show
+    torch.testing.assert_close(FILLS["imputation"](detail, gone)[0][:, gone[0]], filled[:, gone[0]])
+    corner = torch.zeros(1, 32, 32, dtype=torch.bool)
+    corner[0, :COARSE, :COARSE] = True  # one block, whose neighbours are three: weights 1/6, 1/6 and 1/12
+    at = [
+        image[:, i : i + COARSE, j : j + COARSE].mean((1, 2)) for i, j in ((0, COARSE), (COARSE, 0), (COARSE, COARSE))
+    ]
+    expected = (2 * at[0] + 2 * at[1] + at[2]) / 5
+    assert FILLS["imputation"](image, corner)[0, :, 0, 0].tolist() == pytest.approx(expected.tolist(), abs=5 * NOISE)
 
 
 def scores(measured: pd.DataFrame, system: str = "AMC", seed: int = 0) -> np.ndarray:
@@ -112,7 +159,7 @@ def test_curves_are_those_of_a_plain_loop(bank, checkpoints):
     fill, asked = "mean colour", bank.regions[1]
     found = faithfulness({"AMC": [(one, LAYER) for one in checkpoints]}, bank.regions[:2], bank, fill)
     image = bank.load(asked)[0]
-    blank = FILLS[fill](image)
+    blank = FILLS[fill](image, torch.ones(1, SIDE, SIDE, dtype=torch.bool))[0]
     for seed, checkpoint in enumerate(checkpoints):
 
         def ground(picture: torch.Tensor, checkpoint: Checkpoint = checkpoint) -> tuple:
@@ -139,15 +186,16 @@ def test_orders_share_their_ends_and_hits_are_those_of_pointing(bank, checkpoint
     np.testing.assert_array_equal(values[:, DELETION, :, -1], values[:, INSERTION, :, 0])
     pointing = point_at(model, checkpoints[0].tokenizer, bank.regions, bank.load, LAYER)
     assert found.drop_duplicates("phrase_id")["hit"].tolist() == pointing.hits.tolist()
-    assert len({tuple(order) for order in values[0, DELETION].tolist()}) == 3
+    assert len({tuple(order) for order in values[0, DELETION].tolist()}) == len(ORDERS)
 
 
 def test_systems_lose_the_same_cells_at_random_and_another_seed_draws_others(bank, checkpoints):
     same = {"ALBEF": [(checkpoints[0], LAYER)], "AMC": [(checkpoints[1], LAYER), (checkpoints[0], LAYER)]}
     found, other = (faithfulness(same, bank.regions[:2], bank, "mean colour", seed) for seed in range(2))
     np.testing.assert_allclose(scores(found, "ALBEF"), scores(found, seed=1), atol=1e-6)
-    np.testing.assert_allclose(scores(other)[:, :, 0], scores(found)[:, :, 0], atol=1e-6)
-    assert np.abs(scores(other)[:, :, 1] - scores(found)[:, :, 1]).max() > 1e-3
+    own, random = ORDERS.index("heatmap"), ORDERS.index("random")
+    np.testing.assert_allclose(scores(other)[:, :, own], scores(found)[:, :, own], atol=1e-6)
+    assert np.abs(scores(other)[:, :, random] - scores(found)[:, :, random]).max() > 1e-3
 
 
 def made(jumps: list[list[float]], hits: list[list[bool]]) -> pd.DataFrame:

@@ -2,13 +2,14 @@
 
 The picture, as the model reads it, is cut into the cells of the heatmap. Deletion replaces cells by a fill, hottest
 first: the sooner the match probability falls, the better the heatmap says what the score rests on. Insertion begins
-with the fill and shows cells, hottest first: the sooner the probability rises, the better. The same is done in random
-order and with the cells of the true boxes first. All orders move whole cells, so they differ in place alone.
+with the fill and shows cells, hottest first: the sooner the probability rises, the better. The same is done coldest
+first, by a blurred copy of the heatmap (does its detail matter?), in random order and with the cells of the true boxes
+first. All orders move whole cells, so they differ in place alone. Fills stand in `fills.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,28 +23,16 @@ from amc_lib.evaluate import ground_phrases, match_probabilities, peak, point_hi
 from amc_lib.grounder import model_input
 from amc_lib.model import ALBEF
 from amc_lib.regions import Region
+from amc_study.explain.fills import FILLS, Fill
 from amc_study.explain.heatmap_quality import pixels_inside
 from amc_study.statistics import mean_interval
 from amc_study.tiers import Split
 
 SHARES = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)  # of the cells that are deleted, or shown
 CURVES = ("deletion", "insertion")
-ORDERS = ("heatmap", "random", "box")
-BLUR = 8  # the picture's side over the blur's standard deviation
-
-
-def mean_colour(image: Tensor) -> Tensor:
-    """[3, S, S] -> the same shape in the picture's own mean colour."""
-    return image.mean((1, 2), keepdim=True).expand_as(image)
-
-
-def blurred(image: Tensor) -> Tensor:
-    """[3, S, S] -> the picture blurred until nothing can be recognised; large areas keep their colour."""
-    sigma = image.shape[-1] / BLUR
-    return gaussian_blur(image, [2 * round(2 * sigma) + 1] * 2, [sigma] * 2)
-
-
-FILLS: dict[str, Callable[[Tensor], Tensor]] = {"mean colour": mean_colour, "blur": blurred}
+OWN_ORDERS = ("heatmap", "coldest", "blurred")  # of a heatmap; the others are the same for every system
+ORDERS = (*OWN_ORDERS, "random", "box")
+COPY_BLUR = 8  # the heatmap's side over the standard deviation of its blurred copy
 
 
 def faithfulness(
@@ -80,18 +69,19 @@ def phrase_curves(
     """For each (checkpoint, layer) the probabilities [curve, order, share] of one phrase, and whether its map hits."""
     first = checkpoints[0][0].model
     image, size = picture_input(split, region, first), split.size(region)
-    blank = FILLS[fill](image)
+    fill = FILLS[fill]
+    nothing = fill(image, torch.ones(1, *image.shape[1:], dtype=torch.bool))[0]
     heatmaps = [_heatmap(checkpoint, layer, split, image, region.phrase) for checkpoint, layer in checkpoints]
     grid = heatmaps[0].shape[-1]
     ties, random = rng.permutation(grid**2), rng.permutation(grid**2)
-    ends = first.read_image(torch.stack((image, blank)))
+    ends = first.read_image(torch.stack((image, nothing)))
     box = hottest_first(box_cells(region, size, grid), ties)
-    shared = [_inputs(first, image, blank, order) for order in (random, box)]
+    shared = [_inputs(first, image, fill, order) for order in (random, box)]
     measured = []
     for (checkpoint, _), heatmap in zip(checkpoints, heatmaps, strict=True):
-        hottest = _inputs(first, image, blank, hottest_first(heatmap.numpy(), ties))
+        own = [_inputs(first, image, fill, order) for order in own_orders(heatmap, ties)]
         with split.fit(checkpoint.model):
-            inputs = torch.cat((ends, hottest, *shared))
+            inputs = torch.cat((ends, *own, *shared))
             probabilities = match_probabilities(checkpoint.model, checkpoint.tokenizer, inputs, region.phrase)
         hit = bool(point_hits(peak(heatmap[None], size), [region])[0] and heatmap.any())
         measured.append((_curves(probabilities.numpy()), hit))
@@ -114,13 +104,21 @@ def _heatmap(checkpoint: Checkpoint, layer: int, split: Split, image: Tensor, ph
     return raw[0]  # [G, G]
 
 
-def _inputs(model: ALBEF, image: Tensor, blank: Tensor, order: np.ndarray) -> Tensor:
+def own_orders(heatmap: Tensor, ties: np.ndarray) -> list[np.ndarray]:
+    """The orders of cells that a heatmap [G, G] gives, by OWN_ORDERS; ties of the blurred copy as in the map itself."""
+    sigma = heatmap.shape[-1] / COPY_BLUR
+    size = 2 * min(round(2 * sigma), heatmap.shape[-1] - 1) + 1  # a kernel no wider than its reflected map
+    copy = gaussian_blur(heatmap[None], [size] * 2, [sigma] * 2)[0]
+    return [hottest_first(values.numpy(), ties) for values in (heatmap, -heatmap, copy)]
+
+
+def _inputs(model: ALBEF, image: Tensor, fill: Fill, order: np.ndarray) -> Tensor:
     """What the image tower reads of a picture with cells erased in `order`: [curves * inner shares, ...]."""
-    return model.read_image(erased(image, blank, order).flatten(0, 1).contiguous(memory_format=torch.channels_last))
+    return model.read_image(erased(image, fill, order).flatten(0, 1).contiguous(memory_format=torch.channels_last))
 
 
-def erased(image: Tensor, blank: Tensor, order: np.ndarray, shares: Sequence[float] = SHARES[1:-1]) -> Tensor:
-    """[2, shares, 3, S, S]: `image` [3, S, S] with the first cells of `order` from `blank`, and the reverse.
+def erased(image: Tensor, fill: Fill, order: np.ndarray, shares: Sequence[float] = SHARES[1:-1]) -> Tensor:
+    """[2, shares, 3, S, S]: `image` [3, S, S] with the first cells of `order` filled, and with all others filled.
 
     order: cells of a square grid in row-major numbers, first first.
     """
@@ -130,8 +128,8 @@ def erased(image: Tensor, blank: Tensor, order: np.ndarray, shares: Sequence[flo
     cell = torch.arange(side) * grid // side  # [S]: each pixel's row or column of cells
     of_pixel = torch.from_numpy(rank).view(grid, grid)[cell][:, cell]  # [S, S]
     counts = torch.tensor([round(share * len(order)) for share in shares])
-    first = (of_pixel < counts[:, None, None])[:, None]  # [shares, 1, S, S]
-    return torch.stack((torch.where(first, blank, image), torch.where(first, image, blank)))
+    first = of_pixel < counts[:, None, None]  # [shares, S, S]
+    return torch.stack((fill(image, first), fill(image, ~first)))
 
 
 def hottest_first(values: np.ndarray, ties: np.ndarray) -> np.ndarray:

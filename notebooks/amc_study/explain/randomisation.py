@@ -1,9 +1,9 @@
-"""Does a heatmap depend on what the model has learnt? Cascading randomisation (Adebayo et al., NeurIPS 2018).
+"""Does a heatmap depend on what the model has learnt? Randomisation of weights (Adebayo et al., NeurIPS 2018).
 
 Weights are replaced by those of an untrained model from the output downwards: the match head, the fusion layers from
-the top, the text layers, the image tower. A frozen trunk below is no part of what was learnt and stays. After each
-stage the heatmaps of the same phrases are compared with those of the trained model: a heatmap that does not change
-explains nothing.
+the top, the text layers, the image tower; "cascading" each stage on top of those before, "independent" each alone. A
+frozen trunk below is no part of what was learnt and stays. After each stage the heatmaps of the same phrases are
+compared with those of the trained model: a heatmap that does not change explains nothing.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def stages(text: TextSettings) -> dict[str, tuple[str, ...]]:
     return {"match head": ("itm_head.",), **fusion, "text layers": below, "image tower": ("visual_encoder.",)}
 
 
-def cascade(model: ALBEF, seed: int) -> Iterator[tuple[str, ALBEF]]:
-    """The name of each stage and the model after it: one copy that is randomised further and further.
+def cascade(model: ALBEF, seed: int, alone: bool = False) -> Iterator[tuple[str, ALBEF]]:
+    """The name of each stage and the model after it: one copy that is randomised further and further, or each `alone`.
 
     Weights are those that an untrained model of the same settings starts with, not the one that this model started as.
     Random states stay as they were.
@@ -52,16 +52,20 @@ def cascade(model: ALBEF, seed: int) -> Iterator[tuple[str, ALBEF]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(FIRST_SEED + seed)
         untrained = type(model)(model.settings).state_dict()
-    state = changed.state_dict()
+    state, trained = changed.state_dict(), model.state_dict()
     for name, beginnings in stages(model.settings.text).items():
+        if alone:
+            changed.load_state_dict(trained)
         for parameter in state:
             if parameter.startswith(beginnings):
                 state[parameter].copy_(untrained[parameter])
         yield name, changed
 
 
-def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], split: Split, draws: int) -> pd.DataFrame:
-    """The answers to N phrases by the trained model and after every stage of its cascade, `draws` times.
+def randomise(
+    checkpoint: Checkpoint, layer: int, regions: Sequence[Region], split: Split, draws: int, alone: bool = False
+) -> pd.DataFrame:
+    """The answers to N phrases by the trained model and after every stage of its `cascade`, `draws` times.
 
     Columns: stage, draw, phrase_id, image_id, correlation (Spearman's, over cells, with the trained model's map), hit.
     Stage TRAINED has no correlation. OTHER_PHRASE and OTHER_PICTURE have no hits: they compare the trained model's map
@@ -80,7 +84,7 @@ def randomise(checkpoint: Checkpoint, layer: int, regions: Sequence[Region], spl
     trained = ask(checkpoint.model)
     parts = [rows(TRAINED, 0, np.nan, trained.hits.astype(float))]
     for draw in range(draws):
-        for stage, model in cascade(checkpoint.model, draw):
+        for stage, model in cascade(checkpoint.model, draw, alone):
             after = ask(model)
             correlation = rank_correlations(trained.heatmaps, after.heatmaps)
             parts.append(rows(stage, draw, correlation, after.hits.astype(float)))

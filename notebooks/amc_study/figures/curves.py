@@ -25,6 +25,8 @@ ORDERS = {  # in which cells go: colour, dashes, marker, name
     "heatmap": (CYCLE[1], "-", "D", "its own heatmap first"),
     "box": (CYCLE[2], "--", "s", "the true box first"),
     "random": (MUTED, ":", "o", "random order"),
+    "blurred": (CYCLE[3], "-.", "^", "a blurred copy first"),
+    "coldest": (CYCLE[0], ":", "v", "its own heatmap last"),
 }
 
 
@@ -73,7 +75,8 @@ def faithfulness_figure(table: pd.DataFrame) -> Figure:
     grid = figure.subplots(len(curves), len(systems), sharex=True, sharey=True, squeeze=False)
     for (curve, system), part in table.groupby(["curve", "system"]):
         axes = grid[curves.index(curve), systems.index(system)]
-        for order, (colour, dashes, marker, name) in ORDERS.items():
+        drawn = [order for order in ORDERS if (part["order"] == order).any()]
+        for order, (colour, dashes, marker, name) in ((order, ORDERS[order]) for order in drawn):
             line, look = part[part["order"] == order], {"marker": marker, "markersize": 2.5, "label": name}
             axes.fill_between(line["share"], line["ci_low"], line["ci_high"], color=colour, alpha=0.15, lw=0)
             axes.plot(line["share"], line["probability"], dashes, color=colour, **look)
