@@ -83,6 +83,18 @@ def _photos() -> Settings:
     )
 
 
+def with_own_words(settings: Settings) -> Settings:
+    """The photos tier with words learnt from nothing in place of MiniLM: as many text layers as fusion layers.
+
+    ValueError for a tier that does not read MiniLM.
+    """
+    if settings.model.text.trunk != "minilm":
+        raise ValueError(f"own words stand in for MiniLM, which the tier {settings.tier!r} does not read")
+    text = replace(settings.model.text, trunk="none", layers=6, fusion_from=3)
+    raised = settings.amc.layer + text.fusion_from - settings.model.text.fusion_from
+    return replace(settings, model=replace(settings.model, text=text), amc=replace(settings.amc, layer=raised))
+
+
 def _paper() -> Settings:
     return Settings(
         tier="paper",

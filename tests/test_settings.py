@@ -22,7 +22,7 @@ from amc_lib.config import (
 )
 from amc_lib.files import plain
 from amc_lib.parameters import from_mapping, replace, resolve
-from amc_lib.presets import preset
+from amc_lib.presets import preset, with_own_words
 
 TIERS = pytest.mark.parametrize("tier", ["scenes", "paper"])
 
@@ -159,3 +159,16 @@ def test_missing_fields_are_named():
     del values["amc"], values["tier"]
     with refused("settings lacks tier, amc"):
         from_mapping(Settings, values)
+
+
+def test_own_words_stand_in_for_minilm_below_as_many_fusion_layers():
+    photos = preset("photos")
+    own = with_own_words(photos)
+    assert (own.model.text.trunk, own.model.text.layers, own.model.text.fusion_from) == ("none", 6, 3)
+    fusion = [s.model.text.layers - s.model.text.fusion_from for s in (photos, own)]
+    assert fusion[0] == fusion[1]
+    raised = [s.amc.layer - s.model.text.fusion_from for s in (photos, own)]
+    assert raised[0] == raised[1]
+    assert replace(own, model=photos.model, amc=photos.amc) == photos
+    with pytest.raises(ValueError, match="the tier 'scenes' does not read"):
+        with_own_words(preset("scenes"))
