@@ -53,7 +53,13 @@ def _scenes() -> Settings:
 
 
 def _photos() -> Settings:
-    finetuning = replace(_LAPTOP_SCHEDULE, learning_rate=2e-4, snapshot_every=100)
+    epochs = _LAPTOP_SCHEDULE.epochs
+    finetuning = replace(
+        _LAPTOP_SCHEDULE,
+        learning_rate=2e-4,
+        snapshot_every=100,
+        hard_negatives_from=epochs,  # never: of "a man" the hardest negatives are other men, and no negatives
+    )
     return Settings(
         tier="photos",
         model=ModelSettings(
