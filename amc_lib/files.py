@@ -23,6 +23,11 @@ def data_root() -> Path:
     return Path(os.environ.get("AMC_DATA", ROOT / "data" / "paper")).expanduser()
 
 
+def proposals_file() -> Path:
+    """The file of a detector's proposals in the paper tier's pictures, which the detector-based system reads."""
+    return data_root() / "proposals.npz"
+
+
 def photos_root() -> Path:
     """The folder of the photos tier, which holds Annotations/: data/photos, or what AMC_PHOTOS names.
 

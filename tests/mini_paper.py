@@ -20,6 +20,7 @@ from amc_lib.presets import preset
 from amc_study import answers, run_folder, runs
 from amc_study.figures import style
 from amc_study.photos import pairs
+from amc_study.rival import proposal_file
 
 PAPER = preset("paper")
 LAYER = 2  # of the tiny text encoder: the first fusion layer
@@ -56,6 +57,7 @@ def install(root: Path, put=setattr) -> None:
     os.environ["AMC_DATA"] = str(root)
     put(presets, "_PRESETS", presets._PRESETS | {"paper": lambda: settings(root)})
     put(pairs, "CACHE", root / "cache")
+    put(proposal_file, "CACHE", root / "cache")
     put(answers, "ANSWERS", root / "runs" / "answers")
     put(runs, "RUNS", root / "runs")
     put(run_folder, "RUNS", root / "runs")  # before `-m amc_study.answers` or `.order` reads it

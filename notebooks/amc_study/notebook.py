@@ -18,7 +18,7 @@ from amc_lib.files import ROOT
 from amc_lib.parameters import unknown_name
 from amc_lib.presets import preset
 
-NAMES = ("albef", "amc", "vmrm", "init", "output", "runs", "figures", "csv", "images", "beside")  # texts
+NAMES = ("albef", "amc", "vmrm", "init", "output", "runs", "figures", "csv", "images", "beside", "proposals")  # texts
 COUNTS = ("seeds", "pictures")
 LIBRARIES = tuple(str(ROOT / folder) for folder in ("amc_lib", "notebooks/amc_study"))
 

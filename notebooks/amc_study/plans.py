@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from amc_lib.checkpoints import official_albef
+from amc_lib.files import proposals_file
 from amc_study.run_folder import RUNS
 from amc_study.steps import Step
 
@@ -102,6 +103,10 @@ def paper_plan(seeds: int) -> list[list[Step]]:
             options = paper | {"seed": seed} | lambdas | {"output": outputs[-1]}
             train = Step(f"train-{name}-{seed}", "amc_study.finetune", options, ("pretrain",), on_all_devices=True)
             steps += [train, Step(f"show-{name}-{seed}", "03_train.ipynb", options, (train.name,))]
+    if proposals_file().is_file():
+        for seed in range(seeds):
+            options = paper | {"seed": seed, "output": str(home / f"seed-{seed}" / "vmrm")} | figures
+            steps.append(Step(f"show-vmrm-{seed}", "09_detector.ipynb", options, ("pretrain",)))
     shown = tuple(step.name for step in steps if step.name.startswith("show-"))
     compared = paper | {"runs": str(home), "seeds": seeds} | figures
     sources = (str(official_albef()), *outputs)

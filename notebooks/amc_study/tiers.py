@@ -13,11 +13,12 @@ import pandas as pd
 from PIL import Image
 from torch import Tensor
 
+from amc_lib.checkpoints import paper_tokenizer
 from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset
 from amc_lib.datasets import flickr30k
 from amc_lib.datasets.check import PHOTOS, check
-from amc_lib.files import data_root, photos_root
+from amc_lib.files import data_root, photos_root, proposals_file
 from amc_lib.model import ALBEF, minilm
 from amc_lib.regions import Region
 from amc_lib.step import training_losses
@@ -27,6 +28,8 @@ from amc_study.photos.album import AlbumPairs, AlbumSplit, open_album
 from amc_study.photos.pairs import album_pairs, training_pairs
 from amc_study.photos.splits import ATTRIBUTION, PhotoSplit, evaluation_splits, validation_split
 from amc_study.rival.detector_runs import TRAINED, TrainedDetector, load_detector
+from amc_study.rival.file_splits import FilePairs, file_album, file_split
+from amc_study.rival.proposal_file import ProposalFile, is_proposal_file, open_proposal_file
 from amc_study.rival.proposals import PhotoProposalSplit, SceneProposalSplit, open_proposals
 from amc_study.rival.vmrm import pair_losses
 from amc_study.scenes import language, pictograms
@@ -115,8 +118,8 @@ class ReadByDetector:
     losses = staticmethod(pair_losses)
 
     @property
-    def detector(self) -> TrainedDetector:
-        return load_detector(self.source)
+    def detector(self) -> TrainedDetector | ProposalFile:
+        return open_proposal_file(self.source) if is_proposal_file(self.source) else load_detector(self.source)
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,10 @@ class PhotoProposals(ReadByDetector, Photos):
     code = (*Photos.code, *ReadByDetector.trained_by)
 
     def split(self, name: str) -> PhotoProposalSplit:
-        detector = self.detector
-        return open_proposals(open_album(self.settings.photos, detector.settings.vision, name), detector)
+        detector, photos = self.detector, self.settings.photos
+        if isinstance(detector, ProposalFile):
+            return file_album(open_album(photos, None, name), detector)
+        return open_proposals(open_album(photos, detector.settings.vision, name), detector)
 
 
 @dataclass(frozen=True)
@@ -224,11 +229,41 @@ class Photographs:
         return check(data_root())
 
 
+@dataclass(frozen=True)
+class PaperProposals(ReadByDetector, Photographs):
+    """The paper's photographs as VMRM sees them, through a file of proposals; it learns from random weights."""
+
+    source: str | Path | None = None  # of the file; None: `proposals_file()`
+    official = False
+    code = (*Photographs.code, *ReadByDetector.trained_by)
+
+    @property
+    def detector(self) -> ProposalFile:
+        return open_proposal_file(self.source or proposals_file())
+
+    def vocabulary(self) -> Sequence[str]:
+        return paper_tokenizer(self.settings).vocabulary
+
+    def training_pairs(self, stage: str) -> PairDataset:
+        """The same phrases in both stages: VMRM sees no box of a phrase in either."""
+        training = getattr(self.settings, stage)
+        table = super().training_pairs(stage).table
+        return FilePairs(table, self.detector, training.seed, training.phrases_per_image)
+
+    def validation_split(self) -> Split:
+        return file_split(super().validation_split(), self.detector)
+
+    def evaluation_splits(self) -> dict[str, Split]:
+        return {name: file_split(split, self.detector) for name, split in super().evaluation_splits().items()}
+
+
 def tier_of(settings: Settings, detector: str | Path | None = None) -> Scenes | Photos | Photographs:
-    """Where data of these settings come from. `detector`: the run whose proposals VMRM reads; None: the shipped one."""
-    if settings.tier == "paper":
-        return Photographs(settings)
-    pictures, proposals = (Photos, PhotoProposals) if settings.tier == "photos" else (Scenes, Proposals)
+    """Where data of these settings come from.
+
+    `detector`: the run, or the file, whose proposals VMRM reads; None: the shipped one.
+    """
+    tiers = {"scenes": (Scenes, Proposals), "photos": (Photos, PhotoProposals), "paper": (Photographs, PaperProposals)}
+    pictures, proposals = tiers[settings.tier]
     if settings.model.vision.trunk != "regions":
         return pictures(settings)
     return proposals(settings, detector) if detector else proposals(settings)

@@ -22,7 +22,7 @@ from amc_lib.grounder import Grounder, Grounding, checked_phrases, read_image
 from amc_lib.regions import Region
 from amc_study.comparison import study_folders
 from amc_study.explain.explanation import box_terms, heading, loss_table, outlined, overlay, token_strip
-from amc_study.rival.region_grounder import RegionGrounder, RegionGrounding, open_grounder
+from amc_study.rival.region_grounder import RegionGrounder, RegionGrounding, open_grounders
 from amc_study.scenes.scene import Scene, draw
 from amc_study.tiers import SheetImage
 
@@ -52,7 +52,8 @@ def load_systems(
     """
     usual = {system: sources[0] for system, sources in study_folders(tier, None, seeds=1).items()}
     named = {"ALBEF": albef, "AMC": amc, "VMRM": vmrm}
-    return {name: open_grounder(source or usual[name]) for name, source in named.items() if source or name in usual}
+    sources = {name: source or usual.get(name) for name, source in named.items()}
+    return open_grounders({name: (source, None) for name, source in sources.items() if source})
 
 
 def study_pictures(settings: Settings) -> tuple[int, Callable[[int], Scene | SheetImage]]:

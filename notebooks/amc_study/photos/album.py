@@ -38,7 +38,7 @@ class AlbumSplit:
 
     split: str
     rows: Mapping[str, int]  # of the photographs, by image id
-    inputs: Tensor  # of a model: the trunk's features, float16 [n, C, G, G]
+    inputs: Tensor | None  # of a model: the trunk's features, float16 [n, C, G, G]; None where no trunk is read
     mirrored: Tensor | None  # the same of the mirrored photographs; of train alone
     sizes: Sequence[tuple[int, int]]  # (height, width) of each photograph, pixels
     captions: Sequence[Sequence[str]]  # five of each photograph
@@ -91,7 +91,7 @@ class AlbumPairs(FixedPairs):
         return list(self.split.rows)[row]
 
     def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, list[Phrase]]:
-        if rng.random() >= self.flip:
+        if rng.random() >= self.flip or self.split.mirrored is None:
             return self.split.inputs[row], list(phrases)
         return self.split.mirrored[row], [mirrored(phrase) for phrase in phrases]
 
@@ -107,8 +107,8 @@ def mirrored(phrase: Phrase) -> Phrase:
 
 
 @lru_cache(maxsize=8)
-def open_album(photos: PhotoSettings, vision: VisionSettings, split: str) -> AlbumSplit:
-    """A split, its features from the cache or, where they are not there yet, computed now.
+def open_album(photos: PhotoSettings, vision: VisionSettings | None, split: str) -> AlbumSplit:
+    """A split, its features from the cache or, where they are not there yet, computed now; without `vision` none.
 
     A photograph without any boxed phrase takes no part. ValueError where the data are not there.
     """
@@ -116,10 +116,10 @@ def open_album(photos: PhotoSettings, vision: VisionSettings, split: str) -> Alb
     images: dict[str, ImageFile] = {region.image_id: region.image for region in regions}
     sizes = [image.size() for image in images.values()]
     paths = [image.path for image in images.values()]
-    features, mirrored_features = open_features(split, paths, vision, with_mirrored=split == "train")
+    arrays = open_features(split, paths, vision, with_mirrored=split == "train") if vision else (None, None)
     captions = [flickr30k.captions(root / "Sentences" / f"{image_id}.txt") for image_id in images]
     rows = {image_id: row for row, image_id in enumerate(images)}
-    return AlbumSplit(split, rows, features, mirrored_features, sizes, captions, regions)
+    return AlbumSplit(split, rows, *arrays, sizes, captions, regions)
 
 
 def read_regions(photos: PhotoSettings, split: str) -> Regions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from amc_lib.grounder import Grounder, checked_phrases, read_image
 from amc_lib.regions import Box
 from amc_study.rival.detector import Proposals
 from amc_study.rival.detector_runs import TRAINED, TrainedDetector, load_detector
+from amc_study.rival.proposal_file import is_proposal_file
 from amc_study.rival.proposals import RegionInputs
 from amc_study.rival.region_answers import DEFAULT_WAY
 from amc_study.rival.region_tower import open_checkpoint
@@ -38,13 +39,30 @@ class RegionGrounding:
         return (x1 + x2) / 2, (y1 + y2) / 2
 
 
+class NoDetectorError(CheckpointError):
+    """The checkpoint reads a file of proposals: there is no detector for a picture of one's own."""
+
+
 def open_grounder(source: str | Path, read: int | str | None = None) -> Grounder | RegionGrounder:
     """Whichever of the two a checkpoint needs; `read` is the layer of its heatmap, or the way of scoring proposals."""
     checkpoint = open_checkpoint(source)
     if checkpoint.settings.model.vision.trunk != "regions":
         return Grounder(checkpoint, read)
-    detector = load_detector(checkpoint.about.get("detector_sha256") or TRAINED)  # runs before November 2026: shipped
-    return RegionGrounder(checkpoint, detector, read or DEFAULT_WAY)
+    sha256 = checkpoint.about.get("detector_sha256") or TRAINED  # runs before November 2026: the shipped one
+    if is_proposal_file(sha256):
+        raise NoDetectorError("it reads a file of proposals, and no detector is there for other pictures")
+    return RegionGrounder(checkpoint, load_detector(sha256), read or DEFAULT_WAY)
+
+
+def open_grounders(sources: Mapping[str, tuple[str | Path, int | str | None]]) -> dict[str, Grounder | RegionGrounder]:
+    """`open_grounder` for each system's (source, read); one without a detector is left out, and a line says so."""
+    grounders = {}
+    for system, (source, read) in sources.items():
+        try:
+            grounders[system] = open_grounder(source, read)
+        except NoDetectorError as error:
+            print(f"{system}: left out, {error}")
+    return grounders
 
 
 class RegionGrounder:
