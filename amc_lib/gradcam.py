@@ -14,7 +14,7 @@ from torch import Tensor
 
 from amc_lib.config import Explanation
 from amc_lib.model import Encoder
-from amc_lib.model.text import Watch
+from amc_lib.model.attention import Watch
 
 NORMALISE_EPS = 1e-7  # of the authors' min-max
 

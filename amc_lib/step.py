@@ -27,8 +27,8 @@ from amc_lib.losses import (
     other_loss,
 )
 from amc_lib.model import ALBEF, Backbone, Memory
+from amc_lib.model.attention import Watch
 from amc_lib.model.memory import take_rows
-from amc_lib.model.text import Watch
 from amc_lib.tokens import IGNORED
 
 

@@ -22,7 +22,7 @@ from amc_lib.config import Settings
 from amc_lib.losses import amc_terms, draw_negatives
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
-from amc_lib.model.text import PADDING_SCORE
+from amc_lib.model.attention import PADDING_SCORE
 from amc_lib.step import Batch, Losses
 from amc_lib.tokens import IGNORED
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from amc_lib import gradcam
 from amc_lib.config import AmcSettings
 from amc_lib.model import ALBEF
-from amc_lib.model.text import Attention
+from amc_lib.model.attention import Attention
 from amc_lib.step import Batch, Losses, training_losses
 
 LAYERS = pytest.mark.parametrize("layer", [2, 3, 4])

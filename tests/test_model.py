@@ -12,8 +12,8 @@ from torch import Tensor
 from amc_lib.config import ObjectiveSettings, TextSettings
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
+from amc_lib.model.attention import Attention
 from amc_lib.model.memory import Seats, take_rows
-from amc_lib.model.text import Attention
 from amc_lib.model.trunk import NETWORKS
 from amc_lib.presets import preset
 from amc_lib.step import Batch, Losses, training_losses

