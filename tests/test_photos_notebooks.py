@@ -20,6 +20,7 @@ from amc_lib.presets import preset
 from amc_study import comparison, run_folder, runs
 from amc_study.answers import ask
 from amc_study.calibrate import best_threshold, box_ious, calibrate
+from amc_study.comparison import layer_accuracies
 from amc_study.explain.claims import NOT_TESTABLE
 from amc_study.explain.heatmap_quality import THRESHOLDS
 from amc_study.photos.album import open_album
@@ -159,7 +160,10 @@ def test_calibration_is_written_beside_the_weights(trained, monkeypatch):
     before, found = load_checkpoint(folder), calibrate(folder)
     after = load_checkpoint(folder)
     assert Grounder(after).calibration == found and after.sha256 == before.sha256
-    assert {**after.about, "calibration": None} == {**before.about, "calibration": None}
+    new = {"calibration": None, "layer": None}
+    assert after.about | new == before.about | new
+    layers = layer_accuracies(before, tier_of(before.settings).validation_split())
+    assert layers[Grounder(after).layer] == max(layers.values())
     assert 0 < found.box < 1 and found.present is found.missed is found.false_alarms is None  # nothing is surely absent
     monkeypatch.setattr("amc_study.wrong_phrases.TELLING", ("other",))
     monkeypatch.setattr("amc_study.wrong_phrases.kind_of", lambda region: region.phrase)

@@ -1,8 +1,9 @@
 """What `Grounder` says beside a point, chosen on the validation split: `python -m amc_study.calibrate CHECKPOINT`.
 
-Two thresholds are written into the checkpoint's description (its weights stay as they are): the share of the heatmap's
-maximum at which `Grounding.box` fits the annotated boxes best, and the match score from which on a thing is said to be
-in the picture, with how often that is wrong for phrases of the pictures and for absent ones (`wrong_phrases`).
+Three things are written into the checkpoint's description (its weights stay as they are): the fusion layer whose
+heatmap points best, from then on its own; the share of the heatmap's maximum at which `Grounding.box` fits the annotated
+boxes best; and the match score from which on a thing is said to be in the picture, with how often that is wrong for
+phrases of the pictures and for absent ones (`wrong_phrases`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from torchvision.ops import box_iou
 from amc_lib.checkpoints import DESCRIPTION, find
 from amc_lib.evaluate import Pointing
 from amc_lib.files import write_json
-from amc_lib.grounder import Calibration, box_around, heatmap_layer
+from amc_lib.grounder import Calibration, box_around
 from amc_study.answers import ask
+from amc_study.comparison import layer_accuracies
 from amc_study.explain.heatmap_quality import THRESHOLDS, picture_maps
 from amc_study.rival.region_tower import open_checkpoint
 from amc_study.tiers import Split, tier_of
@@ -28,9 +30,11 @@ from amc_study.wrong_phrases import wrong_questions
 
 
 def calibrate(source: str | Path) -> Calibration:
-    """Choose both thresholds for a checkpoint of the scenes or photos tier, write them and return them."""
+    """Choose layer and thresholds for a checkpoint of the scenes or photos tier, write them and return the latter."""
     checkpoint = open_checkpoint(source)
-    split, layer = tier_of(checkpoint.settings).validation_split(), heatmap_layer(checkpoint)
+    split = tier_of(checkpoint.settings).validation_split()
+    layers = layer_accuracies(checkpoint, split)
+    layer = max(layers, key=layers.get)
     answers = ask(checkpoint, split, layer)
     absent = [question for question in wrong_questions(split.all_regions())["absent"] if question]
     box, presence = THRESHOLDS[int(box_ious(answers, split).mean(axis=0).argmax())], ()
@@ -39,7 +43,7 @@ def calibrate(source: str | Path) -> Calibration:
     found = Calibration(box, *(round(value, 4) for value in presence))
     path = find(source) / DESCRIPTION
     content = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, content | {"about": content["about"] | {"calibration": asdict(found)}})
+    write_json(path, content | {"about": content["about"] | {"layer": layer, "calibration": asdict(found)}})
     return found
 
 
