@@ -1,8 +1,8 @@
 """What `Grounder` says beside a point, chosen on the validation split: `python -m amc_study.calibrate CHECKPOINT`.
 
 Three things are written into the checkpoint's description (its weights stay as they are): the fusion layer whose
-heatmap points best, from then on its own; the share of the heatmap's maximum at which `Grounding.box` fits the annotated
-boxes best; and the match score from which on a thing is said to be in the picture, with how often that is wrong for
+heatmap points best, from then on its own; the share of the heatmap's maximum at which `Grounding.box` fits the
+annotated boxes best; and the match score from which on a thing is said to be in the picture, with how often it errs for
 phrases of the pictures and for absent ones (`wrong_phrases`).
 """
 
