@@ -73,7 +73,7 @@ def splits(tiny):
 def test_setting_that_others_are_compared_with_is_the_default(tier):
     settings = preset(tier)
     grid = notebook_grid(tier)
-    assert len(grid) == 11 and [ablation.seeds for ablation in grid.values()] == [5] * 3 + [3] * 8
+    assert len(grid) == 15 and [ablation.seeds for ablation in grid.values()] == [5] * 3 + [3] * 12
     for name, ablation in grid.items():
         for key, value in ablation.settings[ablation.against].items():
             homes = (settings.amc, settings.objective, settings.boxes)
@@ -81,8 +81,14 @@ def test_setting_that_others_are_compared_with_is_the_default(tier):
             assert key in ("read", "schedule") or today == value or (tier, key) == ("paper", "alpha"), (name, key)
 
 
+NOT_RUN = {"controls", "other", "few_boxes", "all_layers"}  # on scenes: they wait for the next base
+
+
 def test_each_run_is_made_once_and_all_are_on_record():
-    found = experiments(notebook_grid("scenes"), "scenes")
+    grid = notebook_grid("scenes")
+    published = {name for name in grid if (ROOT / "figures" / f"ablation_{name}.csv").is_file()}
+    assert published == grid.keys() - NOT_RUN
+    found = experiments({name: grid[name] for name in grid if name in published}, "scenes")
     seeds = [one.parameters["seed"] for one in found]
     assert seeds == sorted(seeds) and len({one.key for one in found}) == len(found)
     today = found[0].settings

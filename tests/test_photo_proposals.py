@@ -218,5 +218,5 @@ def test_presets_fit_each_other(monkeypatch):
     assert based.model.vision.region_width == usual.feature_width and usual.seed == 2
     assert (usual.trunk, usual.image_size) == (USUAL.model.vision.trunk, USUAL.model.vision.image_size)
     assert detector_preset("scenes", seed=2) == DetectorSettings()
-    with pytest.raises(ValueError, match="tier must be scenes or photos"):
+    with pytest.raises(ValueError, match="give it a file of proposals"):
         detector_based(preset("paper"))

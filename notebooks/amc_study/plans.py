@@ -48,6 +48,7 @@ def plan(seeds: int, full: bool = False) -> list[list[Step]]:
         rounds += [
             [Step("explanations", "10_explanations.ipynb", compared, ("evaluate",))],
             [Step("method", "00_method.ipynb", after=start), Step("own-data", "07_your_data.ipynb", after=start)],
+            [Step("planted", "08_planted.ipynb", figures | {"seeds": seeds}, start)],
             [Step("ablations", "05_ablations.ipynb", figures, start)],
         ]
     if full and seeds == PUBLISHED_SEEDS:
