@@ -46,6 +46,14 @@ def test_what_the_readme_names_is_there():
         assert (ROOT / path).is_file(), path
 
 
+def test_times_are_those_of_the_shipped_runs(monkeypatch):
+    monkeypatch.setattr(pages, "trained", lambda name: {"seconds": 60 * len(name), "threads": 7, "processor": "abacus"})
+    page = pages.render("README.md.j2")
+    for name in ("albef-photos", "amc-photos", "albef-finetuned-photos"):
+        assert re.search(rf"\b{len(name)}\b", page), name
+    assert "each on 7 thread" in page and "(abacus)" in page
+
+
 def test_no_figure_or_table_is_forgotten():
     text = pages.PAGES["figures.md.j2"].read_text(encoding="utf-8")
     forgotten = [path.name for kind in ("png", "csv") for path in FOLDER.glob(f"*.{kind}") if path.name not in text]

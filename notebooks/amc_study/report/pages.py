@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from amc_lib.checkpoints import SHIPPED
 from amc_lib.files import ROOT, write_bytes
 from amc_study.figures import FOLDER
 
@@ -23,6 +24,11 @@ HEADINGS = {  # a column of table 1 -> split, group of concepts
     "phrases, never boxed": ("phrases", "unboxed"),
 }
 SIGNIFICANT = 0.05  # corrected p below which a difference counts
+
+
+def trained(checkpoint: str) -> dict[str, Any]:
+    """The account of a shipped checkpoint's training: seconds, threads, processor and the rest of its provenance."""
+    return json.loads((SHIPPED / checkpoint / "metrics.json").read_text(encoding="utf-8"))["provenance"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,7 @@ def render(template: str, folder: Path = FOLDER) -> str:
     names = ("table", "account", "files", "missing", "accuracy", "lead", "ablation", "table1")
     environment.globals |= {name: getattr(results, name) for name in names}
     environment.globals["photos"] = Results(folder / "photos")
+    environment.globals["trained"] = trained
     for function in (where, first, cells, number, signed, wide, markdown, listed):
         environment.filters[function.__name__] = function
     return environment.get_template(template).render()
