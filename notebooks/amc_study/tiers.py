@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -117,7 +118,7 @@ class ReadByDetector:
     trained_by = tuple(f"notebooks/amc_study/rival/{name}.py" for name in ("proposals", "region_tower", "vmrm"))
     losses = staticmethod(pair_losses)
 
-    @property
+    @cached_property  # a file of proposals is hashed at each opening
     def detector(self) -> TrainedDetector | ProposalFile:
         return open_proposal_file(self.source) if is_proposal_file(self.source) else load_detector(self.source)
 
@@ -237,7 +238,7 @@ class PaperProposals(ReadByDetector, Photographs):
     official = False
     code = (*Photographs.code, *ReadByDetector.trained_by)
 
-    @property
+    @cached_property  # a file of proposals is hashed at each opening
     def detector(self) -> ProposalFile:
         return open_proposal_file(self.source or proposals_file())
 

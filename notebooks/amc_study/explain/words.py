@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from amc_lib.checkpoints import Checkpoint
-from amc_lib.evaluate import encode_phrases, evaluating, ground_remembered, pair_probabilities, remember_images
+from amc_lib.evaluate import ground_remembered, remember_images
 from amc_lib.regions import Region
 from amc_lib.tokens import Tokenizer, clean
 from amc_study.explain.faithfulness import group_means
@@ -53,24 +53,22 @@ def word_deletion(
     random one depends on (seed, number of the region) alone.
     """
     model, tokenizer, explanation = checkpoint.model, checkpoint.tokenizer, checkpoint.settings.amc.explanation
-    rows = []
+    found = []
     with split.fit(model):
         for number, region in enumerate(tqdm(regions, desc="words", leave=False)):
             shorter = without_each(region.phrase)
             if len(shorter) < 2:
                 continue
             image = split.load(region)[0][None].float()
-            memory = remember_images(model, image)
-            _, _, maps = ground_remembered(model, tokenizer, memory, [region.phrase], layer, explanation)
-            heats = word_heats(tokenizer, region.phrase, maps[0])
-            with evaluating(model):
-                texts = encode_phrases(model, tokenizer, [region.phrase, *shorter])
-                every = torch.arange(len(shorter) + 1)
-                whole, *parts = pair_probabilities(model, model.encode_image(image), *texts, 0 * every, every).tolist()
+            asked = [region.phrase, *shorter]
+            rows = torch.zeros(len(asked), dtype=torch.long, device=model.temp.device)
+            memory = remember_images(model, image).rows(rows)
+            _, scores, maps = ground_remembered(model, tokenizer, memory, asked, layer, explanation)
+            (whole, *parts), heats = scores.tolist(), word_heats(tokenizer, region.phrase, maps[0])
             lot = np.random.default_rng((seed, number)).integers(len(shorter))
             for word, place in zip(WORDS, (heats.argmax(), lot, heats.argmin()), strict=True):
-                rows.append((region.id, region.image_id, word, whole - parts[place]))
-    return pd.DataFrame(rows, columns=["phrase_id", "image_id", "word", "fall"])
+                found.append((region.id, region.image_id, word, whole - parts[place]))
+    return pd.DataFrame(found, columns=["phrase_id", "image_id", "word", "fall"])
 
 
 def word_table(measured: pd.DataFrame) -> pd.DataFrame:

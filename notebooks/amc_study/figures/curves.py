@@ -75,9 +75,10 @@ def faithfulness_figure(table: pd.DataFrame) -> Figure:
     grid = figure.subplots(len(curves), len(systems), sharex=True, sharey=True, squeeze=False)
     for (curve, system), part in table.groupby(["curve", "system"]):
         axes = grid[curves.index(curve), systems.index(system)]
-        drawn = [order for order in ORDERS if (part["order"] == order).any()]
-        for order, (colour, dashes, marker, name) in ((order, ORDERS[order]) for order in drawn):
+        for order, (colour, dashes, marker, name) in ORDERS.items():
             line, look = part[part["order"] == order], {"marker": marker, "markersize": 2.5, "label": name}
+            if line.empty:  # of a table that is older than the order
+                continue
             axes.fill_between(line["share"], line["ci_low"], line["ci_high"], color=colour, alpha=0.15, lw=0)
             axes.plot(line["share"], line["probability"], dashes, color=colour, **look)
         axes.grid()

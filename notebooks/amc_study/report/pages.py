@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from amc_lib.checkpoints import SHIPPED
 from amc_lib.files import ROOT, write_bytes
 from amc_study.figures import FOLDER
+from amc_study.run_folder import open_run
 
 PAGES = {"README.md.j2": ROOT / "README.md", "figures.md.j2": FOLDER / "README.md"}
 HEADINGS = {  # a column of table 1 -> split, group of concepts
@@ -28,7 +29,7 @@ SIGNIFICANT = 0.05  # corrected p below which a difference counts
 
 def trained(checkpoint: str) -> dict[str, Any]:
     """The account of a shipped checkpoint's training: seconds, threads, processor and the rest of its provenance."""
-    return json.loads((SHIPPED / checkpoint / "metrics.json").read_text(encoding="utf-8"))["provenance"]
+    return open_run(SHIPPED / checkpoint).metrics["provenance"]
 
 
 @dataclass(frozen=True)
