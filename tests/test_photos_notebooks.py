@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from amc_study.explain.claims import NOT_TESTABLE
 from amc_study.explain.heatmap_quality import THRESHOLDS
 from amc_study.photos.album import open_album
 from amc_study.scenes import cache
+from amc_study.table import read_table, write_table
 from amc_study.tiers import tier_of
 
 PHOTOS = preset("photos")
@@ -153,6 +155,21 @@ def test_04_writes_every_question_of_every_system_and_no_picture_among_the_publi
     assert (published / "accuracy.png").is_file()
     assert {"qualitative", "method"} <= {path.stem for path in local.glob("*.png")}
     assert not {"qualitative", "method"} & {path.stem for path in published.glob("*.png")}
+
+
+def test_04_takes_seeds_that_are_not_here_from_earlier_answers(root, trained):
+    earlier, figures = root / "earlier" / "photos", root / "figures" / "two"
+    run_notebook("04_evaluate", tier="photos", runs=str(trained), figures=str(earlier.parent))
+    answers = read_table(earlier / "answers.csv.gz")
+    another = answers[answers["system"] == "AMC"].assign(seed=1, hit=1.0)
+    write_table(earlier / "answers.csv.gz", pd.concat([answers, another]))
+    options = {"runs": str(trained), "seeds": 2, "figures": str(figures), "beside": str(earlier)}
+    shown = run_notebook("04_evaluate", tier="photos", **options)
+    table1 = shown["table1"].set_index(["system", "concepts"]).loc[("AMC", "all")].iloc[0]
+    once = answers.loc[answers["system"] == "AMC", "hit"].mean()
+    assert table1["seeds"] == 2 and table1["accuracy"] == pytest.approx(50 * (1 + once), abs=0.01)
+    record = json.loads((figures / "photos" / "accuracy.json").read_text(encoding="utf-8"))
+    assert record["earlier"]["checkpoints"]["AMC"] == record["checkpoints"]["AMC"]  # seed 0, the one that is here
 
 
 def test_calibration_is_written_beside_the_weights(trained, monkeypatch):

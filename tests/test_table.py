@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from amc_study.statistics import mean_interval, paired_difference
-from amc_study.table import accuracy, answer_rows, paired, read_table, write_table
+from amc_study.table import accuracy, answer_rows, paired, read_table, with_seeds_of, write_table
 
 IMAGES = [f"image-{i}" for i in range(30) for _ in range(3)]
 REGIONS = [
@@ -79,6 +79,17 @@ def test_answers_that_are_missing_are_counted(table):
         paired(table[~(one & (table["system"] == "ALBEF"))], "AMC", "ALBEF")
     with pytest.raises(ValueError, match="1 answers are missing in column hit"):
         accuracy(table[~(one & (table["system"] == "AMC") & (table["seed"] == 1))])
+
+
+def test_seeds_that_were_answered_earlier_stand_below(table):
+    amc = table["system"] == "AMC"
+    joined = with_seeds_of(table[~amc | (table["seed"] == 2)], table.assign(hit=1.0))
+    assert len(joined) == len(table)
+    new = joined[(joined["system"] == "AMC") & (joined["seed"] != 2)]
+    assert set(new["seed"]) == {0, 1} and (new["hit"] == 1).all()
+    assert joined["hit"].sum() == table.loc[~amc | (table["seed"] == 2), "hit"].sum() + len(new)
+    with pytest.raises(ValueError, match="the earlier answers are to other phrases: 1 were asked of one table alone"):
+        with_seeds_of(table[~amc], table[amc & (table["phrase_id"] != "p7")])
 
 
 def test_file_holds_the_table(table, tmp_path):

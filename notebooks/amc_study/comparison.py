@@ -35,6 +35,7 @@ class Answers:
     layer: int | str  # the layer of the heatmap, or the way of scoring proposals
     layers: dict[int | str, float]  # pointing accuracy (percent) on the validation split, by layer or way
     pointing: dict[str, Pointing | RegionAnswers]
+    seed: int = 0  # of its finetuning
     wrong: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # `wrong_answers` on each, if they were asked
 
 
@@ -43,8 +44,9 @@ def study_folders(
 ) -> dict[str, list[str | Path]]:
     """For each system its checkpoints: the one pretrained ALBEF, and of the finetuned systems one a seed.
 
-    Those lie under `runs`/seed-N. Where `runs` is None they are the shipped ones (`shipped_name`) or, in a tier that
-    ships none, those that `make photos` or `make paper` leaves. `blip`: a BLIP to be asked as well, of photographs.
+    Those lie under `runs`/seed-N; a system of which some seeds are not there is compared by the others. Where `runs` is
+    None they are the shipped ones (`shipped_name`) or, in a tier that ships none, those that `make photos` or `make
+    paper` leaves. `blip`: a BLIP to be asked as well, of photographs.
     """
     folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier))]}
     for system, name in (FINETUNED | DETECTOR_BASED).items():
@@ -56,9 +58,13 @@ def study_folders(
         if system in DETECTOR_BASED and seeds == 1 and not exists(folders[system][0]) and exists(shipped):
             print(f"{system}: the shipped checkpoint of seed 0 (several seeds are trained anew)")
             folders[system] = [shipped]
-    for system in DETECTOR_BASED:
-        if not all(exists(source) for source in folders[system]):
-            print(f"{system}: left out, there is no checkpoint at {plain(folders.pop(system))}")
+    for system, sources in list(folders.items()):
+        there = [source for source in sources if exists(source)]
+        if len(there) < len(sources) and (there or system in DETECTOR_BASED):
+            lacking = [str(plain(source)) for source in sources if source not in there]
+            print(f"{system}: {'' if there else 'left out, '}there is no checkpoint at {', '.join(lacking)}")
+            folders[system] = there
+    folders = {system: sources for system, sources in folders.items() if sources}
     return folders | ({"BLIP": [blip]} if blip else {})
 
 
@@ -82,7 +88,8 @@ def answer(
     in_parts = validation is None
     asking, layers = (ask_in_parts, {}) if in_parts else (ask, layer_accuracies(checkpoint, validation))
     layer = max(layers, key=layers.__getitem__, default=checkpoint.settings.amc.layer)
-    answers = Answers(layer, layers, {name: asking(checkpoint, split, layer) for name, split in splits.items()})
+    pointing = {name: asking(checkpoint, split, layer) for name, split in splits.items()}
+    answers = Answers(layer, layers, pointing, checkpoint.settings.finetuning.seed)
     if wrong:
         answers.wrong = {name: ask_wrong(checkpoint, split, layer, in_parts) for name, split in splits.items()}
     return answers

@@ -112,6 +112,20 @@ def by_phrase(answers: pd.DataFrame, column: str = "hit") -> pd.DataFrame:
     return values
 
 
+def with_seeds_of(table: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
+    """A table with columns system and seed, and below it the rows of an earlier one for those that it lacks.
+
+    Raises ValueError where an earlier answer is to a phrase that this table does not ask, or the other way round.
+    """
+    asked = pd.MultiIndex.from_frame(table[["system", "seed"]])
+    missing = earlier[~pd.MultiIndex.from_frame(earlier[["system", "seed"]]).isin(asked)]
+    if "phrase_id" in table and len(missing):
+        alone = set(missing["phrase_id"]).symmetric_difference(table["phrase_id"])
+        if alone:
+            raise ValueError(f"the earlier answers are to other phrases: {len(alone)} were asked of one table alone")
+    return pd.concat([table, missing], ignore_index=True)
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write as .csv.gz, the same bytes for the same table."""
     with atomic_file(path) as file:
