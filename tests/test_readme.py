@@ -8,6 +8,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import gradio
 import pytest
 import torch
 from paper_data import write_paper_data
@@ -15,6 +16,7 @@ from tiny_blip import save_blip
 from tiny_scenes import code_cells
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
+from amc_lib import page
 from amc_lib.__main__ import main as ask
 from amc_lib.datasets.__main__ import main as datasets
 from amc_lib.files import ROOT
@@ -64,7 +66,13 @@ def test_commands_run(place, capsys, monkeypatch):
     torch.manual_seed(0)
     small = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=64).eval()  # else it would be fetched
     monkeypatch.setattr(propose, "open_detector", lambda weights: small)
-    ran = {"amc_lib": ask, "amc_lib.datasets": datasets, "amc_study.rival.propose": propose.main}
+    monkeypatch.setattr(gradio.Blocks, "launch", lambda blocks, **_: None)  # which would serve until it is stopped
+    ran = {
+        "amc_lib": ask,
+        "amc_lib.page": page.main,
+        "amc_lib.datasets": datasets,
+        "amc_study.rival.propose": propose.main,
+    }
     asked = [shlex.split(line)[2:] for line in commands() if line.startswith("python -m")]
     assert {module for module, *_ in asked} == set(ran)
     for module, *arguments in asked:
