@@ -9,9 +9,12 @@ import pytest
 from amc_study.explain.claims import (
     CLAIMS,
     COLUMNS,
+    EXPERIMENTS,
     FAILS,
     HOLDS,
+    KEPT,
     MARGIN,
+    MEANING,
     NEVER_BOXED,
     NOT_TESTABLE,
     RETRIEVAL,
@@ -105,6 +108,28 @@ def test_where_no_split_is_of_several_alike_the_phrases_with_such_a_letter_are()
         assert len(tasks[f"referring {letter}"]) == (letters == letter).sum()
         assert set(tasks[f"referring {letter}"]["which"]) == {letter}
     assert set(pointing_tasks(table)) == {"phrases"}
+
+
+def test_meaning_is_what_the_own_phrase_hits_beyond_a_random_one():
+    """Two systems that hit the own phrase alike: the one that a random phrase leads astray has read it."""
+    hits, strayed = with_rate(0.7), with_rate(0.2, 1)
+    table = pd.concat(
+        (
+            tidy(AMC=hits).assign(hit_random=strayed.astype(float)),
+            tidy(ALBEF=hits).assign(hit_random=hits.astype(float)),
+        )
+    )
+    table.loc[table["phrase_id"] == "p0", "hit_random"] = np.nan  # there was no other phrase to ask
+    tasks = pointing_tasks(table)
+    assert len(tasks[MEANING]) == 2 * (PHRASES - 1)
+    row = claims_table(tasks, [Claim("AMC", "ALBEF", MEANING)]).iloc[0]
+    assert row.verdict == HOLDS and row.difference == round(100 * (hits[1:].mean() - strayed[1:].mean()), 2)
+    assert claims_table(tasks, [Claim("AMC", "ALBEF", "phrases")]).iloc[0].difference == 0
+
+
+def test_every_claim_names_the_experiment_that_could_have_refused_it():
+    assert {claim.task for claim in (*CLAIMS, *KEPT)} == set(EXPERIMENTS)
+    assert claims_table({}, (*CLAIMS, *KEPT))["experiment"].str.match(r"(04|10): ").all()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,20 @@ POSTER = {  # pointing accuracy in percent on Flickr30k Entities, RefCOCO+ testA
     "ALBEF": {"phrases": 79.14, "referring A": 69.35, "referring B": 53.77},
     "AMC": {"phrases": 86.49, "referring A": 78.89, "referring B": 61.16},
 }
-COLUMNS = ["claim", "of", "verdict", "difference", "ci_low", "ci_high", "p", "p_holm", "items", "images", "seeds"]
+COLUMNS = [
+    "claim",
+    "of",
+    "experiment",
+    "verdict",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_holm",
+    "items",
+    "images",
+    "seeds",
+]
 COLUMNS += ["poster", "statement"]
 
 
@@ -55,14 +68,26 @@ class Claim:
         return None if None in numbers else numbers[0] - numbers[1]
 
 
-NEVER_BOXED = "concepts never boxed"
+NEVER_BOXED, MEANING = "concepts never boxed", "own minus random phrase"
 RECALL_AT = 10  # at 1 the models of the scenes find 2 to 3 %: a claim about that could hardly fail
 RETRIEVAL = (f"recall@{RECALL_AT} of pictures", f"recall@{RECALL_AT} of captions", "matching of captions")
-CLAIMS = (
+EXPERIMENTS = {  # what could have refused a claim
+    "phrases": "04: hits on all phrases of the first split",
+    "referring A": "04: hits where several people or animals are shown",
+    "referring B": "04: hits where several other things of a kind are shown",
+    NEVER_BOXED: "04: hits on phrases whose concept no box of finetuning shows",
+    MEANING: "04: hits less those of a random phrase asked for the same boxes",
+    RETRIEVAL[0]: "10: right picture among the first, by the match head",
+    RETRIEVAL[1]: "10: right caption among the first, by the match head",
+    RETRIEVAL[2]: "10: right and similar wrong captions told apart at even odds",
+}
+CLAIMS = (  # of pointing
     *(Claim("AMC", second, role) for second in ("ALBEF", "VMRM") for role in ROLES),
     *(Claim("AMC", second, NEVER_BOXED) for second in ("ALBEF", "VMRM")),
+    *(Claim("AMC", "ALBEF finetuned", task, THIS_STUDY) for task in (*ROLES, NEVER_BOXED, MEANING)),
+)
+KEPT = (  # of what pointing should not cost
     *(Claim("AMC", "ALBEF", task, kept=True) for task in RETRIEVAL),
-    *(Claim("AMC", "ALBEF finetuned", task, THIS_STUDY) for task in (*ROLES, NEVER_BOXED)),
     *(Claim("AMC", "ALBEF finetuned", task, THIS_STUDY, kept=True) for task in RETRIEVAL),
 )
 
@@ -70,13 +95,17 @@ CLAIMS = (
 def pointing_tasks(answers: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Parts of the tidy table by task of CLAIMS; concepts never boxed are asked on the phrases split.
 
-    So is "referring", in a tier without such splits: there it is the phrases that column `which` gives a letter.
+    So is "referring", in a tier without such splits: there it is the phrases that column `which` gives a letter. The
+    `hit` of MEANING is that with the own phrase minus that with a random one.
     """
     tasks = {role: answers[answers["split"].isin(names)] for role, names in ROLES.items()}
     for letter in "AB" if "which" in answers else "":
         if tasks[f"referring {letter}"].empty:
             tasks[f"referring {letter}"] = tasks["phrases"][tasks["phrases"]["which"] == letter]
-    tasks[NEVER_BOXED] = tasks["phrases"][~tasks["phrases"]["annotated"].astype(bool)]
+    phrases = tasks["phrases"]
+    tasks[NEVER_BOXED] = phrases[~phrases["annotated"].astype(bool)]
+    if "hit_random" in phrases:
+        tasks[MEANING] = phrases.assign(hit=phrases["hit"] - phrases["hit_random"]).dropna(subset="hit")
     return {task: part for task, part in tasks.items() if len(part)}
 
 
@@ -84,7 +113,8 @@ def claims_table(tasks: Mapping[str, pd.DataFrame], claims: Sequence[Claim] = CL
     """A row for each claim, columns COLUMNS; `tasks` are parts of the tidy table. Differences in percentage points."""
     rows = []
     for claim in claims:
-        rows.append({"claim": claim.text, "of": claim.of, "poster": claim.poster})
+        experiment = EXPERIMENTS.get(claim.task)
+        rows.append({"claim": claim.text, "of": claim.of, "experiment": experiment, "poster": claim.poster})
         part = tasks.get(claim.task)
         if part is not None and {claim.first, claim.second} <= set(part["system"]):
             rows[-1] |= paired(part, claim.first, claim.second)
