@@ -1,4 +1,4 @@
-"""README.md and figures/README.md, filled from the tables under figures/ by the templates beside this file (*.j2)."""
+"""README.md and, in figures/, README.md and REPORT.md, filled from the tables there by the templates beside this file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from amc_lib.files import ROOT, write_bytes
 from amc_study.figures import FOLDER
 from amc_study.run_folder import open_run
 
-PAGES = {"README.md.j2": ROOT / "README.md", "figures.md.j2": FOLDER / "README.md"}
+PAGES = {
+    "README.md.j2": ROOT / "README.md",
+    "figures.md.j2": FOLDER / "README.md",
+    "report.md.j2": FOLDER / "REPORT.md",
+}
 HEADINGS = {  # a column of table 1 -> split, group of concepts
     "phrases": ("phrases", "all"),
     "referring A": ("referring A", "all"),
@@ -189,7 +193,7 @@ def render(template: str, folder: Path = FOLDER) -> str:
     results = Results(folder)
     names = ("table", "account", "files", "missing", "accuracy", "lead", "ablation", "table1")
     environment.globals |= {name: getattr(results, name) for name in names}
-    environment.globals["photos"] = Results(folder / "photos")
+    environment.globals |= {"results": results, "photos": Results(folder / "photos")}
     environment.globals["trained"] = trained
     for function in (where, first, cells, number, signed, wide, markdown, listed):
         environment.filters[function.__name__] = function
