@@ -1,4 +1,4 @@
-"""README.md and, in figures/, README.md and REPORT.md, filled from the tables there by the templates beside this file."""
+"""README.md and two pages in figures/ (README.md, REPORT.md), filled from the tables there by templates (*.j2)."""
 
 from __future__ import annotations
 
