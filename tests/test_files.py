@@ -7,7 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amc_lib.files import ROOT, atomic_file, photos_root, plain, unexpected_content, write_bytes, write_csv, write_json
+from amc_lib.files import (
+    ROOT,
+    atomic_file,
+    atomic_folder,
+    photos_root,
+    plain,
+    unexpected_content,
+    write_bytes,
+    write_csv,
+    write_json,
+)
 
 
 def test_photographs_lie_where_the_variable_says_or_one_folder_below(tmp_path, monkeypatch):
@@ -49,6 +59,20 @@ def test_old_file_stays_until_the_new_one_is_whole(tmp_path):
         file.flush()
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new" and [entry.name for entry in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_folder_is_whole_or_not_there_and_the_quicker_of_two_stays(tmp_path):
+    path = tmp_path / "entry"
+    with pytest.raises(RuntimeError), atomic_folder(path) as folder:
+        (folder / "half").touch()
+        raise RuntimeError("power cut")
+    assert not [*tmp_path.iterdir()]
+    with atomic_folder(path) as slower:
+        (slower / "slower").touch()
+        with atomic_folder(path) as quicker:
+            (quicker / "quicker").touch()
+        assert path.is_dir()
+    assert [entry.relative_to(tmp_path).as_posix() for entry in tmp_path.rglob("*")] == ["entry", "entry/quicker"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])

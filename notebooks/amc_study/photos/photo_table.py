@@ -6,8 +6,6 @@ As Python objects, Visual Genome's phrases would cost several gigabytes in each 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +16,7 @@ import numpy as np
 
 from amc_lib.data import Phrase
 from amc_lib.datasets.records import Regions
+from amc_lib.files import atomic_folder
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,11 @@ def build(regions: Regions, root: Path) -> PhotoTable:
 def open_table(folder: Path, make: Callable[[], PhotoTable]) -> PhotoTable:
     """The table kept in `folder`, made and written first where there is none. ValueError for a damaged one."""
     if not folder.is_dir():
-        table, unfinished = make(), folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-        unfinished.mkdir(parents=True)
-        np.save(unfinished / "lines.npy", table.lines)
-        np.save(unfinished / "ends.npy", table.ends)
-        (unfinished / "about.json").write_text(json.dumps(table.about))
-        os.rename(unfinished, folder)
+        table = make()
+        with atomic_folder(folder) as unfinished:
+            np.save(unfinished / "lines.npy", table.lines)
+            np.save(unfinished / "ends.npy", table.ends)
+            (unfinished / "about.json").write_text(json.dumps(table.about))
     try:
         about = json.loads((folder / "about.json").read_text())
         return PhotoTable(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("lines", "ends")), about)

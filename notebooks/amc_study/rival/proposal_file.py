@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
 import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -28,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from amc_lib.files import ROOT
+from amc_lib.files import ROOT, atomic_folder
 from amc_study.rival.proposals import RegionInputs
 
 CACHE = ROOT / "data" / "cache"
@@ -88,13 +86,8 @@ def open_proposal_file(source: str | Path) -> ProposalFile:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     folder = _folder(sha256)
     if not folder.is_dir():
-        unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-        unfinished.mkdir(parents=True)
-        try:
+        with atomic_folder(folder) as unfinished:
             _unpack(path, sha256, unfinished)
-            os.rename(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
     return _opened(folder)
 
 

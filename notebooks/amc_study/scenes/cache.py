@@ -11,7 +11,6 @@ import io
 import json
 import multiprocessing
 import os
-import shutil
 import time
 import tokenize
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from amc_lib.config import SceneSettings
-from amc_lib.files import ROOT, plain
+from amc_lib.files import ROOT, atomic_folder, plain
 from amc_study.scenes.scene import SPLITS
 
 CACHE = ROOT / "data" / "cache"
@@ -100,32 +99,25 @@ def open_rows(
 
 def _fill(folder: Path, compute: Callable[[int, int], Part], count: int, title: str, rows_a_task: int) -> None:
     """Compute an entry beside its place and rename it when it is whole; arrays never stand in memory whole."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
     arrays, records = {}, []
     starts = range(0, count, rows_a_task)
     stops = [min(start + rows_a_task, count) for start in starts]
-    try:
-        said = time.monotonic()
-        with _mapping(len(starts)) as mapped:
-            parts = mapped(compute, starts, stops)
-            for start, stop, (part, part_records) in zip(starts, stops, parts, strict=True):
-                for name, rows in part.items():
-                    if name not in arrays:
-                        shape = (count, *rows.shape[1:])
-                        arrays[name] = np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", rows.dtype, shape)
-                    arrays[name][start:stop] = rows
-                records += part_records
-                if stop == count or time.monotonic() >= said + LINES_EVERY:
-                    print(f"{title}: {stop:,} of {count:,}", flush=True)
-                    said = time.monotonic()
+    said = time.monotonic()
+    with atomic_folder(folder) as unfinished, _mapping(len(starts)) as mapped:
+        parts = mapped(compute, starts, stops)
+        for start, stop, (part, part_records) in zip(starts, stops, parts, strict=True):
+            for name, rows in part.items():
+                if name not in arrays:
+                    shape = (count, *rows.shape[1:])
+                    arrays[name] = np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", rows.dtype, shape)
+                arrays[name][start:stop] = rows
+            records += part_records
+            if stop == count or time.monotonic() >= said + LINES_EVERY:
+                print(f"{title}: {stop:,} of {count:,}", flush=True)
+                said = time.monotonic()
         for array in arrays.values():
             array.flush()
         (unfinished / "records.json").write_text(json.dumps(records), encoding="utf-8")
-        if not folder.is_dir():  # another process may have been quicker
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager
