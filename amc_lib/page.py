@@ -29,6 +29,7 @@ EXAMPLES = (
 )  # of data/photographs
 FONTS = ["system-ui", "sans-serif"]  # the theme's own would be fetched from the internet
 HEIGHT = 420  # of the uploaded picture, pixels of the screen
+KEPT = 3600  # seconds that gradio keeps an uploaded picture
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,7 +54,7 @@ def page(grounders: Mapping[str, Grounder]) -> gradio.Blocks:
     """A picture and a phrase above; below, for each checkpoint, the picture under its heatmap and a sentence."""
     import gradio
 
-    with gradio.Blocks(title="Where is it?", analytics_enabled=False) as blocks:
+    with gradio.Blocks(title="Where is it?", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gradio.Markdown("# Where is it?\nA picture, a phrase, and where each model looks to say that they match.")
         with gradio.Row():
             picture = gradio.Image(type="pil", image_mode=None, label="picture", height=HEIGHT)
