@@ -173,6 +173,7 @@ def test_04_takes_seeds_that_are_not_here_from_earlier_answers(root, trained):
     write_table(earlier / "answers.csv.gz", pd.concat([answers, another]))
     options = {"runs": str(trained), "seeds": 2, "figures": str(figures), "beside": str(earlier)}
     shown = run_notebook("04_evaluate", tier="photos", **options)
+    assert {system: len(sources) for system, sources in shown["folders"].items()} == dict.fromkeys(SYSTEMS, 1)
     table1 = shown["table1"].set_index(["system", "concepts"]).loc[("AMC", "all")].iloc[0]
     once = answers.loc[answers["system"] == "AMC", "hit"].mean()
     assert table1["seeds"] == 2 and table1["accuracy"] == pytest.approx(50 * (1 + once), abs=0.01)
