@@ -6,16 +6,16 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from amc_lib import gradcam
 from amc_lib.checkpoints import Checkpoint, load_checkpoint
-from amc_lib.datasets.image_files import open_image, reading, to_rgb
+from amc_lib.datasets.image_files import Picture, read_image
 from amc_lib.evaluate import evaluating, ground_remembered, peak, remember_images
 from amc_lib.files import atomic_file
 from amc_lib.model import Backbone, Memory
@@ -27,7 +27,6 @@ DEFAULT_CHECKPOINT = "amc-photos"
 PNG_LEVEL = 1  # of compression: an overlay is written in less than half the time, and a quarter larger
 PHRASES_AT_ONCE = 32  # of one picture: more take no more memory
 ARTICLES = {"a", "an", "the"}  # words that alone ask for nothing
-Picture = Image.Image | np.ndarray | str | Path | BinaryIO
 
 
 @dataclass(frozen=True)
@@ -239,20 +238,3 @@ def model_input(picture: Image.Image, model: Backbone) -> Tensor:
     from amc_lib.datasets.transforms import to_input  # here: with the training data it imports torchvision, accelerate
 
     return to_input(picture, vision.image_size, model.resize)
-
-
-def read_image(image: Picture) -> Image.Image:
-    """A picture, its path, an open file, or uint8 [H, W, 3] as RGB: upright as its EXIF says, transparency on white.
-
-    ValueError with one sentence if it is missing or damaged.
-    """
-    if not isinstance(image, Image.Image | np.ndarray | str | Path) and not hasattr(image, "read"):
-        raise ValueError(f"an image must be a PIL image, an array or a path, got {type(image).__name__}")
-    named = image if isinstance(image, str | Path) else f"the {type(image).__name__}"
-    with reading(named):
-        if isinstance(image, np.ndarray):
-            image = Image.fromarray(image)
-        picture = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else open_image(image))
-        if picture.has_transparency_data:
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-        return to_rgb(picture)

@@ -19,9 +19,8 @@ from amc_lib.overlay import heat_overlay
 from amc_lib.regions import Region
 from amc_study import figures
 from amc_study.figures import FOLDER, Example, Shown, TwoWays
-from amc_study.figures.scene_sheet import choose_regions, tag_corner
+from amc_study.figures.scene_sheet import SheetImage, choose_regions, tag_corner
 from amc_study.figures.style import COLOURS, HIT, MISS, OPEN
-from amc_study.tiers import SheetImage
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 HEAT = np.linspace(0, 1, 2400).reshape(40, 60)

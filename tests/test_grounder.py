@@ -21,8 +21,9 @@ import amc_lib.grounder as grounder_module
 from amc_lib import Grounder, Grounding, gradcam
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
+from amc_lib.datasets.image_files import read_image
 from amc_lib.evaluate import ground_phrases, peak
-from amc_lib.grounder import Calibration, read_image, unknown_words
+from amc_lib.grounder import Calibration, unknown_words
 from amc_lib.model.trunk import pixels
 from amc_lib.overlay import heat_overlay
 from amc_lib.presets import preset

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amc_lib.datasets.image_files import ImageFile, ImageFolder
-from amc_lib.grounder import read_image
+from amc_lib.datasets.image_files import ImageFile, ImageFolder, read_image
 
 WIDTH, HEIGHT = 24, 16
 ORIENTATION = 0x0112  # EXIF tag

@@ -1,4 +1,4 @@
-"""Pictures in files: the image source of regions read from data sets."""
+"""Pictures: of people, in whatever form they come, and in the files of data sets, as the image source of regions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow knows more, some of which start programs
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of the names of such files
 MOST_PIXELS = 89_478_485  # from which on Pillow warns of decompression bombs
+Picture = Image.Image | np.ndarray | str | Path | BinaryIO
 
 
 class UnreadableImageError(ValueError):
@@ -52,6 +53,23 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
     return picture.convert("RGB")
+
+
+def read_image(image: Picture) -> Image.Image:
+    """A picture, its path, an open file, or uint8 [H, W, 3] as RGB: upright as its EXIF says, transparency on white.
+
+    ValueError with one sentence if it is missing or damaged.
+    """
+    if not isinstance(image, Image.Image | np.ndarray | str | Path) and not hasattr(image, "read"):
+        raise ValueError(f"an image must be a PIL image, an array or a path, got {type(image).__name__}")
+    named = image if isinstance(image, str | Path) else f"the {type(image).__name__}"
+    with reading(named):
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        picture = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else open_image(image))
+        if picture.has_transparency_data:
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+        return to_rgb(picture)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,17 @@ LONG = 5  # words, from which on phrases are one group
 LIVING = ("people", "animals")  # entity types of "which of several", A; the others are B
 
 
+def split_sizes(splits: Mapping[str, Split]) -> pd.DataFrame:
+    """What each split holds: images, phrases, phrases by kind, those of concepts never boxed, records left out."""
+    rows = []
+    for name, split in splits.items():
+        regions = pd.DataFrame([(r.image_id, r.kind, r.annotated) for r in split.all_regions()], columns=[*"ika"])
+        row = {"split": name, "images": regions["i"].nunique(), "phrases": len(regions)}
+        row |= {f"{kind}s": (regions["k"] == kind).sum() for kind in ("object", "group", "part")}
+        rows.append(row | {"unboxed": (~regions["a"].astype(bool)).sum(), "left_out": len(split.skipped)})
+    return pd.DataFrame(rows)
+
+
 def phrase_columns(split: Split) -> pd.DataFrame:
     """Columns of all phrases of a split, by phrase id.
 

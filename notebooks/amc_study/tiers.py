@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 import pandas as pd
-from PIL import Image
 from torch import Tensor
 
 from amc_lib.checkpoints import paper_tokenizer
@@ -59,14 +58,6 @@ class Split(Protocol):
     def fit(self, model: ALBEF) -> AbstractContextManager:
         """The model as these inputs need it, inside the block."""
         ...
-
-
-@dataclass(frozen=True)
-class SheetImage:
-    """A picture with the regions that it holds."""
-
-    image: Image.Image
-    regions: list[Region]
 
 
 @dataclass(frozen=True)
@@ -268,25 +259,3 @@ def tier_of(settings: Settings, detector: str | Path | None = None) -> Scenes | 
     if settings.model.vision.trunk != "regions":
         return pictures(settings)
     return proposals(settings, detector) if detector else proposals(settings)
-
-
-def split_sizes(splits: Mapping[str, Split]) -> pd.DataFrame:
-    """What each split holds: images, phrases, phrases by kind, those of concepts never boxed, records left out."""
-    rows = []
-    for name, split in splits.items():
-        regions = pd.DataFrame([(r.image_id, r.kind, r.annotated) for r in split.all_regions()], columns=[*"ika"])
-        row = {"split": name, "images": regions["i"].nunique(), "phrases": len(regions)}
-        row |= {f"{kind}s": (regions["k"] == kind).sum() for kind in ("object", "group", "part")}
-        rows.append(row | {"unboxed": (~regions["a"].astype(bool)).sum(), "left_out": len(split.skipped)})
-    return pd.DataFrame(rows)
-
-
-def sheet_images(splits: Mapping[str, Split], of_each: int = 2) -> list[SheetImage]:
-    """The first images of every split with their regions, for `figures.scene_sheet`."""
-    shown: dict[tuple[str, str], list[Region]] = {}
-    for name, split in splits.items():
-        images = {region.image_id: [] for region in split.all_regions()}
-        for region in split.all_regions():
-            images[region.image_id].append(region)
-        shown |= {(name, image_id): images[image_id] for image_id in [*images][:of_each]}
-    return [SheetImage(regions[0].image.open(), regions) for regions in shown.values()]

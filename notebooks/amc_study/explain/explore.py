@@ -17,14 +17,15 @@ from PIL import Image
 
 from amc_lib.config import Settings
 from amc_lib.datasets import flickr30k
+from amc_lib.datasets.image_files import read_image
 from amc_lib.files import photos_root
-from amc_lib.grounder import Grounder, Grounding, checked_phrases, read_image
+from amc_lib.grounder import Grounder, Grounding, checked_phrases
 from amc_lib.regions import Region
 from amc_study.comparison import study_folders
 from amc_study.explain.explanation import box_terms, heading, loss_table, outlined, overlay, token_strip
+from amc_study.figures.scene_sheet import SheetImage
 from amc_study.rival.region_grounder import RegionGrounder, RegionGrounding, open_grounders
 from amc_study.scenes.scene import Scene, draw
-from amc_study.tiers import SheetImage
 
 SPLIT = "referring_b"  # of the scenes to choose from: the one in which twins stand side by side
 SHOWN_SIDE = 480  # pixels of the longer side of a picture on the page; the systems read it at its full size

@@ -15,9 +15,9 @@ from amc_lib.files import photos_root
 from amc_lib.grounder import Grounder
 from amc_lib.regions import Region
 from amc_study.figures.qualitative import Example, Shown
+from amc_study.figures.scene_sheet import SheetImage
 from amc_study.rival.region_grounder import RegionGrounder, RegionGrounding
 from amc_study.scenes.scene import draw
-from amc_study.tiers import SheetImage
 
 
 def example_of(region: Region, grounders: Mapping[str, Grounder | RegionGrounder]) -> Example:

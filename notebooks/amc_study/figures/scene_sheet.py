@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from matplotlib.figure import Figure, SubFigure
+from PIL import Image
 
 from amc_lib.regions import Box, Region
 from amc_study.figures.style import MUTED, outline, sheet, show_picture, styled
-from amc_study.tiers import SheetImage
+from amc_study.tiers import Split
 
 COLUMNS, CELL_INCHES, LINE_INCHES, FOOTER_INCHES = 4, 2.3, 0.19, 0.4
 MOST_PHRASES = 4
 FOOTER_CHARACTERS = 40  # of the footer that fit below one picture
 COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#A8377E")  # of the numbers: dark enough for white digits
+
+
+@dataclass(frozen=True)
+class SheetImage:
+    """A picture with the regions that it holds."""
+
+    image: Image.Image
+    regions: list[Region]
 
 
 @styled
@@ -31,6 +41,17 @@ def scene_sheet(scenes: Sequence[SheetImage], attribution: str = "Pictograms: Op
     lines = textwrap.fill(note, int(columns * FOOTER_CHARACTERS))
     footer.text(0.03 / columns, 0.5, lines, va="center", color=MUTED, fontsize=8)
     return footer.figure
+
+
+def sheet_images(splits: Mapping[str, Split], of_each: int = 2) -> list[SheetImage]:
+    """The first images of every split with their regions."""
+    shown: dict[tuple[str, str], list[Region]] = {}
+    for name, split in splits.items():
+        images = {region.image_id: [] for region in split.all_regions()}
+        for region in split.all_regions():
+            images[region.image_id].append(region)
+        shown |= {(name, image_id): images[image_id] for image_id in [*images][:of_each]}
+    return [SheetImage(regions[0].image.open(), regions) for regions in shown.values()]
 
 
 def choose_regions(regions: Sequence[Region], most: int = MOST_PHRASES) -> list[Region]:
