@@ -21,6 +21,7 @@ LAYERS = (  # at the top of a file, each may import from itself and from those b
     "overlay grounder",
     "score",
     "__init__ __main__",
+    "page",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "amc_lib").rglob("*.py"))

@@ -14,6 +14,7 @@ from amc_lib import presets
 from amc_lib.config import Settings
 from amc_lib.model.trunk import pixels
 from amc_lib.presets import preset
+from amc_study import runs
 from amc_study.comparison import Answers, answer
 from amc_study.photos.album import open_album
 from amc_study.rival import detector_runs
@@ -66,6 +67,7 @@ def folder(tmp_path_factory):
         patch.setenv("AMC_PHOTOS", str(folder / "flickr30k"))
         keep_in(folder, patch.setattr)
         patch.setattr(detector_runs, "SHIPPED", folder / "shipped")
+        patch.setattr(runs, "shipped", lambda: [])
         patch.setattr(rival, "_PHOTOS", DETECTOR)
         open_album.cache_clear()
         yield folder

@@ -130,10 +130,12 @@ def baseline_rows(name: str, split: Split) -> pd.DataFrame:
 def pick_examples(table: pd.DataFrame, systems: Sequence[str], count: int, seed: int = 0) -> list[str]:
     """Ids of `count` phrases of one split for the qualitative figure, drawn at random, one an image.
 
-    Drawn in equal parts (as far as they exist) from: the last system alone hits, all hit, the last misses. So the
-    figure shows how the systems differ and where the last one fails; it is no sample from which to read accuracies.
+    Drawn in equal parts (as far as they exist) from what the systems' first seeds answer: the last system alone hits,
+    all hit, the last misses. So the figure shows how the systems differ and where the last one fails; it is no sample
+    from which to read accuracies.
     """
-    first = table[(table["seed"] == 0) & table["system"].isin(systems)]
+    table = table[table["system"].isin(systems)]
+    first = table[table["seed"] == table.groupby("system")["seed"].transform("min")]
     images = first.drop_duplicates("phrase_id").set_index("phrase_id")["image_id"]
     hits = first.pivot(index="phrase_id", columns="system", values="hit").loc[images.index, list(systems)] > 0
     last, others = hits[systems[-1]], hits[list(systems[:-1])].any(axis=1)
