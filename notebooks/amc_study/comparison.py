@@ -16,8 +16,7 @@ from amc_lib.presets import preset
 from amc_study.answers import ask, ask_in_parts, ask_wrong
 from amc_study.explain.difficulty import area_share
 from amc_study.rival.proposals import ProposalSplit
-from amc_study.rival.region_answers import RegionAnswers
-from amc_study.rival.vmrm import WAYS
+from amc_study.rival.region_answers import RegionAnswers, way_accuracies
 from amc_study.run_folder import open_run
 from amc_study.runs import RUNS, long_history, pretrained
 from amc_study.table import answer_rows
@@ -97,8 +96,10 @@ def answer(
 
 def layer_accuracies(checkpoint: Checkpoint, split: Split) -> dict[int | str, float]:
     """Pointing accuracy in percent of every fusion layer (of VMRM: every way of scoring proposals) on a split."""
+    if isinstance(split, ProposalSplit):
+        return way_accuracies(checkpoint, split)
     text = checkpoint.settings.model.text
-    layers = WAYS if isinstance(split, ProposalSplit) else range(text.fusion_from, text.layers)
+    layers = range(text.fusion_from, text.layers)
     return {layer: 100 * float(ask(checkpoint, split, layer).hits.mean()) for layer in layers}
 
 
