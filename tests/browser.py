@@ -28,6 +28,7 @@ from amc_lib.files import ROOT
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
 PATIENCE = 300  # seconds that anything may take, on a busy machine
+ENTER = "\ue007"  # the key, in the protocol's code points
 SCREENSHOTS = ROOT / "build" / "browser"
 
 needs_browser = pytest.mark.skipif(

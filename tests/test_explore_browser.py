@@ -12,12 +12,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from browser import a_browser, decoded, needs_browser, serving
+from browser import ENTER, a_browser, decoded, needs_browser, serving
 
 from amc_lib.files import ROOT
 from amc_study.explain.explore import Explorer, load_systems
 
-ENTER, CONTROL, RELEASE = "\ue007", "\ue009", "\ue000"  # keys, in the protocol's code points
+CONTROL, RELEASE = "\ue009", "\ue000"  # keys, in the protocol's code points
 TOKEN = "explore"
 SCENE, TYPED = 3, "pink kite"
 

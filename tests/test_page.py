@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio
 import numpy as np
 import pytest
-from browser import a_browser, needs_browser, serving
+from browser import ENTER, a_browser, needs_browser, serving
 from PIL import Image
 from refusal import refused
 from test_grounder import tiny_checkpoint
@@ -17,7 +17,6 @@ from amc_lib import Grounder
 from amc_lib.files import ROOT
 from amc_lib.page import EXAMPLES, answering, page
 
-ENTER = "\ue007"  # in WebDriver's code points
 PICTURE = ROOT / "data" / "photographs" / "officer.jpg"
 UPLOAD = "return document.querySelector('input[type=file]')"
 UPLOADED = 'return document.querySelector(\'button[aria-label*="emove"], button[aria-label*="lear"]\')'

@@ -117,6 +117,8 @@ def test_04_shows_what_two_processes_have_asked_and_writes_the_table(root, train
         line = next(line for line in printed.splitlines() if line.startswith(f"{source}, Flickr30k test"))
         accuracy = table.loc[(system, "Flickr30k test"), "accuracy"]
         assert f" {accuracy:.2f} % of 20 phrases" in line
+    claims = pd.read_csv(figures / "claims.csv").set_index("claim")
+    assert claims.loc["AMC is better than ALBEF: referring A", "items"] == 9
     ranking = pd.read_csv(figures / "box_ranking.csv")
     assert set(ranking["split"]) == {"RefCOCO+ testA", "RefCOCO+ testB"} and ranking["accuracy"].between(0, 100).all()
     provenance = json.loads((figures / "accuracy.json").read_text(encoding="utf-8"))
