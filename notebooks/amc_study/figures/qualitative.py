@@ -52,19 +52,20 @@ def qualitative_figure(examples: Sequence[Example], abreast: int = 1) -> Figure:
     """
     if not examples:
         raise ValueError("there are no examples to draw")
-    columns, height = 1 + len(examples[0].systems), HEADER_INCHES + CELL_INCHES
-    blocks, footer = sheet(len(examples), abreast, (columns * (CELL_INCHES + 0.1), height), FOOTER_INCHES)
+    columns = 1 + len(examples[0].systems)
+    heights = [HEADER_INCHES + CELL_INCHES * min(1, one.image.height / one.image.width) for one in examples]
+    blocks, footer = sheet(heights, abreast, columns * (CELL_INCHES + 0.1), FOOTER_INCHES)
     for block, example in zip(blocks, examples, strict=True):
-        _draw_example(block, example, height)
+        _draw_example(block, example)
     key = ("      " if abreast * columns > 4 else "\n").join(KEY)
     footer.text(0.02 / abreast, 0.45, key, va="center", color=MUTED, fontsize=8, linespacing=1.4)
     return footer.figure
 
 
-def _draw_example(block: SubFigure, example: Example, height: float) -> None:
+def _draw_example(block: SubFigure, example: Example) -> None:
     """The phrase as title, the image, and a panel for each system."""
-    columns, top = 1 + len(example.systems), 1 - HEADER_INCHES / height
-    room = {"left": 0.02, "right": 0.98, "bottom": 0.02, "top": top, "wspace": 0.06}
+    columns, height = 1 + len(example.systems), block.bbox.height / block.figure.dpi  # inches
+    room = {"left": 0.02, "right": 0.98, "bottom": 0.02, "top": 1 - HEADER_INCHES / height, "wspace": 0.06}
     grid = block.subplots(1, columns, gridspec_kw=room)
     title = textwrap.shorten(example.phrase, 18 * columns, placeholder=" …")
     block.text(0.02, 1 - 0.3 / height, f"“{title}”", va="center", fontsize=10.5, style="italic")

@@ -33,7 +33,7 @@ def scene_sheet(scenes: Sequence[SheetImage], attribution: str = "Pictograms: Op
     if not scenes:
         raise ValueError("there are no scenes to draw")
     columns, height = min(COLUMNS, len(scenes)), CELL_INCHES + LINE_INCHES * (MOST_PHRASES + 0.8)
-    blocks, footer = sheet(len(scenes), columns, (CELL_INCHES + 0.12, height), FOOTER_INCHES)
+    blocks, footer = sheet([height] * len(scenes), columns, CELL_INCHES + 0.12, FOOTER_INCHES)
     for block, scene in zip(blocks, scenes, strict=True):
         _draw_scene(block, scene, height)
     dashed = not all(region.annotated for scene in scenes for region in scene.regions)

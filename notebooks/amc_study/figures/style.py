@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,12 +110,13 @@ def ring(axes: Axes, point: tuple[float, float], size: float = 9) -> None:
         axes.plot(point[0] + 0.5, point[1] + 0.5, "o", markerfacecolor="none", **look)
 
 
-def sheet(count: int, abreast: int, cell: tuple[float, float], footer: float) -> tuple[list[SubFigure], SubFigure]:
-    """Parts of a new figure: `count` cells (width, height) in rows of `abreast`, and the footer, all in inches."""
-    rows = math.ceil(count / abreast)
-    figure = new_figure(abreast * cell[0], rows * cell[1] + footer)
-    body, below = figure.subfigures(2, 1, height_ratios=[rows * cell[1], footer])
-    return list(body.subfigures(rows, abreast, squeeze=False).flat)[:count], below
+def sheet(heights: Sequence[float], abreast: int, width: float, footer: float) -> tuple[list[SubFigure], SubFigure]:
+    """Parts of a new figure: a cell of at least each height in rows of `abreast`, and the footer, all in inches."""
+    rows = [max(heights[first : first + abreast]) for first in range(0, len(heights), abreast)]
+    figure = new_figure(abreast * width, sum(rows) + footer)
+    body, below = figure.subfigures(2, 1, height_ratios=[sum(rows), footer])
+    cells = body.subfigures(len(rows), abreast, squeeze=False, height_ratios=rows)
+    return list(cells.flat)[: len(heights)], below
 
 
 def verdict(axes: Axes, hit: bool, words: bool = True) -> None:
