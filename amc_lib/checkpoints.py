@@ -51,6 +51,11 @@ class Checkpoint:
     about: dict[str, Any]  # provenance and whatever the writer added; of an official file `imported`, its report
     sha256: str  # of the weights file
 
+    @property
+    def seed(self) -> int:
+        """That of the training which left it; 0 where nothing says."""
+        return self.about.get("seed", 0)
+
 
 def save_checkpoint(
     folder: str | Path, model: ALBEF, tokenizer: Tokenizer, settings: Settings, about: Mapping[str, Any]

@@ -115,6 +115,13 @@ def test_system_without_runs_is_the_shipped_one_in_a_study_of_one_seed_or_left_o
     assert ("of seed 0" if shipped and seeds == 1 else "VMRM: left out") in capsys.readouterr().out
 
 
+def test_bases_of_further_seeds_are_asked_beside_the_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(comparison, "pretrained", lambda settings: "albef-scenes")
+    there = ["albef-scenes", tmp_path / "seed-2" / comparison.BASE]
+    monkeypatch.setattr(comparison, "exists", lambda source: source in there)
+    assert study_folders("scenes", tmp_path, 3)["ALBEF"] == there
+
+
 def test_another_detector_makes_another_run(pretrained, tuned, in_a_folder_of_its_own, tmp_path):
     """What is trained reads the detector that it is given; a run knows which one that was, and is asked with it."""
     own = in_a_folder_of_its_own / "runs" / "own-detector"

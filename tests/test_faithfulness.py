@@ -41,7 +41,7 @@ def region(number: int, box=(0.0, 0.0, 20.0, 12.0), phrase: str = "w1 w2") -> Re
 
 def tiny(seed: int = 0, trunk: str = "none") -> Checkpoint:
     model = tiny_model(torch.float32, seed, trunk)
-    return Checkpoint(model, Tokenizer([*SPECIAL, *WORDS], max_tokens=12), preset("scenes"), {}, "")
+    return Checkpoint(model, Tokenizer([*SPECIAL, *WORDS], max_tokens=12), preset("scenes"), {"seed": seed}, "")
 
 
 @dataclass
@@ -190,9 +190,9 @@ def test_orders_share_their_ends_and_hits_are_those_of_pointing(bank, checkpoint
 
 
 def test_systems_lose_the_same_cells_at_random_and_another_seed_draws_others(bank, checkpoints):
-    same = {"ALBEF": [(checkpoints[0], LAYER)], "AMC": [(checkpoints[1], LAYER), (checkpoints[0], LAYER)]}
+    same = {"ALBEF": [(checkpoints[0], LAYER)], "AMC": [*((one, LAYER) for one in checkpoints[::-1])]}
     found, other = (faithfulness(same, bank.regions[:2], bank, "mean colour", seed) for seed in range(2))
-    np.testing.assert_allclose(scores(found, "ALBEF"), scores(found, seed=1), atol=1e-6)
+    np.testing.assert_allclose(scores(found, "ALBEF"), scores(found, seed=0), atol=1e-6)
     own, random = ORDERS.index("heatmap"), ORDERS.index("random")
     np.testing.assert_allclose(scores(other)[:, :, own], scores(found)[:, :, own], atol=1e-6)
     assert np.abs(scores(other)[:, :, random] - scores(found)[:, :, random]).max() > 1e-3

@@ -108,6 +108,16 @@ def test_seeds_have_folders_of_their_own_and_control_differs_in_its_lambdas_alon
     assert control.pop("output") != amc.pop("output") and control == amc
 
 
+def test_further_seeds_have_bases_of_their_own():
+    steps = {step.name: step for step in itertools.chain(*plan(3))}
+    for seed, base in enumerate(("pretrain", "pretrain-1", "pretrain-2")):
+        pretrained = steps[base].parameters
+        assert pretrained.get("seed", 0) == seed
+        for trained in (steps[f"amc-{seed}"], steps[f"finetune-{seed}"]):
+            assert trained.parameters.get("init") == pretrained.get("output") and trained.after == (base,)
+    assert set(steps) >= {step.name for step in itertools.chain(*plan(1))} and "pretrain-3" not in steps
+
+
 def test_one_seed_opens_the_shipped_vmrm_and_several_train_it():
     outputs = [
         [s.parameters.get("output") for s in itertools.chain(*plan(n)) if s.name.startswith("vmrm")] for n in (1, 2)

@@ -209,7 +209,7 @@ def test_notebook_runs_on_photographs_and_opens_what_is_trained(tuned, tmp_path,
     monkeypatch.setattr(presets, "_PRESETS", presets._PRESETS | {"photos": lambda: SMALL})
     left = run_notebook("09_detector", tier="photos", figures=str(tmp_path))
     assert left["run"].folder == tuned.folder and "finetuning: up to date" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "photos").iterdir()} == {"detector-seed0.csv", "detector-seed0.json"}
+    assert {path.name for path in (tmp_path / "photos").iterdir()} == {"detector.csv", "detector.json"}
     assert left["shares"]["oracle"]["pointing"] >= left["shares"]["similarity"]["pointing"]
 
 
@@ -219,6 +219,7 @@ def test_presets_fit_each_other(monkeypatch):
     based, usual = detector_based(USUAL), detector_preset("photos", seed=2)
     assert based.model.vision.region_width == usual.feature_width and usual.seed == 2
     assert (usual.trunk, usual.image_size) == (USUAL.model.vision.trunk, USUAL.model.vision.image_size)
-    assert detector_preset("scenes", seed=2) == DetectorSettings()
+    assert detector_preset("scenes", seed=2) == DetectorSettings(seed=2)
+    assert detector_based(replace(USUAL, finetuning=replace(USUAL.finetuning, seed=2))).pretraining.seed == 2
     with pytest.raises(ValueError, match="give it a file of proposals"):
         detector_based(preset("paper"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from amc_study import statistics
-from amc_study.statistics import Interval, holm, mean_interval, paired_difference
+from amc_study.statistics import Interval, holm, mean_interval, paired_difference, spreads
 
 
 def clustered(rng: np.random.Generator, images: int, phrases: int = 4) -> tuple[np.ndarray, list[str]]:
@@ -70,6 +70,17 @@ def test_neither_the_order_of_phrases_nor_the_size_of_chunks_matters(monkeypatch
     assert mean_interval(hits, ids, seed=1, draws=50) != mean_interval(hits, ids, draws=50)
     monkeypatch.setattr(statistics, "DRAWS_AT_ONCE", 7)
     assert mean_interval(hits, ids) == expected
+
+
+def test_spread_is_split_into_that_of_images_and_that_of_seeds():
+    rng = np.random.default_rng(6)
+    hits, _, ids = paired(rng, images=40, seeds=4)
+    of_images = [naive_bootstrap(row[None], ids, 2000, rng).std() for row in hits]
+    means = hits.mean(axis=1)
+    assert spreads(hits, ids) == pytest.approx(
+        (np.mean(of_images), np.sqrt(((means - means.mean()) ** 2).sum() / 3)), rel=0.05
+    )
+    assert np.isnan(spreads(hits[0], ids)[1]) and spreads(np.ones((3, len(ids))), ids) == (0, 0)
 
 
 def test_training_seeds_are_averaged():

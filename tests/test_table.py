@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amc_study.statistics import mean_interval, paired_difference
-from amc_study.table import accuracy, answer_rows, paired, read_table, with_seeds_of, write_table
+from amc_study.statistics import mean_interval, paired_difference, spreads
+from amc_study.table import accuracy, answer_rows, paired, read_table, spread, with_seeds_of, write_table
 
 IMAGES = [f"image-{i}" for i in range(30) for _ in range(3)]
 REGIONS = [
@@ -42,6 +42,14 @@ def test_accuracy_is_that_of_the_hits_with_an_interval_over_images(table, hits):
         interval = mean_interval(of_seeds, IMAGES)
         expected = [100 * interval.value, 100 * interval.low, 100 * interval.high, 90, len(of_seeds)]
         assert found.loc[system].drop("split").tolist() == pytest.approx(expected)
+
+
+def test_spread_is_of_what_has_several_seeds(table, hits):
+    (row,) = spread(table).to_dict("records")
+    of_images, of_seeds = spreads(hits["AMC"], IMAGES)
+    expected = {"accuracy": 100 * hits["AMC"].mean(), "sd_images": 100 * of_images, "sd_seeds": 100 * of_seeds}
+    named = {"system": "AMC", "split": "phrases", "phrases": 90, "seeds": 3}
+    assert row == named | {name: pytest.approx(value) for name, value in expected.items()}
 
 
 def test_groups_are_those_asked_for(table, hits):

@@ -24,6 +24,7 @@ from amc_study.tiers import Proposals, Split, tier_of
 from amc_study.wrong_phrases import wrong_answers
 
 FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
+BASE = "albef"  # folder of a seed's own base
 DETECTOR_BASED = {"VMRM": "vmrm"}  # likewise; compared where it is there
 
 
@@ -34,26 +35,29 @@ class Answers:
     layer: int | str  # the layer of the heatmap, or the way of scoring proposals
     layers: dict[int | str, float]  # pointing accuracy (percent) on the validation split, by layer or way
     pointing: dict[str, Pointing | RegionAnswers]
-    seed: int = 0  # of its finetuning
+    seed: int = 0  # of its training
     wrong: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # `wrong_answers` on each, if they were asked
 
 
 def study_folders(
     tier: str, runs: str | Path | None, seeds: int, blip: str | Path | None = None
 ) -> dict[str, list[str | Path]]:
-    """For each system its checkpoints: the one pretrained ALBEF, and of the finetuned systems one a seed.
+    """For each system its checkpoints: ALBEF's bases, and of the finetuned systems one a seed.
 
-    Those lie under `runs`/seed-N; a system of which some seeds are not there is compared by the others. Where `runs` is
+    Those lie under `runs`/seed-N, and so does a base of another seed than the first, where seeds have bases of their
+    own; a system of which some seeds are not there is compared by the others. Where `runs` is
     None they are the shipped ones (`shipped_name`) or, in a tier that ships none, those that `make photos` or `make
     paper` leaves. `blip`: a BLIP to be asked as well, of photographs.
     """
-    folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier))]}
+    homes = [Path(runs or RUNS / tier) / f"seed-{seed}" for seed in range(seeds)]
+    bases = [home / BASE for home in homes[1:] if exists(home / BASE)]
+    folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier)), *bases]}
     for system, name in (FINETUNED | DETECTOR_BASED).items():
         shipped = shipped_name(system, tier)
         if runs is None and exists(shipped):
             folders[system] = [shipped]
         else:
-            folders[system] = [Path(runs or RUNS / tier) / f"seed-{seed}" / name for seed in range(seeds)]
+            folders[system] = [home / name for home in homes]
         if system in DETECTOR_BASED and seeds == 1 and not exists(folders[system][0]) and exists(shipped):
             print(f"{system}: the shipped checkpoint of seed 0 (several seeds are trained anew)")
             folders[system] = [shipped]
@@ -88,7 +92,7 @@ def answer(
     asking, layers = (ask_in_parts, {}) if in_parts else (ask, layer_accuracies(checkpoint, validation))
     layer = max(layers, key=layers.__getitem__, default=checkpoint.settings.amc.layer)
     pointing = {name: asking(checkpoint, split, layer) for name, split in splits.items()}
-    answers = Answers(layer, layers, pointing, checkpoint.settings.finetuning.seed)
+    answers = Answers(layer, layers, pointing, checkpoint.seed)
     if wrong:
         answers.wrong = {name: ask_wrong(checkpoint, split, layer, in_parts) for name, split in splits.items()}
     return answers

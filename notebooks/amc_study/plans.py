@@ -6,6 +6,7 @@ from pathlib import Path
 
 from amc_lib.checkpoints import official_albef
 from amc_lib.files import proposals_file
+from amc_study.comparison import BASE
 from amc_study.run_folder import RUNS
 from amc_study.steps import Step
 
@@ -18,28 +19,32 @@ HOMES = {tier: RUNS / name for tier, name in {"scenes": "study", "photos": "phot
 def plan(seeds: int, full: bool = False) -> list[list[Step]]:
     """The study's steps in rounds, those of a round side by side; with `full` of all that figures/ and README show.
 
-    With one seed VMRM is not trained: 09 and 04 open its shipped run. What measures time has the machine to itself.
+    Every seed has a base and a detector of its own; those of the first are shipped. With one seed VMRM is not trained:
+    09 and 04 open its shipped run. What measures time has the machine to itself.
     """
     home, start = HOMES["scenes"], ("pretrain",)
     figures = {"figures": _figures(seeds, home)}
     compared = {"runs": str(home), "seeds": seeds} | figures
-    training, shown = [], {"amc": str(home / "seed-0" / "amc")}
+    bases, training = [Step("pretrain", "02_pretrain.ipynb", after=("data",))], []
     for seed in range(seeds):
-        names = ("amc", "albef-finetuned", "vmrm")
-        amc, control, vmrm = ({"seed": seed, "output": str(home / f"seed-{seed}" / name)} for name in names)
+        names = ("amc", "albef-finetuned", "vmrm", BASE)
+        amc, control, vmrm, base = ({"seed": seed, "output": str(home / f"seed-{seed}" / name)} for name in names)
+        begun, init = start, {}
+        if seed:
+            begun, init = (f"pretrain-{seed}",), {"init": base["output"]}
+            bases.append(Step(*begun, "02_pretrain.ipynb", base, ("data",)))
         if seeds == 1:
             del vmrm["output"]
-        else:
-            shown["vmrm"] = str(home / "seed-0" / "vmrm")
         training += [
-            Step(f"amc-{seed}", "03_train.ipynb", amc, start),
+            Step(f"amc-{seed}", "03_train.ipynb", amc | init, begun),
             Step(f"vmrm-{seed}", "09_detector.ipynb", vmrm | figures, start),
-            Step(f"finetune-{seed}", "03_train.ipynb", control | WITHOUT_AMC, start),
+            Step(f"finetune-{seed}", "03_train.ipynb", control | WITHOUT_AMC | init, begun),
         ]
+    shown = {name: str(home / "seed-0" / name) for name in (("amc",) if seeds == 1 else ("amc", "vmrm"))}
     trained = tuple(step.name for step in training)
     rounds = [
         [Step("data", "01_data.ipynb", figures)],
-        [Step("pretrain", "02_pretrain.ipynb", after=("data",))],
+        bases,
         training,
         [Step("evaluate", "04_evaluate.ipynb", compared, trained)],
         [Step("explore", "06_explore.ipynb", shown, trained)],

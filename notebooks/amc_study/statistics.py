@@ -71,6 +71,19 @@ def paired_difference(
     return Difference(100 * float(differences.mean()), float(low), float(high), min(1.0, float(2 * tail / (draws + 1))))
 
 
+def spreads(values: np.ndarray, image_ids: Sequence[str], *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """How a mean of values [P] or [S, P] spreads, as standard deviations in the values' own unit: (images, seeds).
+
+    images: of one seed's mean, if as many other images were asked (bootstrap); seeds: of the seeds' means on these
+    images, NaN for a single seed.
+    """
+    values = np.atleast_2d(np.asarray(values, dtype=float))  # [S, P]
+    sums, phrases = _resample(values, image_ids, draws, seed)
+    of_images = (sums / phrases[:, None]).std(axis=0).mean()  # [draws, S] -> []
+    of_seeds = values.mean(axis=1).std(ddof=1) if len(values) > 1 else np.nan
+    return float(of_images), float(of_seeds)
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm's correction of p values, in their order: the chance of any error among all of them stays below each."""
     p = np.asarray(p_values, dtype=float)

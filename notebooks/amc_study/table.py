@@ -13,7 +13,7 @@
 | score_absent | the score of that absent phrase |
 
 Further columns are joined by phrase_id. Results are `groupby` on it: `accuracy` gives means with intervals over images,
-`paired` the difference of two systems on the same phrases.
+`spread` what of them is due to images and to seeds, `paired` the difference of two systems on the same phrases.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pandas as pd
 
 from amc_lib.files import atomic_file
 from amc_lib.regions import Region
-from amc_study.statistics import mean_interval, paired_difference
+from amc_study.statistics import mean_interval, paired_difference, spreads
 
 PHRASE = ["split", "phrase_id", "image_id"]
 WRONG = ("hit_random", "hit_other", "hit_absent", "score_absent")
@@ -79,6 +79,20 @@ def accuracy(table: pd.DataFrame, by: Sequence[str] = ("system", "split"), colum
         numbers = 100 * interval.value, 100 * interval.low, 100 * interval.high
         rows.append((*group, *numbers, len(values), values.shape[1]))
     return pd.DataFrame(rows, columns=[*by, "accuracy", "ci_low", "ci_high", "phrases", "seeds"])
+
+
+def spread(table: pd.DataFrame, by: Sequence[str] = ("system", "split")) -> pd.DataFrame:
+    """Which part of the spread of an accuracy is whose, in percentage points (`statistics.spreads`).
+
+    Columns: those of `by`, accuracy, sd_images, sd_seeds, phrases, seeds; rows only for what has several seeds.
+    """
+    rows = []
+    for group, answers in table.groupby(list(by), sort=False):
+        values = by_phrase(answers)
+        if values.shape[1] > 1:
+            parts = spreads(values.to_numpy().T, values.index.get_level_values("image_id"))
+            rows.append((*group, *(100 * part for part in (values.to_numpy().mean(), *parts)), *values.shape))
+    return pd.DataFrame(rows, columns=[*by, "accuracy", "sd_images", "sd_seeds", "phrases", "seeds"])
 
 
 def paired(table: pd.DataFrame, first: str, second: str, column: str = "hit") -> dict[str, float]:

@@ -49,7 +49,7 @@ def faithfulness(
     Random orders and ties depend on (seed, number of the region) alone: all systems lose the same cells there, and the
     frozen trunk, where there is one, sees each picture once for all of them.
     """
-    names = [(system, number) for system, trained in systems.items() for number in range(len(trained))]
+    names = [(system, checkpoint.seed) for system, trained in systems.items() for checkpoint, _ in trained]
     checkpoints = [pair for trained in systems.values() for pair in trained]
     axes = pd.MultiIndex.from_product((CURVES, ORDERS, SHARES), names=("curve", "order", "share"))
     parts = []

@@ -66,28 +66,28 @@ _PHOTOS = DetectorSettings(
 
 
 def detector_preset(tier: str, seed: int = 0) -> DetectorSettings:
-    """The detector's settings in a tier. On scenes all seeds share one; on photographs each has its own."""
-    return DetectorSettings() if tier == "scenes" else replace(_PHOTOS, seed=seed)
+    """The detector's settings in a tier; every seed has its own."""
+    return replace(DetectorSettings() if tier == "scenes" else _PHOTOS, seed=seed)
 
 
 def detector_based(settings: Settings, region_width: int = 0) -> Settings:
     """The same model and schedules for the detector-based system: proposals in place of patches.
 
-    On scenes captions of several things stay in their parts throughout, since a phrase is matched with one region.
-    Depth of the tower and rate of pretraining are those that did best among the trials there (notebook 09). On
-    photographs most epochs of pretraining are of the contrast alone, which finds the pairs and costs a sixth of what
-    fusion does, and the seed of finetuning is that of pretraining too. `region_width` is that of a file's features;
-    without one it is the preset's detector's. Raises ValueError for the paper tier, which has no detector, without it.
+    The seed of finetuning is that of pretraining too. On scenes captions of several things stay in their parts
+    throughout, since a phrase is matched with one region. Depth of the tower and rate of pretraining are those that did
+    best among the trials there (notebook 09). On photographs most epochs of pretraining are of the contrast alone,
+    which finds the pairs and costs a sixth of what fusion does. `region_width` is that of a file's features; without
+    one it is the preset's detector's. Raises ValueError for the paper tier, which has no detector, without it.
     """
     if settings.tier == "paper" and not region_width:
         raise ValueError("the detector-based system has no detector for the paper tier: give it a file of proposals")
     region_width = region_width or detector_preset(settings.tier).feature_width
     vision = replace(settings.model.vision, trunk="regions", region_width=region_width, depth=1)
-    pretraining = settings.pretraining
+    pretraining = replace(settings.pretraining, seed=settings.finetuning.seed)
     if settings.tier != "paper":
         pretraining = replace(pretraining, learning_rate=8e-4, short_captions_until=pretraining.epochs)
     if settings.tier == "photos":
         schedule = {"epochs": 12, "fuse_from": 9, "hard_negatives_from": 10, "short_captions_until": 0}
-        pretraining = replace(pretraining, seed=settings.finetuning.seed, **schedule)
+        pretraining = replace(pretraining, **schedule)
     model = replace(settings.model, vision=vision, queue_size=0)
     return replace(settings, model=model, pretraining=pretraining)
