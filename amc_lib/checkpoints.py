@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load, save
 
 from amc_lib.config import ModelSettings, Settings
-from amc_lib.files import ROOT, atomic_file, data_root, json_bytes, plain, sha256_of, unexpected_content
+from amc_lib.files import ROOT, SHIPPED_DATA, atomic_file, data_root, json_bytes, plain, sha256_of, unexpected_content
 from amc_lib.model import ALBEF, Backbone, build_model, minilm
 from amc_lib.official import (
     FROZEN,
@@ -37,7 +37,7 @@ from amc_lib.presets import preset
 from amc_lib.tokens import Tokenizer
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "checkpoint.json"
-SHIPPED = ROOT / "data" / "checkpoints"
+SHIPPED = SHIPPED_DATA / "checkpoints"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model that transformers can fetch
 BLIP_LAYER = 6  # of a BLIP that was not finetuned here: `block_num` of LAVIS's GradCAM (blip_image_text_matching.py)
 NOT_STORED = (*FROZEN, *MOMENTUM, "image_queue", "text_queue", "queue_ptr")  # beginnings of names

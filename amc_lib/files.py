@@ -17,6 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+_IN_A_WHEEL = Path(__file__).with_name("shipped")
+SHIPPED_DATA = _IN_A_WHEEL if _IN_A_WHEEL.is_dir() else ROOT / "data"
+"""The folder of shipped checkpoints and photographs: that of this repository, or what a wheel carries of it."""
 
 
 def data_root() -> Path:

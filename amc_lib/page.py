@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from amc_lib.__main__ import content, sentence
-from amc_lib.files import ROOT
+from amc_lib.files import SHIPPED_DATA
 from amc_lib.grounder import DEFAULT_CHECKPOINT, Grounder
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ EXAMPLES = (
     ("astronaut.jpg", "an orange space suit"),
     ("officer.jpg", "a black and white hat"),
     ("coffee.jpg", "a silver spoon"),
-)  # of data/photographs
+)  # of the photographs that are shipped
 FONTS = ["system-ui", "sans-serif"]  # the theme's own would be fetched from the internet
 HEIGHT = 420  # of the uploaded picture, pixels of the screen
 KEPT = 3600  # seconds that gradio keeps an uploaded picture
@@ -60,7 +60,7 @@ def page(grounders: Mapping[str, Grounder]) -> gradio.Blocks:
             picture = gradio.Image(type="pil", image_mode=None, label="picture", height=HEIGHT)
             with gradio.Column():
                 phrase = gradio.Textbox(label="phrase", placeholder="a brown dog", submit_btn="ask")
-                rows = [[str(ROOT / "data" / "photographs" / name), text] for name, text in EXAMPLES]
+                rows = [[str(SHIPPED_DATA / "photographs" / name), text] for name, text in EXAMPLES]
                 gradio.Examples(rows, [picture, phrase])
         outputs = []
         with gradio.Row():
