@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,6 +15,7 @@ from tests.bench import measure, paper_step
 from tests.bench.pointing import pointing_rows
 from tests.bench.stepper import Stepper, count_flops, kept_bytes, random_batch
 from tests.bench.steps import agreement_rows, step_rows
+from tests.bench.using import study_rows
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,26 @@ def test_hours_on_visual_genome_follow_the_computed_step():
     images, regions = (row.value for row in paper_step.visual_genome_rows(table))
     assert images == pytest.approx(0.36 * 108_077 * 30 / (64 * 8 * 0.9 * 3600), rel=1e-3)
     assert regions / images == pytest.approx(5_408_689 / 108_077, rel=1e-3)
+
+
+def peak_of_arrays(before: int, after: int) -> int:
+    """Bytes at most, of a process that freed an array of `before` bytes and then holds one of `after`."""
+    np.ones(before, np.uint8)
+    measure.forget_peak()
+    held = np.ones(after, np.uint8)
+    return measure.peak_memory() + 0 * len(held)
+
+
+def test_peak_memory_is_of_what_a_process_holds_not_of_what_started_it():
+    here = np.ones(6 * 10**8, np.uint8)  # of the parent
+    little, much = (measure.alone(peak_of_arrays, 4 * 10**8, after) for after in (10**6, 3 * 10**8))
+    assert measure.peak_memory() > len(here)
+    assert much - little == pytest.approx(3 * 10**8, rel=0.1)
+
+
+def test_seconds_of_the_study_are_those_of_its_stamps(tmp_path):
+    (tmp_path / "steps").mkdir()
+    for name, stamp in (("data", {"key": "a", "seconds": 12}), ("older", {"key": "b"})):
+        (tmp_path / "steps" / f"{name}.json").write_text(json.dumps(stamp))
+    assert [(row.name, row.value, row.unit) for row in study_rows(tmp_path)] == [("study_seconds_data", 12.0, "s")]
+    assert study_rows(tmp_path / "elsewhere") == []

@@ -17,6 +17,7 @@ from amc_study.order import perform, run_study
 from amc_study.plans import HOMES, PUBLISHED_SEEDS, paper_plan, photos_plan, plan
 from amc_study.scenes import cache
 from amc_study.steps import Step, imported_files
+from tests.bench.using import study_rows
 
 TRAINING = "03_train.ipynb"
 HOME = HOMES["scenes"]
@@ -186,6 +187,7 @@ def test_steps_are_executed_in_order_and_only_when_something_changed(root, start
     rounds = [[Step("a", TRAINING), Step("b", "amc_lib.losses")], [Step("c", "amc_lib.step", after=("a",))]]
     run_study(rounds, tmp_path / "home")
     assert sorted(started[:2]) == ["a", "b"] and started[2:] == ["c"]
+    assert [row.name for row in study_rows(tmp_path / "home")] == [f"study_seconds_{name}" for name in "abc"]
     started.clear()
     run_study(rounds, tmp_path / "home")
     assert started == [] and "c: up to date" in capsys.readouterr().out

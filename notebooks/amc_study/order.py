@@ -55,13 +55,14 @@ def run_study(rounds: list[list[Step]], home: Path) -> None:
 
 
 def _run(step: Step, home: Path, key: str, threads: int, failed: list[str]) -> None:
-    """Run a step, unless another has failed, and stamp it where it succeeds."""
+    """Run a step, unless another has failed, and stamp it, with the seconds it took, where it succeeds."""
     if failed:
         return
+    begin = time.perf_counter()
     if perform(step, home, threads):
         failed.append(f"{step.name} (see {home / 'steps' / step.name}.log)")
     else:
-        write_json(home / "steps" / f"{step.name}.json", {"key": key})
+        write_json(home / "steps" / f"{step.name}.json", {"key": key, "seconds": round(time.perf_counter() - begin)})
 
 
 def _is_done(step: Step, home: Path, key: str) -> bool:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import re
+import resource
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.utils.benchmark import Timer
@@ -13,6 +20,7 @@ from amc_study.provenance import device_name, processor_name
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DIGITS = 5  # significant, in the csv
+Result = TypeVar("Result")
 Seconds = dict[str, list[float]]  # by name of what is timed, one for each round
 
 
@@ -49,6 +57,29 @@ def alternating(calls: Mapping[str, Callable[[], object]], rounds: int) -> Secon
 def ratios(seconds: Seconds, slow: str, fast: str) -> list[float]:
     """How many times `fast` is faster than `slow`, in each round."""
     return [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
+
+
+def alone(call: Callable[..., Result], *given: object) -> Result:
+    """What `call(*given)` returns in a new process, whose memory holds nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(call, *given).result()
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most.
+
+    On Linux its own mark: there `getrusage` gives a new process the mark of the one that started it.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def forget_peak() -> None:
+    """On Linux `peak_memory` then speaks of what follows: what was freed before does not count."""
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def this_machine() -> str:

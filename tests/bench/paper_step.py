@@ -7,9 +7,6 @@ sample (counted here) times the batch. Computed seconds are counted operations o
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import resource
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from statistics import median
 
@@ -17,7 +14,7 @@ import pandas as pd
 import torch
 
 from amc_lib.presets import preset
-from tests.bench.measure import DEVICE, Row, alternating, row, this_machine
+from tests.bench.measure import DEVICE, Row, alone, alternating, peak_memory, row, this_machine
 from tests.bench.stepper import Stepper, count_flops, kept_bytes, random_batch
 
 GIB = 2**30
@@ -40,8 +37,7 @@ def measured(precision: str, checkpointing: bool, size: int, rounds: int) -> tup
     settings = preset("paper")
     stepper, batch = Stepper(settings, DEVICE, precision, checkpointing), random_batch(size, settings, DEVICE)
     seconds = median(alternating({"": partial(stepper.step, batch)}, rounds)[""])
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    memory = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else resident
+    memory = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else peak_memory()
     return this_machine(), precision, checkpointing, size, round(seconds, 3), round(memory / GIB, 1), "measured"
 
 
@@ -69,8 +65,7 @@ def paper_step_table(rounds: int) -> pd.DataFrame:
     lines = []
     for precision, checkpointing in FORMS:
         for size in BATCHES if DEVICE == "cuda" else (2, 4):
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                lines.append(process.submit(measured, precision, checkpointing, size, rounds).result())
+            lines.append(alone(measured, precision, checkpointing, size, rounds))
         lines += computed(precision, checkpointing)
     return pd.DataFrame(lines, columns=list(COLUMNS))
 

@@ -1,0 +1,41 @@
+"""What using it takes: the memory of `Grounder`'s answers, and the seconds of each step of `make study`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from amc_lib.grounder import Grounder
+from amc_study.plans import HOMES
+from tests.bench.measure import Row, alone, forget_peak, peak_memory, row
+
+PHRASES, PICTURES, SIDES = (1, 10, 100), (1, 10, 50), (250, 1000, 4000)  # sides in pixels
+SIDE = SIDES[0]  # where the side is not what grows
+
+
+def grounding_memory(phrases: int, pictures: int, side: int) -> float:
+    """MiB that a process holds at most while the default checkpoint answers so many phrases in each of the pictures.
+
+    Model, pictures (square, of noise) and all answers are among it; to be called in a process of its own.
+    """
+    grounder, random = Grounder.load(device="cpu"), np.random.default_rng(0)
+    noise = [random.integers(0, 256, (side, side, 3), np.uint8) for _ in range(pictures)]
+    forget_peak()
+    kept = grounder.ground(noise, [f"dog number {phrase}" for phrase in range(phrases)])
+    assert [len(answers) for answers in kept] == [phrases] * pictures
+    return peak_memory() / 2**20
+
+
+def memory_rows() -> list[Row]:
+    """Peak memory while phrases, pictures or the pictures' side grow and the two others stay at their least."""
+    asked = {f"phrases_{n}": (n, 1, SIDE) for n in PHRASES}
+    asked |= {f"pictures_{n}": (1, n, SIDE) for n in PICTURES} | {f"side_{n}": (1, 1, n) for n in SIDES}
+    return [row(f"grounding_memory_{name}", alone(grounding_memory, *of), "MiB") for name, of in asked.items()]
+
+
+def study_rows(home: Path = HOMES["scenes"]) -> list[Row]:
+    """Seconds of each step of the last `make study`; none where it was not run."""
+    stamps = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(home.glob("steps/*.json"))}
+    return [row(f"study_seconds_{name}", stamp["seconds"], "s") for name, stamp in stamps.items() if "seconds" in stamp]
