@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from amc_lib.files import ROOT
+from amc_lib.parameters import resolve
+from amc_lib.presets import preset
 from amc_study import order
 from amc_study.order import perform, run_study
 from amc_study.plans import HOMES, PUBLISHED_SEEDS, paper_plan, photos_plan, plan
@@ -130,10 +132,14 @@ def test_photos_plan_runs_amc_beside_its_control_in_the_photos_tier():
     rounds = photos_plan(PUBLISHED_SEEDS)
     assert all(step.parameters["tier"] == "photos" for step in itertools.chain(*rounds))
     pairs = [steps for steps in rounds if steps[0].what == TRAINING]
-    assert len(pairs) == PUBLISHED_SEEDS
-    for seed, (amc, control) in enumerate(pairs):
-        assert amc.parameters["output"] == str(HOMES["photos"] / f"seed-{seed}" / "amc")
+    assert [steps[0].name for steps in pairs] == ["amc-0", "amc-1", "amc-2", "second-amc"]
+    for place, (amc, control) in zip(("seed-0", "seed-1", "seed-2", "second"), pairs, strict=True):
+        assert amc.parameters["output"] == str(HOMES["photos"] / place / "amc")
         assert "lambda1" not in amc.parameters and control.parameters["lambda1"] == control.parameters["lambda2"] == 0
+    base = next(step for step in itertools.chain(*rounds) if step.name == "second-base").parameters
+    assert {step.parameters["init"] for step in pairs[-1]} == {base["output"]}
+    settings = resolve("photos", "pretraining", {name: base[name] for name in ("seed", "epochs", "more")})
+    assert settings.pretraining.hard_negatives_from < settings.pretraining.epochs < preset("photos").pretraining.epochs
     vmrm = [step.parameters["output"] for step in itertools.chain(*rounds) if step.what == "09_detector.ipynb"]
     assert vmrm == [str(HOMES["photos"] / f"seed-{seed}" / "vmrm") for seed in range(PUBLISHED_SEEDS)]
     for seeds, folder in {1: str(HOMES["photos"] / "figures"), PUBLISHED_SEEDS: "figures"}.items():

@@ -181,6 +181,24 @@ def test_04_takes_seeds_that_are_not_here_from_earlier_answers(root, trained):
     assert record["earlier"]["checkpoints"]["AMC"] == record["checkpoints"]["AMC"]  # seed 0, the one that is here
 
 
+def test_04_asks_the_systems_on_a_second_base_apart(root, trained, base):
+    home, figures, no_boxes = trained / "second", root / "figures" / "second-base", {"lambda1": 0.0, "lambda2": 0.0}
+    more = '{"fuse_from": 1, "hard_negatives_from": 1}'
+    run = run_notebook("02_pretrain", tier="photos", seed=1, more=more, output=str(home / "albef"))["run"]
+    for name, lambdas in {"amc": {}, "albef-finetuned": no_boxes}.items():
+        run_notebook("03_train", tier="photos", seed=1, init=str(run.folder), output=str(home / name), **lambdas)
+    shown = run_notebook("04_evaluate", tier="photos", runs=str(trained), figures=str(figures))
+    answers, second = shown["table"], shown["second"]
+    assert set(second["seed"]) == {1} and set(answers["seed"]) == {0}
+    found = pd.read_csv(figures / "photos" / "second_base.csv").set_index(["system", "asked"])["accuracy"]
+    accuracy = second.groupby("system")["hit"].mean()
+    assert found.xs("own phrase", level="asked").to_dict() == pytest.approx((100 * accuracy).to_dict(), abs=0.01)
+    gained = pd.read_csv(figures / "photos" / "second_base_paired.csv").set_index(["AMC minus", "asked"])["difference"]
+    for rival in ("ALBEF", "ALBEF finetuned"):
+        expected = 100 * (accuracy["AMC"] - accuracy[rival])
+        assert gained[(rival, "own phrase")] == pytest.approx(expected, abs=1e-3)
+
+
 def test_calibration_is_written_beside_the_weights(trained, monkeypatch):
     folder = trained / "seed-0" / "amc"
     before, found = load_checkpoint(folder), calibrate(folder)

@@ -71,6 +71,13 @@ def study_folders(
     return folders | ({"BLIP": [blip]} if blip else {})
 
 
+def on_second_base(tier: str, runs: str | Path | None) -> dict[str, Path]:
+    """System -> run: another base, and what was finetuned above it, in the folder `second` of `runs`; empty if none."""
+    home = Path(runs or RUNS / tier) / "second"
+    folders = {system: home / name for system, name in ({"ALBEF": BASE} | FINETUNED).items()}
+    return folders if all(map(exists, folders.values())) else {}
+
+
 def shipped_name(system: str, tier: str) -> str:
     """The name under which a system's first seed is shipped, if it is: "amc-photos"."""
     return f"{(FINETUNED | DETECTOR_BASED)[system]}-{tier}"

@@ -12,6 +12,7 @@ from amc_study.steps import Step
 
 PUBLISHED_SEEDS = 3
 WITHOUT_AMC = {"lambda1": 0.0, "lambda2": 0.0}
+SHORTER = {"epochs": 5, "more": '{"fuse_from": 2, "hard_negatives_from": 4}'}  # the second base on photographs
 HOMES = {tier: RUNS / name for tier, name in {"scenes": "study", "photos": "photos", "paper": "paper"}.items()}
 """Folders of runs and executed notebooks."""
 
@@ -66,7 +67,10 @@ def plan(seeds: int, full: bool = False) -> list[list[Step]]:
 
 
 def photos_plan(seeds: int) -> list[list[Step]]:
-    """The same on real photographs, on a laptop: AMC beside its control, VMRM, and two of the ablations."""
+    """The same on real photographs, on a laptop: AMC beside its control, VMRM, and two of the ablations.
+
+    With the published number of seeds also a second, shorter base of another seed, and AMC and control above it.
+    """
     home, photos = HOMES["photos"], {"tier": "photos"}
     figures = photos | {"figures": _figures(seeds, home)}
     compared = figures | {"runs": str(home), "seeds": seeds}
@@ -82,6 +86,14 @@ def photos_plan(seeds: int) -> list[list[Step]]:
         rounds.append([Step(name, "03_train.ipynb", options, ("pretrain",)) for name, options in steps.items()])
         rounds.append([Step(f"vmrm-{seed}", "09_detector.ipynb", figures | vmrm, ("pretrain",))])
         trained += [*steps, f"vmrm-{seed}"]
+    if seeds == PUBLISHED_SEEDS:
+        names = (BASE, "amc", "albef-finetuned")
+        base, amc, control = (photos | {"seed": 1, "output": str(home / "second" / name)} for name in names)
+        above = {"init": base["output"]}
+        rounds.append([Step("second-base", "02_pretrain.ipynb", base | SHORTER, ("data",))])
+        steps = {"second-amc": amc | above, "second-finetune": control | WITHOUT_AMC | above}
+        rounds.append([Step(name, "03_train.ipynb", options, ("second-base",)) for name, options in steps.items()])
+        trained += steps
     shown = photos | {"amc": str(home / "seed-0" / "amc")}
     ablations = figures | {"only": "terms controls", "seeds": seeds}
     rounds += [

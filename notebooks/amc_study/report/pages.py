@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,11 @@ class Results:
         return row if pd.notna(row.get("difference")) else unknown
 
     def ablation(self, name: str) -> dict[str, Any]:
-        """base: the setting that others are compared with, on `phrases`; table: all settings with their differences."""
-        table = self.table(f"ablation_{name}")
-        rows = where(table, split="phrases", concepts="all")
-        wide = headings(table, "setting")
+        """base: the setting that others are compared with, on the first split; table: all, with their differences."""
+        table, split = self.table(f"ablation_{name}"), self.first_split()
+        rows = where(table, split=split, concepts="all")
+        of_split = {"phrases": (split, "all"), "phrases, never boxed": (split, "unboxed")}
+        wide = headings(table, "setting", HEADINGS if split == "phrases" else of_split)
         wide["difference on phrases"] = rows.set_index("setting").apply(change, axis=1)
         return {"base": first(rows[rows["difference"].isna()]), "table": wide.reset_index()}
 
@@ -102,9 +103,12 @@ class Results:
         """The title of the split that table 1 begins with."""
         return self.table("table1")["split"][0]
 
-    def gained(self, rival: str, asked: str) -> dict[str, Any]:
-        """AMC minus `rival` on the first split, asked in this way: a row of wrong_phrases_paired.csv."""
-        return first(where(self.table("wrong_phrases_paired"), **{"AMC minus": rival, "asked": asked}))
+    def gained(self, rival: str, asked: str, on: str = "wrong_phrases") -> dict[str, Any]:
+        """AMC minus `rival` on the first split, asked in this way: a row of wrong_phrases_paired.csv.
+
+        on: "second_base" for the systems above the second base.
+        """
+        return first(where(self.table(f"{on}_paired"), **{"AMC minus": rival, "asked": asked}))
 
     def table1(self) -> pd.DataFrame:
         """Table 1 with intervals, and what each system costs as far as it was measured."""
@@ -131,10 +135,10 @@ def first(table: pd.DataFrame) -> dict[str, Any]:
     return table.iloc[0].to_dict() if len(table) else {}
 
 
-def headings(table: pd.DataFrame, rows: str) -> pd.DataFrame:
-    """Accuracies with intervals, a column for each of HEADINGS and a row for each value of `rows`."""
+def headings(table: pd.DataFrame, rows: str, columns: Mapping[str, tuple[str, str]] = HEADINGS) -> pd.DataFrame:
+    """Accuracies with intervals, a column for each of `columns` and a row for each value of `rows`."""
     keyed = table.assign(cell=cells(table, "accuracy")).set_index(rows)
-    parts = {name: where(keyed, split=split, concepts=concepts)["cell"] for name, (split, concepts) in HEADINGS.items()}
+    parts = {name: where(keyed, split=split, concepts=concepts)["cell"] for name, (split, concepts) in columns.items()}
     return pd.DataFrame(parts).reindex(table[rows].unique()).dropna(axis=1, how="all")
 
 
