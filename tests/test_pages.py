@@ -73,6 +73,28 @@ def test_every_number_of_the_summary_follows_its_table(folder):
     assert "**Undecided: AMC is 0.4 points behind VMRM [−1.2, +0.3]**" in text
 
 
+def test_photographs_have_their_ablations_and_second_base_where_they_were_asked(folder):
+    photos = folder / "photos"
+    left_out = shutil.ignore_patterns("*.png", "local", "ablation_*", "second_*")
+    shutil.copytree(FOLDER / "photos", photos, ignore=left_out)
+    without = [pages.render(page, folder) for page in ("README.md.j2", "figures.md.j2")]
+    assert not any("second base" in text or "Asked of photographs alone" in text for text in without)
+    values = {"system": ["ALBEF", "ALBEF finetuned", "AMC"], "asked": "own phrase", "accuracy": [41.0, 42.0, 63.0]}
+    pd.DataFrame(values).to_csv(photos / "second_base.csv", index=False)
+    lead = {"AMC minus": "ALBEF finetuned", "asked": "own phrase", "difference": 21.0, "ci_low": 18.5, "ci_high": 23.5}
+    pd.DataFrame([lead]).to_csv(photos / "second_base_paired.csv", index=False)
+    text = pages.render("README.md.j2", folder)
+    assert "AMC hits 63.0 %, 21.0 points [18.5, 23.5]" in text and "(42.0 %; that base itself 41.0 %)" in text
+    rows = pd.read_csv(folder / "ablation_terms.csv").query("split == 'phrases'").assign(split="photographs test")
+    for name in ("terms", "controls"):
+        rows.to_csv(photos / f"ablation_{name}.csv", index=False)
+    text = pages.render("figures.md.j2", folder)
+    assert text.count("Asked of photographs alone") == 1  # controls; terms stand beside those of scenes
+    for name in ("terms", "controls"):
+        table = text.split(f"`photos/ablation_{name}.csv`")[1].splitlines()[2:]
+        assert [line.split("|")[1].strip() for line in table[2:6]] == list(rows["setting"].unique())
+
+
 def test_missing_table_is_named_and_the_rest_stays(folder):
     whole = pages.render("figures.md.j2", folder)
     for name in ("table1", "claims", "ablation_ranks"):

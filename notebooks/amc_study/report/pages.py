@@ -74,7 +74,8 @@ class Results:
 
     def ablation(self, name: str) -> dict[str, Any]:
         """base: the setting that others are compared with, on the first split; table: all, with their differences."""
-        table, split = self.table(f"ablation_{name}"), self.first_split()
+        table = self.table(f"ablation_{name}")
+        split = table["split"][0]
         rows = where(table, split=split, concepts="all")
         of_split = {"phrases": (split, "all"), "phrases, never boxed": (split, "unboxed")}
         wide = headings(table, "setting", HEADINGS if split == "phrases" else of_split)
