@@ -71,6 +71,20 @@ class TestDots:
             expected = claims[claims["verdict"] == verdict]["difference"].dropna()
             assert sorted(x for x, _ in marks(figure.axes[0], colour)) == pytest.approx(sorted(expected))
 
+    def test_what_a_hit_is_made_of_stands_in_three_panels(self):
+        systems, gains = ["AMC", "centre", "ALBEF"], [21.0, 0.0, 5.0]
+        parts = [("own phrase", [70.0, 50.0, 45.0]), ("random phrase", [49.0, 50.0, 40.0]), ("own − random", gains)]
+        rows = pd.concat([pd.DataFrame({"system": systems, "asked": a, "accuracy": v}) for a, v in parts])
+        oracle = {"system": "oracle", "asked": "own phrase", "accuracy": 99.0}  # chooses a box for its own phrase alone
+        rows = pd.concat([pd.DataFrame([oracle]), rows, rows[:3].assign(asked="other phrase", accuracy=1.0)])
+        rows = rows.assign(ci_low=rows["accuracy"] - 3, ci_high=rows["accuracy"] + 2, seeds=1)
+        figure = figures.asked_figure(rows)
+        assert [axes.get_title("left") for axes in figure.axes] == [asked for asked, _ in parts]
+        for axes, (_, values) in zip(figure.axes, parts, strict=True):
+            assert [x for x, _ in marks(axes, COLOURS["AMC"])] == [values[0]]
+        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["centre", "ALBEF", "AMC"]
+        assert "oracle" not in assert_texts_are_legible(figure)
+
     def test_measures_are_explained_in_their_headings(self):
         figure = figures.measures_figure(table("explanation_quality"), "percent")
         texts = assert_texts_are_legible(figure)

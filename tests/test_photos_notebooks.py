@@ -160,7 +160,7 @@ def test_04_writes_every_question_of_every_system_and_no_picture_among_the_publi
     tested = claims["verdict"] != NOT_TESTABLE
     assert (tested == ~claims.index.str.contains("VMRM|referring A")).all()
     published, local = root / "figures" / "photos", root / "figures" / "photos" / "local"
-    assert (published / "accuracy.png").is_file()
+    assert (published / "accuracy.png").is_file() and (published / "asked.png").is_file()
     assert {"qualitative", "method"} <= {path.stem for path in local.glob("*.png")}
     assert not {"qualitative", "method"} & {path.stem for path in published.glob("*.png")}
 

@@ -6,6 +6,7 @@ from amc_study.figures.curves import faithfulness_figure, learning_curves, rando
 from amc_study.figures.dots import (
     ablation_figure,
     accuracy_figure,
+    asked_figure,
     claims_figure,
     difficulty_figure,
     dot_and_whisker,

@@ -39,6 +39,7 @@ VARIABLES = {
     "things": "things named in the picture",
     "overlap": "share of the box that others overlap",
 }
+ASKED = ("own phrase", "random phrase", "own − random")
 VERDICTS = {"holds": HIT, "does not hold": MISS, "undecided": OPEN, "not testable": MUTED}
 SIGNIFICANT = 0.05  # corrected p below which a difference is sure
 
@@ -133,6 +134,25 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     for axes in figure.axes:
         axes.set(xlim=(-2, 104), xticks=range(0, 101, 25))
     figure.supxlabel(f"pointing accuracy (%), {seeds_text(table['seeds'])}; bars: 95 % intervals", fontsize=9)
+    return figure
+
+
+@styled
+def asked_figure(table: pd.DataFrame) -> Figure:
+    """What a hit is made of: the same boxes asked with their own phrase, with a random one, and the difference.
+
+    table: columns system, asked (with ASKED among its values), accuracy, ci_low, ci_high (points), seeds.
+    """
+    gained = table[table["asked"] == ASKED[-1]]
+    shown = pd.concat([table[table["asked"] == asked] for asked in ASKED])
+    shown = shown[shown["system"].isin(gained["system"])]
+    figure = dot_and_whisker(_in_order(shown, "asked"), "accuracy", "system", panel="asked", width=7.4)
+    for axes in figure.axes[:-1]:
+        axes.set(xlim=(-2, 104), xticks=range(0, 101, 25))
+    figure.axes[-1].axvline(0, color=INK, linewidth=0.8)
+    figure.axes[-1].set_xlim(min(-1, gained["ci_low"].min() - 1), gained["ci_high"].max() + 1)
+    seeds = seeds_text(shown["seeds"])
+    figure.supxlabel(f"points in the phrase's boxes (%), {seeds}; bars: 95 % intervals", fontsize=9)
     return figure
 
 
