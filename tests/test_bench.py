@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from amc_lib.files import ROOT
 from amc_lib.presets import preset
 from amc_study.figures import FOLDER
-from tests.bench import measure, paper_step
+from tests.bench import measure, paper_step, using
 from tests.bench.pointing import pointing_rows
 from tests.bench.stepper import Stepper, count_flops, kept_bytes, random_batch
 from tests.bench.steps import agreement_rows, step_rows
-from tests.bench.using import study_rows
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,24 @@ def test_peak_memory_is_of_what_a_process_holds_not_of_what_started_it():
     assert much - little == pytest.approx(3 * 10**8, rel=0.1)
 
 
+def test_photographs_count_once_and_their_phrases_each(monkeypatch):
+    def timed(calls, rounds):
+        for call in calls.values():
+            call()
+        return {"read": [2.0] * rounds, "answer": [4.0] * rounds}
+
+    monkeypatch.setattr(using, "alternating", timed)
+    monkeypatch.setattr(using, "PHRASES", ["a cat", "a cup"])
+    count = len(list((ROOT / "data" / "photographs").glob("*.jpg")))
+    read, answered = using.photographs_rows(1)
+    assert (read.value, answered.value) == (count / 2, 2 * count / 4)
+
+
 def test_seconds_of_the_study_are_those_of_its_stamps(tmp_path):
     (tmp_path / "steps").mkdir()
     for name, stamp in (("data", {"key": "a", "seconds": 12}), ("older", {"key": "b"})):
         (tmp_path / "steps" / f"{name}.json").write_text(json.dumps(stamp))
-    assert [(row.name, row.value, row.unit) for row in study_rows(tmp_path)] == [("study_seconds_data", 12.0, "s")]
-    assert study_rows(tmp_path / "elsewhere") == []
+    assert [(row.name, row.value, row.unit) for row in using.study_rows(tmp_path)] == [
+        ("study_seconds_data", 12.0, "s")
+    ]
+    assert using.study_rows(tmp_path / "elsewhere") == []

@@ -1,17 +1,24 @@
-"""What using it takes: the memory of `Grounder`'s answers, and the seconds of each step of `make study`."""
+"""What using it takes: memory and time of `Grounder`'s answers, and the seconds of each step of `make study`."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from amc_lib.datasets.image_files import read_image
+from amc_lib.files import ROOT
 from amc_lib.grounder import Grounder
+from amc_lib.model.trunk import FrozenTrunk, pixels
+from amc_lib.presets import preset
 from amc_study.plans import HOMES
-from tests.bench.measure import Row, alone, forget_peak, peak_memory, row
+from tests.bench.measure import Row, alone, alternating, forget_peak, peak_memory, row
+from tests.bench.pointing import PHRASES
 
-PHRASES, PICTURES, SIDES = (1, 10, 100), (1, 10, 50), (250, 1000, 4000)  # sides in pixels
+COUNTS, PICTURES, SIDES = (1, 10, 100), (1, 10, 50), (250, 1000, 4000)  # of phrases, of pictures; pixels
 SIDE = SIDES[0]  # where the side is not what grows
 
 
@@ -30,9 +37,27 @@ def grounding_memory(phrases: int, pictures: int, side: int) -> float:
 
 def memory_rows() -> list[Row]:
     """Peak memory while phrases, pictures or the pictures' side grow and the two others stay at their least."""
-    asked = {f"phrases_{n}": (n, 1, SIDE) for n in PHRASES}
+    asked = {f"phrases_{n}": (n, 1, SIDE) for n in COUNTS}
     asked |= {f"pictures_{n}": (1, n, SIDE) for n in PICTURES} | {f"side_{n}": (1, 1, n) for n in SIDES}
     return [row(f"grounding_memory_{name}", alone(grounding_memory, *of), "MiB") for name, of in asked.items()]
+
+
+def photographs_rows(rounds: int) -> list[Row]:
+    """Photographs a second whose features are computed (each mirrored as well), and phrases a second in new ones."""
+    paths = sorted((ROOT / "data" / "photographs").glob("*.jpg"))
+    vision, grounder = preset("photos").model.vision, Grounder.load(device="cpu")
+    trunk = FrozenTrunk(vision.trunk).to(memory_format=torch.channels_last)
+
+    def features() -> None:
+        inputs = torch.stack([pixels(read_image(path), vision.image_size) for path in paths])  # [n, 3, S, S]
+        for picture in (inputs, inputs.flip(-1)):
+            trunk(picture)
+
+    seconds = alternating({"read": features, "answer": partial(grounder.ground, paths, PHRASES)}, rounds)
+    return [
+        row("photographs_read_per_second", [len(paths) / s for s in seconds["read"]], "photographs/s"),
+        row("photographs_phrases_per_second", [len(paths) * len(PHRASES) / s for s in seconds["answer"]], "phrases/s"),
+    ]
 
 
 def study_rows(home: Path = HOMES["scenes"]) -> list[Row]:
