@@ -19,11 +19,21 @@ from amc_study.scenes.pictograms import ATTRIBUTION
 
 PAGE_INCHES = (16.54, 23.39)  # A2 upright
 DPI = 110
-PICTURES = ("method", "two_ways", "qualitative", "accuracy", "claims", "faithfulness_curves")
-TABLES = ("table1", "claims")
+HEADING_INCHES = 0.55
+PICTURES = (
+    "method",
+    "two_ways",
+    "photos/asked",
+    "qualitative",
+    "photos/photographs",
+    "photos/claims",
+    "faithfulness_curves",
+)
+TABLES = ("table1", "photos/table1", "photos/claims")
 TITLE = "Can explanations be trained to point at the right thing?"
 SUBTITLE = (
-    "Attention Map Consistency (AMC) for ALBEF, rebuilt and tested on drawn scenes, at the scale of two CPU cores"
+    "Attention Map Consistency (AMC) for ALBEF, rebuilt and tested on photographs and on drawn scenes, "
+    "at the scale of two CPU cores"
 )
 MOTIVATION = """\
 Whoever wants to know where in a picture a phrase is meant usually asks a detector first: it proposes boxes, and a \
@@ -53,34 +63,40 @@ def poster_figure(folder: Path) -> Figure:
     left, right = question.subfigures(1, 2, width_ratios=[0.42, 0.58])
     heading(left, "Motivation")
     left.text(0.05, 0.87, MOTIVATION, fontsize=13, va="top", linespacing=1.35, wrap=True)
-    in_short(left, results)
+    in_short(left, Results(folder / "photos"))
     picture(right, "Method", folder / "method.png")
 
     left, right = ways.subfigures(1, 2, width_ratios=[0.55, 0.45])
     picture(left, "Two ways to point", folder / "two_ways.png")
-    heading(right, "Pointing accuracy, %")
-    accuracy_table(right, results)
+    above, below = right.subfigures(2, 1, height_ratios=[0.39, 0.61])
+    picture(above, "Photographs: does it read the phrase?", folder / "photos" / "asked.png")
+    heading(below, "Drawn scenes: pointing accuracy, %")
+    accuracy_table(below, results)
 
-    left, right = outcome.subfigures(1, 2, width_ratios=[0.6, 0.4])
-    picture(left, "Examples", folder / "qualitative.png")
-    picture(right, "Results with their intervals", folder / "accuracy.png")
+    left, right = outcome.subfigures(1, 2, width_ratios=[0.67, 0.33])
+    picture(left, "Examples, drawn by lot", folder / "qualitative.png")
+    picture(right, "Before and after", folder / "photos" / "photographs.png")
 
     left, right = beyond.subfigures(1, 2)
-    picture(left, "Claims", folder / "claims.png")
+    picture(left, "Claims, on photographs", folder / "photos" / "claims.png")
     picture(right, "Does the score rest on what the heatmap shows?", folder / "faithfulness_curves.png")
     foot.text(0.03, 0.4, f"{ATTRIBUTION}  {SOURCES}  Made by python -m amc_study.report.", fontsize=8, color=MUTED)
     return page
 
 
-def heading(part: SubFigure, title: str) -> None:
-    part.text(0.05, 0.965, title, fontsize=17, weight="bold", color=BAND, va="top")
-    part.add_artist(Line2D([0.05, 0.99], [0.9, 0.9], color=BAND, linewidth=1.2))
+def heading(part: SubFigure, title: str) -> float:
+    """A title over a line; returns the line's height as a share of the part's."""
+    inches = part.bbox.height / part.figure.dpi
+    line = 1 - HEADING_INCHES / inches
+    part.text(0.05, line + 0.1 / inches, title, fontsize=17, weight="bold", color=BAND)
+    part.add_artist(Line2D([0.05, 0.99], [line, line], color=BAND, linewidth=1.2))
+    return line
 
 
 def picture(part: SubFigure, title: str, path: Path) -> None:
     """A heading and, below it, the picture as large as there is room."""
-    heading(part, title)
-    axes = part.add_axes((0.05, 0.02, 0.94, 0.86))
+    line = heading(part, title)
+    axes = part.add_axes((0.05, 0.02, 0.94, line - 0.04))
     axes.axis("off")
     if path.is_file():
         axes.imshow(np.asarray(Image.open(path).convert("RGB")), interpolation="antialiased")
@@ -88,12 +104,14 @@ def picture(part: SubFigure, title: str, path: Path) -> None:
 
 
 def in_short(part: SubFigure, results: Results) -> None:
-    """The outcome on `phrases` as four large numbers on a tint."""
+    """The outcome on photographs, all phrases, as four large numbers on a tint."""
     box = part.add_axes((0.05, 0.02, 0.94, 0.2), facecolor=TINT)
     box.set(xticks=[], yticks=[], xlim=(0, 4), ylim=(0, 1))
     box.spines[:].set_visible(False)
-    amc = results.accuracy("AMC")
-    numbers = [(f"{amc['accuracy']:.1f} %" if amc else "–", "of phrases: AMC's\nheatmap peaks on\nthe right thing")]
+    amc = {} if results.missing("table1") else results.accuracy("AMC", results.first_split())
+    numbers = [
+        (f"{amc['accuracy']:.1f} %" if amc else "–", "of phrases in photo-\ngraphs: AMC points\nat the right thing")
+    ]
     for rival, concepts, words in (
         ("ALBEF finetuned", "all", "against finetuning\nwithout boxes"),
         ("ALBEF finetuned", "unboxed", "against it, on things\nthat never had a box"),
@@ -112,19 +130,19 @@ def accuracy_table(part: SubFigure, results: Results) -> None:
     if results.missing("table1"):
         return
     rows = results.table1().iloc[:, :5]
-    axes = part.add_axes((0.05, 0.3, 0.94, 0.58))
+    axes = part.add_axes((0.05, 0.2, 0.94, 0.64))
     axes.axis("off")
     heads = ["", *(name.replace("phrases, ", "") for name in rows.columns[1:])]
     place = {"colWidths": [0.22, *[0.195] * 4], "loc": "upper left", "cellLoc": "right"}
     table = axes.table(rows.to_numpy(), colLabels=heads, **place)
     table.auto_set_font_size(False)
-    table.scale(1, 2.4)
+    table.scale(1, 1.85)
     for (row, column), cell in table.get_celld().items():
         system = rows.iloc[row - 1, 0] if row else ""
         colour = COLOURS.get(system, INK) if column == 0 else INK
         cell.set_text_props(fontsize=9.5, weight="normal" if row and column else "bold", color=colour)
         cell.set(edgecolor="white", facecolor=TINT if system == "AMC" else "white")
-    part.text(0.05, 0.25, TABLE_NOTE, fontsize=10, color=MUTED, va="top", wrap=True, linespacing=1.35)
+    part.text(0.05, 0.16, TABLE_NOTE, fontsize=10, color=MUTED, va="top", wrap=True, linespacing=1.35)
 
 
 def main(folder: Path = FOLDER) -> None:
