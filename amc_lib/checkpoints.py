@@ -124,7 +124,7 @@ def load_checkpoint(source: str | Path, build: Callable[[ModelSettings], ALBEF] 
 def is_blip(source: str | Path) -> bool:
     """Whether a source is a model as transformers saves it: a folder with its config.json, or OWNER/NAME on the hub."""
     folder = Path(source).expanduser()
-    on_hub = HUB_NAME.fullmatch(str(source)) and not folder.parent.exists()
+    on_hub = HUB_NAME.fullmatch(str(source)) and not any((place / folder).parent.exists() for place in (Path(), ROOT))
     return _locate(source) is None and bool(on_hub or os.path.isfile(folder / "config.json"))
 
 
@@ -172,7 +172,9 @@ def description(source: str | Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint's description: {error}") from error
+        content = unexpected_content(path) if path.is_file() else None
+        reason = f"is {content}" if content else f"cannot be read as a checkpoint's description: {error}"
+        raise CheckpointError(f"{path}: {reason}") from error
 
 
 def weights_hash(source: str | Path) -> str:

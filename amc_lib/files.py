@@ -104,19 +104,43 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+BEGINNINGS = {  # of files, in lower case -> what they are
+    (b"version https://git-lfs",): "a Git LFS pointer, not the file itself: run `git lfs pull`",
+    (b"<svg",): "an SVG drawing",
+    (b"<!doctype", b"<html", b"<head", b"<!--", b"<?xml"): "a web page, not the file itself: download it again",
+    (b"%pdf",): "a PDF document",
+    (b"\x1f\x8b", b"bzh", b"\xfd7zxz", b"7z\xbc\xaf", b"rar!"): "a compressed archive: unpack it",
+}
+BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture"} | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC picture"
+)  # of ISO media files
+
+
+def what_it_is(head: bytes) -> str | None:
+    """What a file is by its first bytes (some hundred), where it is not the data it is named for; else None."""
+    if not head.strip(b"\0"):
+        return "an empty file" if not head else "a file of zeros: an interrupted download or copy"
+    if head[4:8] == b"ftyp":
+        return BRANDS.get(head[8:12].lower(), "a video")
+    if head[257:262] == b"ustar":
+        return "a compressed archive: unpack it"
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    found = next((what for beginnings, what in BEGINNINGS.items() if head.startswith(beginnings)), None)
+    return "an SVG drawing" if found and b"<svg" in head else found
+
+
 def unexpected_content(path: str | Path) -> str | None:
     """What a downloaded file is where it is not the data it is named for ("a web page", ...), else None."""
     with Path(path).open("rb") as file:
-        head = file.read(256).lstrip().lower()
-    if not head:
-        return "an empty file"
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page, not the file itself: download it again"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file itself: run `git lfs pull`"
-    if head.startswith(b"pk\3\4") and not zipfile.is_zipfile(path):
+        head = file.read(512)
+    if head.startswith(b"PK\3\4") and not zipfile.is_zipfile(path):
         return "an incomplete download (an archive without its end)"
-    return None
+    return what_it_is(head)
+
+
+def named_path(path: str | Path) -> Path:
+    """A path as people write it: `~` is their home folder, and what is relative lies below the working directory."""
+    return Path.cwd() / Path(path).expanduser()
 
 
 def plain(value: Any, name: str = "settings") -> Any:

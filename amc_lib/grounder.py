@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,13 +57,17 @@ class Grounding:
 
     @property
     def present(self) -> bool | None:
-        """Is it in the picture at all? `calibration` says how often that errs; None where it was not calibrated."""
-        return None if self.calibration.present is None else self.score >= self.calibration.present
+        """Is it in the picture at all? `calibration` says how often that errs.
+
+        None where that was not calibrated, and for an unknown phrase.
+        """
+        return None if self.calibration.present is None or self.unknown else self.score >= self.calibration.present
 
     @property
     def unknown(self) -> bool:
         """Whether the checkpoint knows no word of the phrase but articles: then the answer has no meaning."""
-        return bool(self.unknown_words) and set(clean(self.phrase).split()) <= {*self.unknown_words, *ARTICLES}
+        words = {word for word in clean(self.phrase).split() if any(map(str.isalnum, word))}
+        return words <= {*self.unknown_words, *ARTICLES}
 
     @property
     def heatmap(self) -> np.ndarray:
@@ -211,13 +217,21 @@ def heatmap_layer(checkpoint: Checkpoint) -> int:
 
 
 def unknown_words(tokenizer: Tokenizer, phrase: str) -> tuple[str, ...]:
-    """Words that are [UNK], or of which the vocabulary holds no more than a beginning and single letters."""
-    unknown = []
-    for word in clean(phrase).split():
-        _, *pieces, _ = tokenizer.tokens(word)  # between [CLS] and [SEP]; none of control characters
-        if pieces[:1] in ([], ["[UNK]"]) or (pieces[1:] and all(len(piece) == len("##x") for piece in pieces[1:])):
-            unknown.append(word)
-    return tuple(unknown)
+    """Words in other letters than Latin ones, those that are [UNK], and those of a beginning and single letters.
+
+    A vocabulary may hold other scripts, as BERT's does; captions in English never taught what they mean. Signs are
+    words as well, marks of punctuation are not.
+    """
+    words = [word for word in clean(phrase).split() if not all(unicodedata.category(c)[0] == "P" for c in word)]
+    return tuple(word for word in words if not _is_known(tokenizer, re.sub(r"^\W+|\W+$", "", word)))
+
+
+def _is_known(tokenizer: Tokenizer, word: str) -> bool:
+    if not word or any(c.isalpha() and "LATIN" not in unicodedata.name(c, "") for c in word):
+        return False
+    _, *pieces, _ = tokenizer.tokens(word)  # between [CLS] and [SEP]
+    spelled = pieces[1:] and all(len(piece) == len("##x") for piece in pieces[1:])
+    return pieces[:1] not in ([], ["[UNK]"]) and not spelled
 
 
 def checked_phrases(phrase: str | Sequence[str]) -> list[str]:

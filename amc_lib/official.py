@@ -119,23 +119,24 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     The latter may hold them under `model`, next to anything, or be the bare state dict; torch's restricted unpickler
     executes nothing in it. Raises CheckpointError with one sentence if the file is missing, damaged or something else.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         if content := unexpected_content(path):
             raise ValueError(f"it is {content}")
-        with path.open("rb") as file:
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):  # settings beside weights
             head = file.read(9)
-        if head[8:] == b"{":  # safetensors: the header's length in 8 bytes, then its JSON
-            tensors = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # settings beside the weights
-                tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=head[:2] == b"PK")
+            file.seek(0)
+            mapped = head[:2] == b"PK" and path.suffix != ".safetensors"  # an ending that torch takes at its word
+            if head[8:] == b"{":  # safetensors: the header's length in 8 bytes, then its JSON
+                tensors = load_file(path)
+            else:
+                tensors = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         called = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it would call {called[1]}; save its tensors alone" if called else "it was not written by torch.save"
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason}") from error
     except Exception as error:  # a damaged file can raise nearly anything
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] or "it is damaged or cut off"
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason:.300}") from error
     if isinstance(tensors, dict) and isinstance(tensors.get("model"), dict):
         tensors = tensors["model"]
@@ -166,6 +167,8 @@ def bert_vocabulary(path: str | Path, size: int = TextSettings.vocab_size) -> li
         tokens = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read as a vocabulary: {error}") from error
+    if content := unexpected_content(path):
+        raise CheckpointError(f"{path}: is {content}")
     if len(tokens) != size or len(set(tokens)) != size:
         raise CheckpointError(f"{path}: has {len(set(tokens))} different tokens, the model's vocabulary {size}")
     return tokens

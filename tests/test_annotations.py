@@ -131,6 +131,23 @@ def test_command_writes_a_table_that_can_be_used(folder, tmp_path, capsys, made)
     ]
 
 
+def test_what_macos_leaves_is_no_annotation(tmp_path):
+    for name in ("._a.xml", "__MACOSX/a.xml"):
+        (tmp_path / "voc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "voc" / name).write_bytes(b"\0\5\x16\7")
+    (tmp_path / "voc" / "a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
+    table, skipped = convert(tmp_path / "voc", tmp_path)
+    assert table.empty and not skipped
+
+
+def test_column_of_splits_is_kept(tmp_path):
+    (tmp_path / "x.csv").write_text("filename,class,xmin,ymin,xmax,ymax,split\na.png,cat,1,2,3,4,val\n")
+    table, _ = convert(tmp_path / "x.csv", tmp_path)
+    assert table.to_dict("records") == [
+        {"image": "a.png", "phrase": "cat", "x1": 1, "y1": 2, "x2": 3, "y2": 4, "split": "val"}
+    ]
+
+
 def test_what_is_no_upright_rectangle_is_left_out_and_named(folder, tmp_path, capsys):
     files = via_files()
     files["a.png123"]["regions"].append({"shape_attributes": {"name": "polygon"}, "region_attributes": {}})
@@ -162,7 +179,8 @@ def test_pictures_and_classes_that_are_not_there_are_named(folder):
     ("name", "content", "sentence"),
     [
         ("x.json", {"a": 1}, "is JSON, but of no known annotation tool ('a')"),
-        ("x.csv", "a.png,1,2,3,4,cat\n", "its first row must name a column for the picture, one for the label"),
+        ("x.csv", "a.png,1,2,3,4,cat\n", "has no header: put the line image,phrase,x1,y1,x2,y2 above"),
+        ("x.csv", "picture,left,top\n", "its first row must name a column for the picture, one for the label"),
         ("x.txt", "", "is none of COCO, VIA, Label Studio"),
         ("x.json", "{", "is not JSON, or not all of it"),
     ],

@@ -24,6 +24,7 @@ from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.datasets.image_files import read_image
 from amc_lib.evaluate import ground_phrases, peak
 from amc_lib.grounder import Calibration, unknown_words
+from amc_lib.model import minilm
 from amc_lib.model.trunk import pixels
 from amc_lib.overlay import heat_overlay
 from amc_lib.presets import preset
@@ -137,6 +138,16 @@ def test_many_phrases_are_asked_in_parts_and_answers_hold_no_map_of_the_pictures
         assert sum(held) < 10_000 and answer.heatmap.shape == (600, 900)
 
 
+def test_home_is_expanded_and_a_missing_picture_named_with_its_folder(grounder, picture, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    picture.save(tmp_path / "a.png")
+    for path in ("~/a.png", Path("~/a.png"), "a.png"):
+        assert equal(grounder.ground(path, "w1 w2"), grounder.ground(tmp_path / "a.png", "w1 w2"))
+    with refused(f"{tmp_path / 'none.png'}: no such image"):
+        grounder.ground("none.png", "w1")
+
+
 def test_layer_can_be_chosen(folder, grounder, picture):
     assert grounder.layer == TINY_AMC.layer
     assert not equal(Grounder.load(folder, layer=2).ground(picture, "w1 w2"), grounder.ground(picture, "w1 w2"))
@@ -154,8 +165,27 @@ def test_words_outside_the_vocabulary_are_named(grounder, picture):
 
 
 @pytest.mark.parametrize(
+    ("phrase", "unknown"),
+    [
+        ("a dog", ()),
+        ("a “dog” — café", ()),
+        ("a dog собака", ("собака",)),
+        ("$ 犬 🐶", ("$", "犬", "🐶")),
+        ("%", ()),
+    ],
+)
+def test_words_in_letters_that_captions_never_taught_are_unknown(phrase, unknown):
+    """BERT's vocabulary holds them, and would spell them."""
+    tokenizer = Tokenizer(minilm.vocabulary(), 20)
+    assert unknown_words(tokenizer, phrase) == unknown
+    calibrated = replace(answer_of(np.ones((2, 2))), calibration=Calibration(0.5, 0.1))
+    answer = replace(calibrated, phrase=phrase, unknown_words=unknown)
+    assert answer.unknown is ("dog" not in phrase) and answer.present is (True if "dog" in phrase else None)
+
+
+@pytest.mark.parametrize(
     ("phrase", "unknown_words", "unknown"),
-    [("zebra", ["zebra"], True), ("A zebra!", ["zebra"], True), ("red zebra", ["zebra"], False), ("the", [], False)],
+    [("zebra", ["zebra"], True), ("A zebra!", ["zebra"], True), ("red zebra", ["zebra"], False), ("the", [], True)],
 )
 def test_phrase_is_unknown_if_no_word_but_articles_is_known(phrase, unknown_words, unknown):
     answer = replace(answer_of(np.ones((2, 2))), phrase=phrase, unknown_words=tuple(unknown_words))

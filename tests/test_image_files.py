@@ -72,12 +72,30 @@ def test_rotated_picture_is_turned_for_a_person_and_not_for_the_boxes_of_a_data_
     ("data", "message"),
     [
         (saved(ramp(), "PNG")[:-30], "cannot be read as an image"),
-        (b"", "cannot be read as an image of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"),
+        (b"", "cannot be read as an image of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP: it is an empty file"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "WEBP: it is a HEIC picture"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "WEBP: it is an AVIF picture"),
+        (b"\0\0\0\x18ftypisom", "WEBP: it is a video"),
+        (b"<?xml version='1.0'?>\n<svg width='9'/>", "WEBP: it is an SVG drawing"),
+        (b"%PDF-1.7", "WEBP: it is a PDF document"),
+        (b"version https://git-lfs.github.com/spec/v1", "WEBP: it is a Git LFS pointer"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image of BMP"),
         (b"P5 99999 99999 255\n", "cannot be read as an image: "),  # says to be of ten billion pixels
         (saved(ramp("F"), "TIFF"), "its values are floats, whose range is not known"),
     ],
-    ids=["truncated", "empty", "EPS, which starts programs", "bomb", "floats"],
+    ids=[
+        "truncated",
+        "empty",
+        "HEIC",
+        "AVIF",
+        "video",
+        "SVG",
+        "PDF",
+        "LFS",
+        "EPS, which starts programs",
+        "bomb",
+        "floats",
+    ],
 )
 def test_file_that_is_not_a_picture_is_named(tmp_path, read, data, message):
     path = tmp_path / "picture"

@@ -126,6 +126,25 @@ def test_03_stops_at_once_at_what_is_wrong_with_one_sentence(shell, capsys, wron
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("seeds = None", "seeds must have a value (the notebook's own is 1)"),
+        ('trials = "false"', "trials must be True or False, got 'false'"),
+        ("scenes = 1.5", "scenes must be a whole number of at least 1, got 1.5"),
+    ],
+)
+def test_what_papermill_gives_is_of_the_kind_of_the_notebooks_own_value(given, message):
+    own = 'tier = "scenes"  # the tier\nseeds = 1\nscenes = 1500\ntrials = False\nonly = None\n'
+    namespace = {"In": ["", own, f"# Parameters\n{given}\n"]}
+    exec(own + given, namespace)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        notebook.start(namespace, "tier seeds scenes trials only")
+    namespace |= {"In": ["", own, "# Parameters\nonly = 5\n"]}
+    exec(f"{own}\nonly = 5", namespace)
+    assert notebook.start(namespace, "tier seeds scenes trials only")["only"] == "5"
+
+
+@pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("tier", "photo", "unknown tier 'photo'"),

@@ -175,7 +175,11 @@ def test_boxes_that_are_not_in_pixels_are_recognised(folder):
         (b"", "is not a CSV table"),
         (HEADER, "holds no row below its header"),
         ("image,phrase,x1,y1,x2,y2,spilt\n", "they are image, phrase, x1, y1, x2, y2, spilt"),
-        ("a.png,cat,1,2,10,20\n", "they are a.png, cat, 1, 2, 10, 20"),
+        ("a.png,cat,1,2,10,20\n", "has no header: put the line image,phrase,x1,y1,x2,y2 above the first row"),
+        (
+            "filename,width,height,class,xmin,ymin,xmax,ymax\n",
+            "; change filename to image, class to phrase, xmin to x1, ymin to y1, xmax to x2, ymax to y2, or",
+        ),
         (
             "filename,class,xmin,ymin,xmax,ymax\n",
             "; change filename to image, class to phrase, xmin to x1, ymin to y1, xmax to x2, ymax to y2",

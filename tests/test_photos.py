@@ -250,6 +250,38 @@ def test_set_that_is_missing_is_left_out_aloud(root, settings, capsys):
         evaluation_splits(settings)
 
 
+@pytest.mark.parametrize(
+    ("detections", "line"),
+    [
+        ({"7": [[1, 2, 3, 4]]}, "its image ids are none of those that are asked about"),
+        ({"dets": [{"image_id": 7}]}, "dets.json, detection 0: has no box"),
+    ],
+)
+def test_detections_that_are_broken_or_of_other_pictures_do_not_stop_the_set(root, settings, capsys, detections, line):
+    (root / "refer" / "refcoco+" / "dets.json").write_text(json.dumps(detections), encoding="utf-8")
+    splits = evaluation_splits(settings)
+    assert {name: split.detections for name, split in splits.items() if name.startswith("refcoco+")} == {
+        "refcoco+ A": None,
+        "refcoco+ B": None,
+    }
+    shown = capsys.readouterr().out
+    assert shown.count("boxes are not ranked: ") == 2 and line in shown
+
+
+def test_pictures_without_a_detection_are_counted(root, settings, capsys):
+    path = root / "refer" / "refcoco+" / "dets.json"
+    asked = {region.image_id for region in evaluation_splits(settings)["refcoco+ A"].all_regions()}
+    path.write_text(json.dumps({min(asked): [[1, 2, 3, 4]]}), encoding="utf-8")
+    evaluation_splits(settings)
+    assert f"{path}: {len(asked) - 1} of {len(asked)} pictures have no detection" in capsys.readouterr().out
+
+
+def test_set_of_which_no_phrase_can_be_read_is_left_out_aloud(root, settings, capsys):
+    shutil.rmtree(root / "flickr30k" / "Annotations")
+    assert "flickr30k" not in evaluation_splits(settings)
+    assert "flickr30k: left out, it has no phrase that can be read: " in capsys.readouterr().out
+
+
 def test_picture_that_cannot_be_asked_is_named_with_its_region(settings):
     split = evaluation_splits(settings)["refclef"]
     region = split.all_regions()[0]

@@ -186,6 +186,7 @@ def test_damaged_file_is_an_error(root, data, message):
         refer.read(root, "refcoco+", "unc", "testA")
 
 
+RECORDS = [{"image_id": i, "box": box} for i, box in ((42, [1, 2, 3, 4]), (7, [1, 1, 1, 1]), (42, [0, 0, 5, 5.5]))]
 BOXES = {"42": ((1.0, 2.0, 4.0, 6.0), (0.0, 0.0, 5.0, 5.5)), "7": ((1.0, 1.0, 2.0, 2.0),)}
 
 
@@ -193,10 +194,11 @@ BOXES = {"42": ((1.0, 2.0, 4.0, 6.0), (0.0, 0.0, 5.0, 5.5)), "7": ((1.0, 1.0, 2.
     "detections",
     [
         {"42": [[1, 2, 3, 4], [0, 0, 5, 5.5]], "7": [[1, 1, 1, 1]]},
-        [{"image_id": i, "box": box} for i, box in ((42, [1, 2, 3, 4]), (7, [1, 1, 1, 1]), (42, [0, 0, 5, 5.5]))],
+        RECORDS,
+        {"dets": RECORDS},
     ],
 )
-def test_detections_of_either_shape(tmp_path, detections):
+def test_detections_of_each_shape(tmp_path, detections):
     (tmp_path / "dets.json").write_text(json.dumps(detections), encoding="utf-8")
     assert refer.read_detections(tmp_path / "dets.json") == BOXES
 
@@ -214,6 +216,35 @@ def test_malformed_detections_are_named(tmp_path, detections, message):
     (tmp_path / "dets.json").write_text(json.dumps(detections), encoding="utf-8")
     with refused(message):
         refer.read_detections(tmp_path / "dets.json")
+
+
+@pytest.mark.parametrize(
+    ("stored", "box"),
+    [((50, 60), (1, 2, 11, 12)), ((25, 30), (0.5, 1, 5.5, 6)), ((50, 62), None)],
+)
+def test_boxes_are_brought_to_the_size_of_the_picture(root, stored, box):
+    """instances.json states 50 x 60 pixels; a picture of another shape is left out and named."""
+    images = [{"id": 42, "file_name": f"{NAME}.jpg", "width": 50, "height": 60}]
+    annotations = [{"id": 11, "bbox": [1, 2, 10, 10], "image_id": 42}, INSTANCES["annotations"][1]]
+    content = json.dumps({"images": images, "annotations": annotations})
+    (root / "refcoco+" / "instances.json").write_text(content, encoding="utf-8")
+    Image.new("L", stored).save(root / refer.IMAGE_FOLDERS["refcoco+"] / f"{NAME}.jpg")
+    regions = refer.read(root, "refcoco+", "unc", "testA")
+    if box is None:
+        assert not regions and "ref 0: the image has another shape than its annotation" in regions.skipped[0]
+    else:
+        assert [r.boxes for r in regions] == [(box,)] * 2 and not regions.skipped
+
+
+@pytest.mark.parametrize(
+    ("data", "content"),
+    [(b"<html>", "is a web page"), (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer")],
+)
+def test_file_that_is_no_pickle_or_json_is_named_for_what_it_is(root, data, content):
+    for name in ("instances.json", "refs(unc).p"):
+        (root / "refcoco+" / name).write_bytes(data)
+        with refused(f"{name}: {content}"):
+            refer.read(root, "refcoco+", "unc", "testA")
 
 
 def test_what_is_missing_is_named(root):

@@ -66,6 +66,16 @@ def test_descriptions_are_regions_clipped_to_the_picture(root):
     assert (regions.skipped, regions.held_out) == ([], 0)
 
 
+def test_boxes_are_brought_to_the_size_of_the_picture(root):
+    expected = visual_genome.read(root)
+    Image.new("RGB", (100, 80)).save(root / "VG_100K" / "1.jpg")
+    Image.new("RGB", (50, 42)).save(root / "VG_100K_2" / "2.jpg")  # of another shape than image_data.json states
+    regions = visual_genome.read(root)
+    doubled = [tuple(tuple(2 * edge for edge in box) for box in r.boxes) for r in expected if r.image_id == "1"]
+    assert [r.boxes for r in regions] == doubled
+    assert any("image 1: the image has another shape than its annotation" in one for one in regions.skipped)
+
+
 def test_equal_phrases_of_an_image_are_one_region(root):
     regions = visual_genome.read(root, sources=("attributes",))
     assert [(r.id, r.phrase, r.boxes, r.kind) for r in regions] == [

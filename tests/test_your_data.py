@@ -98,6 +98,23 @@ def test_other_seed_or_picture_is_other_data(table, data, tmp_path):
     assert open_data(copy, shares=SHARES).sha256 != data.sha256
 
 
+def test_same_pixels_under_two_names_stay_in_one_split(table, tmp_path, capsys):
+    rows = pd.read_csv(table)
+    shutil.copytree(table.parent, tmp_path / "own")
+    copies = {name: f"{name.removesuffix('.png')}-copy.png" for name in rows["image"].unique()}
+    for name, copy in copies.items():
+        Image.open(table.parent / name).save(tmp_path / "own" / copy, compress_level=0)
+    both = pd.concat([rows, rows.assign(image=rows["image"].map(copies))])
+    both.to_csv(path := tmp_path / "own" / "own.csv", index=False)
+    split_of = {r.image_id: split for split, regions in open_data(path, shares=SHARES).splits.items() for r in regions}
+    assert all(split_of[name] == split_of[copy] for name, copy in copies.items()) and len(set(split_of.values())) == 3
+    assert f"{IMAGES} pictures are there twice, and stay in one split" in capsys.readouterr().out
+    both["split"] = np.where(both["image"].str.endswith("-copy.png"), "test", "train")
+    both.to_csv(path, index=False)
+    with refused("show the same pixels, but are in the splits"):
+        open_data(path)
+
+
 def test_split_column_goes_before_the_shares(table, tmp_path):
     rows = pd.read_csv(table)
     rows["split"] = np.where(rows["image"] < "images/scene-004", "test", "train")

@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _import(source: Path, table: Path, images: str | None, phrase: str) -> int:
     """Write the table and say how many rows it has, what was left out, and whether it can be used as it is."""
+    table = table.expanduser()
     try:
         folder = Path(images).expanduser() if images else picture_folder(source)
         rows, skipped = convert(source, folder, phrase)

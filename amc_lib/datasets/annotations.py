@@ -27,10 +27,10 @@ import pandas as pd
 import yaml
 
 from amc_lib.datasets.image_files import ENDINGS, ImageFile
-from amc_lib.datasets.own_table import COLUMNS
-from amc_lib.datasets.records import naming, read_json, read_text
+from amc_lib.datasets.own_table import COLUMNS, no_header
+from amc_lib.datasets.records import naming, read_json, read_text, visible
 
-Row = tuple[str, Any, tuple[float, float, float, float]]  # image, phrase, box xyxy in pixels
+Row = tuple  # image, phrase, box xyxy in pixels and, where a table has that column, the split
 IMAGE_NAMES = ("filename", "file_name", "file", "path")
 TEXT_NAMES = ("label", "class", "caption", "text")
 
@@ -52,19 +52,20 @@ def convert(source: str | Path, images: Path, phrase: str = "phrase") -> tuple[p
     for where, read in _annotations(Path(source).expanduser(), images, phrase):
         try:
             with naming(where):
-                image, text, box = read()
+                image, text, box, *split = read()
                 if not isinstance(text, str) or not text.strip():
                     raise ValueError("it has no label")
-                rows.append((image, text.strip(), *map(float, box)))
+                rows.append((image, text.strip(), *map(float, box), *split))
         except ValueError as error:
             skipped.append(str(error))
-    return pd.DataFrame(rows, columns=list(COLUMNS)), skipped
+    names = [*COLUMNS, "split"] if any(len(row) > len(COLUMNS) for row in rows) else [*COLUMNS]
+    return pd.DataFrame(rows, columns=names), skipped
 
 
 def _annotations(source: Path, images: Path, phrase: str) -> Iterator[tuple[str, Any]]:
     """Where each annotation stands, and a function that gives its Row."""
     if source.is_dir():
-        if files := sorted(source.rglob("*.xml")):
+        if files := visible(sorted(source.rglob("*.xml"))):
             return _voc(files, phrase)
         if (source / "labels").is_dir():
             return _yolo(source, images)
@@ -179,6 +180,8 @@ def _columns(path: Path, names: Iterable[str], phrase: str) -> tuple[str, str, l
     sized = [first(*pair) for pair in (("x", "x1", "xmin"), ("y", "y1", "ymin"), ("w", "width"), ("h", "height"))]
     edges = corners if all(corners) else sized
     if not (image and text and all(edges)):
+        if no_header(known):
+            raise ValueError(f"{path}: has no header: put the line {','.join(COLUMNS)} above the first row")
         needed = "a column for the picture, one for the label, and xmin, ymin, xmax, ymax or x, y, w, h"
         raise ValueError(f"{path}: its first row must name {needed}; it has {', '.join(known)}")
     return image, text, edges, edges is sized
@@ -187,7 +190,8 @@ def _columns(path: Path, names: Iterable[str], phrase: str) -> tuple[str, str, l
 def _table_row(row: Mapping[str, str], columns: tuple[str, str, list[str], bool]) -> Row:
     image, text, names, with_size = columns
     edges = [float(row[name]) for name in names]
-    return row[image], row[text], _xywh(*edges) if with_size else tuple(edges)
+    split = [row["split"]] if "split" in row else []
+    return row[image], row[text], _xywh(*edges) if with_size else tuple(edges), *split
 
 
 def _voc(files: Iterable[Path], phrase: str) -> Iterator[tuple[str, Any]]:
@@ -211,8 +215,8 @@ def _voc(files: Iterable[Path], phrase: str) -> Iterator[tuple[str, Any]]:
 
 def _yolo(folder: Path, images: Path) -> Iterator[tuple[str, Any]]:
     names = _class_names(folder)
-    pictures = {path.stem: path for path in sorted(images.rglob("*")) if path.suffix.lower() in ENDINGS}
-    for path in sorted(path for path in (folder / "labels").rglob("*.txt") if path.name != "classes.txt"):
+    pictures = {path.stem: path for path in visible(sorted(images.rglob("*"))) if path.suffix.lower() in ENDINGS}
+    for path in visible(sorted(path for path in (folder / "labels").rglob("*.txt") if path.name != "classes.txt")):
         for number, line in enumerate(read_text(path).splitlines(), start=1):
 
             def read(path: Path = path, line: str = line) -> Row:

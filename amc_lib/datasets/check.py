@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from amc_lib.datasets import flickr30k, refer, visual_genome
 from amc_lib.datasets.image_files import ImageFolder
 from amc_lib.datasets.records import Regions, read_text
+from amc_lib.files import unexpected_content
 
 FAILED = ("missing", "broken")  # the verdicts that stop the study
 SENTENCES = 5  # about the records of one part, before a count of the others
@@ -48,6 +49,18 @@ def _pictures(root: Path) -> int:
     return len(ImageFolder(root / "visual_genome", visual_genome.IMAGE_FOLDERS))
 
 
+def _files(folder: Path, ending: str) -> int:
+    return sum(name.endswith(ending) and not name.startswith(".") for name in os.listdir(folder))
+
+
+def _weights(root: Path) -> int:
+    """The size of ALBEF.pth in bytes. ValueError where it is something else than a file of torch's."""
+    path = root / "checkpoints" / "ALBEF.pth"
+    if content := unexpected_content(path):
+        raise ValueError(f"{path}: is {content}")
+    return path.stat().st_size
+
+
 def _detections(root: Path) -> int:
     return len(refer.read_detections(root / "refer/refcoco+/dets.json"))
 
@@ -56,8 +69,8 @@ PHOTOS = (  # below `photos_root()`: Flickr8k's pictures, with the annotations o
     Part("Flickr8k", "photographs of train", _photographs("train"), 7_559),
     Part("Flickr8k", "photographs of val", _photographs("val"), 247),
     Part("Flickr8k", "photographs of test", _photographs("test"), 285),
-    Part("Flickr30k Entities", "files in Annotations", lambda root: len(os.listdir(root / "Annotations"))),
-    Part("Flickr30k Entities", "files in Sentences", lambda root: len(os.listdir(root / "Sentences"))),
+    Part("Flickr30k Entities", "files in Annotations", lambda root: _files(root / "Annotations", ".xml")),
+    Part("Flickr30k Entities", "files in Sentences", lambda root: _files(root / "Sentences", ".txt")),
     Part("Flickr30k Entities", "phrases of train", _phrases("train"), 98_000, "training"),
     Part("Flickr30k Entities", "phrases of val", _phrases("val"), 3_239, "training"),
     Part("Flickr30k Entities", "phrases of test", _phrases("test"), 3_868, "training"),
@@ -78,7 +91,7 @@ PAPER = (  # below `data_root()`
     Part("RefCLEF", "sentences of testB", _refer("refclef", "testB"), None, "optional"),
     Part("RefCLEF", "sentences of testC", _refer("refclef", "testC"), None, "optional"),
     Part("RefCLEF", "sentences of Berkeley's test", _refer("refclef", "test", "berkeley"), None, "optional"),
-    Part("ALBEF", "bytes of ALBEF.pth", lambda root: (root / "checkpoints/ALBEF.pth").stat().st_size),
+    Part("ALBEF", "bytes of ALBEF.pth", _weights),
     Part("BERT", "tokens", lambda root: len(read_text(root / "bert-base-uncased/vocab.txt").splitlines()), 30_522),
 )
 

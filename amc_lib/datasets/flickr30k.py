@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
-from amc_lib.datasets.records import Regions, box_xyxy, read_text, region
+from amc_lib.datasets.records import Regions, box_xyxy, read_text, region, scale, scaled
 from amc_lib.regions import Box, Region
 
 SPLITS = ("train", "val", "test")
@@ -42,7 +42,7 @@ def read(root: str | Path, split: str) -> Regions:
     A picture of another size than its annotation states keeps its size, and its boxes are scaled to it, if both have
     the same shape (`scale`); else it is left out and named.
     """
-    root, regions = Path(root), Regions()
+    root, regions = Path(root).expanduser(), Regions()
     ids, images = image_ids(root, split), pictures(root)
     if not {path.name for path in root.iterdir()} & {*IMAGE_FOLDERS}:
         regions.without_picture = len({*ids} - images.keys())
@@ -65,11 +65,8 @@ def _of_picture(
     image = images[image_id]
     if size:
         height, width = image.size()
-        across, down = scale(size, (width, height))
-        boxes = {
-            chain: tuple((x1 * across, y1 * down, x2 * across, y2 * down) for x1, y1, x2, y2 in its_boxes)
-            for chain, its_boxes in boxes.items()
-        }
+        factors = scale(size, (width, height))
+        boxes = {chain: tuple(scaled(box, factors) for box in its_boxes) for chain, its_boxes in boxes.items()}
     for number, (chain, entity, phrase) in enumerate(marked):
         if chain in boxes:
             with regions.record(f"{sentences}, phrase {number}"):
@@ -83,21 +80,6 @@ def pictures(root: Path) -> dict[str, ImageFile]:
     names = {match[1]: name for name in folder if (match := FLICKR8K_NAME.fullmatch(name))}
     names |= {name.removesuffix(".jpg"): name for name in folder}
     return {image_id: folder.find(name) for image_id, name in names.items()}
-
-
-def scale(annotated: tuple[float, float], stored: tuple[float, float]) -> tuple[float, float]:
-    """Factors of x and y that bring boxes from a picture's annotated to its stored size, both (width, height).
-
-    The sizes must have one shape: the larger, brought down by one factor until its longer side is as long as the same
-    side of the smaller, must have its other side within a pixel of the smaller's. ValueError otherwise.
-    """
-    smaller, larger = sorted((annotated, stored), key=max)
-    longer = larger.index(max(larger))
-    factor = smaller[longer] / larger[longer]
-    if any(abs(factor * side - of_smaller) > 1 for side, of_smaller in zip(larger, smaller, strict=True)):
-        sizes = "its boxes were drawn at {:g} x {:g} pixels, and it has {:g} x {:g}".format(*annotated, *stored)
-        raise ValueError(f"the image has another shape than its annotation: {sizes}")
-    return stored[0] / annotated[0], stored[1] / annotated[1]
 
 
 def image_ids(root: Path, split: str) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from amc_lib.files import named_path, what_it_is
+
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow knows more, some of which start programs
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of the names of such files
 MOST_PIXELS = 89_478_485  # from which on Pillow warns of decompression bombs
@@ -24,16 +26,35 @@ class UnreadableImageError(ValueError):
 
 
 @contextmanager
-def reading(image: object) -> Iterator[None]:
-    """Whatever a missing or damaged picture raises in the block becomes an UnreadableImageError that names `image`."""
+def reading(image: object, source: Any = None) -> Iterator[None]:
+    """Whatever a missing or damaged picture raises in the block becomes an UnreadableImageError that names `image`.
+
+    source: its path, bytes or open file, for a word on what it is where it is no picture.
+    """
     try:
         yield
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{image}: no such image") from error
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(f"{image}: cannot be read as an image of {', '.join(FORMATS)}") from error
+        content = f": it is {what}" if (what := what_it_is(_head(source))) else ""
+        kinds = ", ".join(FORMATS)
+        raise UnreadableImageError(f"{image}: cannot be read as an image of {kinds}{content}") from error
     except Exception as error:  # decoders raise nearly anything
         raise UnreadableImageError(f"{image}: cannot be read as an image: {error!s:.200}") from error
+
+
+def _head(source: Any) -> bytes:
+    """The first bytes of a path, of bytes, or of an open file; some that say nothing where there are none to be had."""
+    if isinstance(source, bytes):
+        return source[:512]
+    if isinstance(source, str | Path):
+        with open(source, "rb") as file:
+            return file.read(512)
+    try:
+        source.seek(0)
+        return source.read(512)
+    except (AttributeError, OSError):
+        return b"?"
 
 
 def open_image(source: Any) -> Image.Image:
@@ -62,8 +83,10 @@ def read_image(image: Picture) -> Image.Image:
     """
     if not isinstance(image, Image.Image | np.ndarray | str | Path) and not hasattr(image, "read"):
         raise ValueError(f"an image must be a PIL image, an array or a path, got {type(image).__name__}")
-    named = image if isinstance(image, str | Path) else f"the {type(image).__name__}"
-    with reading(named):
+    if isinstance(image, str | Path):
+        image = named_path(image)
+    named = image if isinstance(image, Path) else f"the {type(image).__name__}"
+    with reading(named, image):
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image)
         picture = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else open_image(image))
@@ -80,12 +103,12 @@ class ImageFile:
 
     def open(self) -> Image.Image:
         """RGB at its stored size. UnreadableImageError naming the file if it is missing or damaged."""
-        with reading(self.path), open_image(self.path) as file:
+        with reading(self.path, self.path), open_image(self.path) as file:
             return to_rgb(file)
 
     def size(self) -> tuple[int, int]:
         """(height, width) by the file's header."""
-        with reading(self.path), open_image(self.path) as file:
+        with reading(self.path, self.path), open_image(self.path) as file:
             return file.height, file.width
 
 
@@ -102,12 +125,12 @@ class ImageBytes:
         return Path(self.name)
 
     def open(self) -> Image.Image:
-        with reading(self.name), open_image(io.BytesIO(self.data)) as file:
+        with reading(self.name, self.data), open_image(io.BytesIO(self.data)) as file:
             return to_rgb(file)
 
     def size(self) -> tuple[int, int]:
         """(height, width) by the file's header."""
-        with reading(self.name), open_image(io.BytesIO(self.data)) as file:
+        with reading(self.name, self.data), open_image(io.BytesIO(self.data)) as file:
             return file.height, file.width
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from tqdm.auto import tqdm
 
 from amc_lib.datasets.image_files import ImageFile, open_image, reading, to_rgb
 from amc_lib.datasets.records import Regions, read_text, region
+from amc_lib.files import named_path
 from amc_lib.regions import Box
 from amc_lib.tokens import clean
 
@@ -32,6 +34,7 @@ OTHER_NAMES = {  # in the tables of annotation tools
     **{"xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2", "x": "x1", "y": "y1"},
     **{"w": "x2 (x + w)", "h": "y2 (y + h)", "width": "x2 (x + width)", "height": "y2 (y + height)"},
 }
+ROUNDED = 0.01  # by how much of the side a box may lie outside, where it was rounded or drawn by hand
 PERCENT_SIDE = 300  # pixels: boxes in larger pictures that all end below 100 are in percent
 
 
@@ -50,7 +53,7 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
     no such column. Every picture is opened once. ValueError with one sentence that names the file and the first row
     at fault.
     """
-    path = Path(path).expanduser()
+    path = named_path(path)
     root = path.parent if images is None else Path(images).expanduser()
     if not root.is_dir():
         raise ValueError(f"{root.absolute()}: no such folder of pictures")
@@ -87,9 +90,13 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise ValueError(f"{path}: is not a CSV table: {error}") from error
     names = [str(name).strip().lower() for name in table.columns]
     unknown = [name for name in names if name not in (*COLUMNS, "split")]
+    if no_header(names):
+        raise ValueError(f"{path}: has no header: put the line {','.join(COLUMNS)} above the first row")
     if unknown or not set(COLUMNS) <= set(names):
         needed = f"the columns must be {', '.join(COLUMNS)} and perhaps split; they are {', '.join(names)}"
-        rename = ", ".join(f"{name} to {OTHER_NAMES[name]}" for name in unknown if name in OTHER_NAMES)
+        corners = {"xmax", "ymax", "x2", "y2"} & set(names)  # beside which width and height are the picture's
+        other = {name: new for name, new in OTHER_NAMES.items() if not (corners and "+" in new)}
+        rename = ", ".join(f"{name} to {other[name]}" for name in unknown if name in other)
         command = f"or let 'python -m amc_lib.datasets import {path} TABLE.csv' convert it"
         raise ValueError(f"{path}, row 1: {needed:.300}{rename and '; change '}{rename}, {command}")
     if not isinstance(table.index, pd.RangeIndex):
@@ -99,6 +106,11 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     if table.empty:
         raise ValueError(f"{path}: holds no row below its header")
     return zip(table.index + 2, table.to_dict("records"), strict=True)
+
+
+def no_header(names: Iterable[str]) -> bool:
+    """Whether the first row of a table holds numbers, not names."""
+    return any(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names)
 
 
 def _row(cells: Mapping[str, str]) -> _Row:
@@ -145,12 +157,14 @@ def _picture_faults(rows: Mapping[int, _Row], root: Path) -> dict[int, str]:
     if broken:
         return broken
     largest, look = max(max(row.box) for row in rows.values()), "the boxes of the table look like"
-    if largest <= 1:
+    if largest <= 1 + ROUNDED:
         sentence = f"{look} shares of the sides (0 to 1): multiply x by the picture's width and y by its height"
         return dict.fromkeys(rows, sentence)
-    if 50 < largest <= 100 and min(map(min, sizes.values())) >= PERCENT_SIDE:
+    if 50 < largest <= 100 * (1 + ROUNDED) and min(map(min, sizes.values())) >= PERCENT_SIDE:
         sentence = f"{look} percent of the sides: multiply x by the picture's width / 100, y by its height / 100"
         return dict.fromkeys(rows, sentence)
+    if tiny := [number for number, row in rows.items() if row.box[2] - row.box[0] < 1 and row.box[3] - row.box[1] < 1]:
+        return dict.fromkeys(tiny, "the box is smaller than a pixel: is it given as shares of the sides?")
     return {
         number: f"the box lies outside the image of {width} x {height}, or partly"
         for number, row in rows.items()
@@ -161,7 +175,7 @@ def _picture_faults(rows: Mapping[int, _Row], root: Path) -> dict[int, str]:
 
 def _size(path: Path) -> tuple[int, int]:
     """(width, height) of a picture, decoded whole. UnreadableImageError also for one that is stored turned."""
-    with reading(path), open_image(path) as file:
+    with reading(path, path), open_image(path) as file:
         turned = file.getexif().get(ExifTags.Base.Orientation)
         if turned in range(2, 9):
             raise ValueError(f"it is stored turned (EXIF orientation {turned}), so boxes are unclear; save it upright")

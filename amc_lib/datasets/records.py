@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from amc_lib.files import unexpected_content
 from amc_lib.regions import Box, ImageSource, Region
 from amc_lib.tokens import clean
 
@@ -66,6 +67,17 @@ class Regions(list[Region]):
         }
 
 
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Without what macOS leaves in archives, and other hidden files: `._1.jpg`, `.DS_Store`, `__MACOSX/`."""
+    return [path for path in paths if not path.name.startswith(".") and "__MACOSX" not in path.parts]
+
+
+def content_or(path: Path, reason: str) -> str:
+    """What a file that could not be read is ("is a web page, ..."), or else the reason that was found."""
+    content = unexpected_content(path) if path.is_file() else None
+    return f"is {content}" if content else reason
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark. ValueError naming the file."""
     try:
@@ -73,7 +85,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+        raise ValueError(f"{path}: {content_or(path, f'cannot be read as UTF-8 text: {error}')}") from error
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -82,7 +94,7 @@ def read_json(path: Path, kind: type) -> Any:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not JSON, or not all of it: {error}") from error
+        raise ValueError(f"{path}: {content_or(path, f'is not JSON, or not all of it: {error}')}") from error
     if not isinstance(value, kind):
         raise ValueError(f"{path}: holds a {type(value).__name__}, not a {getattr(kind, '__name__', kind)}")
     return value
@@ -118,3 +130,24 @@ def box_from_size(x: float, y: float, width: float, height: float, *, size: tupl
     """xyxy of a box given as x, y, width, height in pixels; errors as `box_xyxy`."""
     x, y, width, height = map(float, (x, y, width, height))
     return box_xyxy(x, y, x + width, y + height, size=size)
+
+
+def scale(annotated: tuple[float, float], stored: tuple[float, float]) -> tuple[float, float]:
+    """Factors of x and y that bring boxes from a picture's annotated to its stored size, both (width, height).
+
+    The sizes must have one shape: the larger, brought down by one factor until its longer side is as long as the same
+    side of the smaller, must have its other side within a pixel of the smaller's. ValueError otherwise.
+    """
+    smaller, larger = sorted((annotated, stored), key=max)
+    longer = larger.index(max(larger))
+    factor = smaller[longer] / larger[longer]
+    if any(abs(factor * side - of_smaller) > 1 for side, of_smaller in zip(larger, smaller, strict=True)):
+        sizes = "its boxes were drawn at {:g} x {:g} pixels, and it has {:g} x {:g}".format(*annotated, *stored)
+        raise ValueError(f"the image has another shape than its annotation: {sizes}")
+    return stored[0] / annotated[0], stored[1] / annotated[1]
+
+
+def scaled(box: Box, factors: tuple[float, float]) -> Box:
+    """A box xyxy with its x and y multiplied by factors (of `scale`)."""
+    (x1, y1, x2, y2), (across, down) = box, factors
+    return x1 * across, y1 * down, x2 * across, y2 * down

@@ -10,12 +10,13 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from amc_lib.datasets import refer_parquet
-from amc_lib.datasets.image_files import ImageFolder
-from amc_lib.datasets.records import Regions, box_from_size, naming, read_json, region
+from amc_lib.datasets.image_files import ImageFile, ImageFolder
+from amc_lib.datasets.records import Regions, box_from_size, content_or, naming, read_json, region, scale, scaled
 from amc_lib.regions import Box
 
 COUNTS_AS = {"testAB": ("testA", "testB"), "testBC": ("testB", "testC")}  # splits of RefCLEF's UNC file
@@ -29,12 +30,13 @@ def read(root: str | Path, dataset: str, split_by: str, split: str) -> Regions:
     """Regions of a split (`refcoco+`, `unc`: train, val, testA, testB), ref by ref; ids are `REF-SENTENCE`.
 
     RefCLEF's UNC file has testA, testB and testC, and refs that count for two of them; Berkeley's has one `test`.
-    Boxes are xyxy in pixels of the original picture. A malformed ref or sentence is left out and named in `skipped`.
+    Boxes are xyxy in pixels of the picture's file, scaled where instances.json states another size of the same shape.
+    A malformed ref or sentence, and one whose picture has another shape, is left out and named in `skipped`.
     ValueError for a damaged file, and for a split that no ref names, with those that there are.
     """
     if dataset not in IMAGE_FOLDERS:
         raise ValueError(f"unknown refer data set {dataset!r}; known: {', '.join(IMAGE_FOLDERS)}")
-    root, regions = Path(root), Regions()
+    root, regions = Path(root).expanduser(), Regions()
     path = root / dataset / f"refs({split_by}).p"
     if not path.is_file() and (files := refer_parquet.files_of(path.parent, split)):
         return refer_parquet.read(files, split)
@@ -43,14 +45,14 @@ def read(root: str | Path, dataset: str, split_by: str, split: str) -> Regions:
     if split not in splits:
         raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits)[:9])}")
     annotations, pictures = _instances(root / dataset / "instances.json")
-    images = ImageFolder(root, (IMAGE_FOLDERS[dataset],))
+    images, stored_size = ImageFolder(root, (IMAGE_FOLDERS[dataset],)), cache(ImageFile.size)
     for number, ref in enumerate(refs):
         where = f"{path}, ref {number}"
         if split in _splits(ref):
             with regions.record(where):
                 picture = pictures.get(ref["image_id"], {})
                 image = images.find(picture.get("file_name") or _image_name(ref["file_name"]))
-                box = _box(ref, annotations, picture)
+                box = _box(ref, annotations, picture, stored_size(image))
                 for n, sentence in enumerate(ref["sentences"]):
                     with regions.record(f"{where}, sentence {n}"):
                         name = f"{ref['ref_id']}-{sentence['sent_id']}"
@@ -77,15 +79,22 @@ def _image_name(file_name: str) -> str:
     return "_".join(stem.split("_")[:3]) + f".{suffix}" if stem.startswith("COCO_") else file_name
 
 
-def _box(ref: Mapping[str, Any], annotations: Mapping[Any, dict], picture: Mapping[str, Any]) -> Box:
-    """xyxy of a ref's annotation, inside its picture where the file says its size."""
+def _box(
+    ref: Mapping[str, Any], annotations: Mapping[Any, dict], picture: Mapping[str, Any], stored: tuple[int, int]
+) -> Box:
+    """xyxy of a ref's annotation; where the file says the picture's size, inside it and brought to the stored one.
+
+    stored: (height, width) of the picture's file.
+    """
     ann_id, image_id = ref["ann_id"], ref["image_id"]
     if (annotation := annotations.get(ann_id)) is None:
         raise ValueError(f"instances.json has no annotation {ann_id!r:.80}")
     if annotation.get("image_id", image_id) != image_id:
         raise ValueError(f"its annotation {ann_id} belongs to image {annotation['image_id']!r:.80}")
-    size = (float(picture["width"]), float(picture["height"])) if "width" in picture else None
-    return box_from_size(*annotation["bbox"], size=size)
+    if "width" not in picture:
+        return box_from_size(*annotation["bbox"])
+    stated = float(picture["width"]), float(picture["height"])
+    return scaled(box_from_size(*annotation["bbox"], size=stated), scale(stated, stored[::-1]))
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -102,7 +111,8 @@ def read_refs(path: Path) -> list[Mapping[str, Any]]:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise ValueError(f"{path}: cannot be read as a pickle of refs: {error!s:.200}") from error
+        reason = content_or(path, f"cannot be read as a pickle of refs: {error!s:.200}")
+        raise ValueError(f"{path}: {reason}") from error
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise ValueError(f"{path}: holds no list of refs")
     return refs
@@ -111,11 +121,13 @@ def read_refs(path: Path) -> list[Mapping[str, Any]]:
 def read_detections(path: str | Path) -> dict[str, tuple[Box, ...]]:
     """A detector's boxes for each image id (MAttNet's dets.json), xyxy in pixels of the original picture.
 
-    Either shape in circulation is read: image id -> boxes [x, y, width, height], or a list of records with `image_id`
-    and `box`. Raises ValueError with one sentence that names the record.
+    Each shape in circulation is read: image id -> boxes [x, y, width, height], or a list of records with `image_id`
+    and `box`, alone or as "dets". Raises ValueError with one sentence that names the record.
     """
     path, boxes = Path(path), {}
     detections = read_json(path, list | dict)
+    if isinstance(detections, dict) and isinstance(detections.get("dets"), list):
+        detections = detections["dets"]
     if isinstance(detections, dict):
         with naming(f"{path}"):
             detections = [{"image_id": image_id, "box": box} for image_id in detections for box in detections[image_id]]

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from amc_lib.datasets.image_files import ImageBytes
-from amc_lib.datasets.records import Regions, box_from_size, region
+from amc_lib.datasets.records import Regions, box_from_size, content_or, region
 
 TEXTS = ("answer", "sentences", "captions")
 
@@ -42,7 +42,7 @@ def read(files: Sequence[Path], split: str) -> Regions:
         except ImportError as error:
             raise ValueError(f"{file}: reading parquet needs pyarrow: pip install 'amc-grounding[parquet]'") from error
         except (OSError, ValueError) as error:
-            raise ValueError(f"{file}: cannot be read as parquet: {error!s:.200}") from error
+            raise ValueError(f"{file}: {content_or(file, f'cannot be read as parquet: {error!s:.200}')}") from error
         texts = next((name for name in TEXTS if name in table), None)
         if texts is None or not {"image", "bbox"} <= set(table):
             raise ValueError(f"{file}: needs image, bbox and {' or '.join(TEXTS)}; its columns are {', '.join(table)}")

@@ -21,7 +21,17 @@ from typing import Any, NamedTuple
 
 from amc_lib.datasets import flickr30k, refer
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
-from amc_lib.datasets.records import Regions, box_from_size, box_xyxy, naming, read_json, region, words_of
+from amc_lib.datasets.records import (
+    Regions,
+    box_from_size,
+    box_xyxy,
+    naming,
+    read_json,
+    region,
+    scale,
+    scaled,
+    words_of,
+)
 from amc_lib.regions import Box, Region
 
 SPLIT = "train"
@@ -53,7 +63,8 @@ def held_out_ids(root: str | Path, flickr30k_root: str | Path, refer_root: str |
 class _Picture(NamedTuple):
     image: ImageFile
     image_id: str
-    size: tuple[float, float]  # width, height, pixels
+    size: tuple[float, float]  # width, height, pixels, as image_data.json states it
+    factors: tuple[float, float]  # from that size to the file's (`records.scale`)
 
 
 def read(
@@ -63,11 +74,12 @@ def read(
 ) -> Regions:
     """Regions of the sources, source by source, image by image, without the images whose ids are `held_out`.
 
-    Boxes are xyxy in pixels of the original picture, clipped to it, since many overrun. What is malformed is left out
+    Boxes are xyxy in pixels of the picture's file, scaled where image_data.json states another size of the same shape,
+    and clipped to it, since many overrun. What is malformed, or of another shape, is left out
     and named in `skipped`: an image that is missing, a phrase without words, a box without area inside the picture.
     ValueError for a damaged file.
     """
-    root, regions = Path(root), Regions()
+    root, regions = Path(root).expanduser(), Regions()
     pictures = _pictures(root, held_out, regions)
     regions.held_out = len(pictures.keys() & set(held_out))
     for source in sources:
@@ -92,7 +104,8 @@ def _pictures(root: Path, held_out: Collection[str], regions: Regions) -> dict[s
             pictures[image_id] = None
             if image_id not in held_out:
                 size = float(record["width"]), float(record["height"])
-                pictures[image_id] = _Picture(folder.find(f"{image_id}.jpg"), image_id, size)
+                image = folder.find(f"{image_id}.jpg")
+                pictures[image_id] = _Picture(image, image_id, size, scale(size, image.size()[::-1]))
     return pictures
 
 
@@ -100,17 +113,18 @@ def _image_id(record: Mapping[str, Any]) -> int | str:
     return record["image_id"] if "image_id" in record else record["id"]  # names differ between files and versions
 
 
-def _clipped(thing: Mapping[str, Any], sides: tuple[str, str], size: tuple[float, float]) -> Box:
-    """xyxy inside the picture of `size` (width, height)."""
-    x1, y1, x2, y2 = box_from_size(*(thing[name] for name in ("x", "y", *sides)), size=size)
-    return max(x1, 0.0), max(y1, 0.0), min(x2, size[0]), min(y2, size[1])
+def _clipped(thing: Mapping[str, Any], sides: tuple[str, str], picture: _Picture) -> Box:
+    """xyxy inside the picture, in pixels of its file."""
+    x1, y1, x2, y2 = box_from_size(*(thing[name] for name in ("x", "y", *sides)), size=picture.size)
+    width, height = picture.size
+    return scaled((max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)), picture.factors)
 
 
 def _described(things: Sequence[Any], picture: _Picture, where: str, regions: Regions) -> Iterator[Region]:
     """One region for each description."""
     for number, thing in enumerate(things):
         with regions.record(f"{where}, region {number}"):
-            box = _clipped(thing, ("width", "height"), picture.size)
+            box = _clipped(thing, ("width", "height"), picture)
             name = f"regions:{picture.image_id}:{thing['region_id']}-0"
             yield region(name, SPLIT, picture.image, picture.image_id, thing["phrase"], [box])
 
@@ -122,7 +136,7 @@ def _attributed(things: Sequence[Any], picture: _Picture, where: str, regions: R
         with regions.record(f"{where}, object {number}"):
             words = [words_of(attribute) for attribute in thing.get("attributes", ())]
             phrases = [f"{word} {words_of(name)}" for word in words for name in thing["names"]]
-            box = _clipped(thing, ("w", "h"), picture.size) if phrases else None
+            box = _clipped(thing, ("w", "h"), picture) if phrases else None
             for phrase in phrases:
                 boxes.setdefault(phrase, {})[box] = None
     for number, (phrase, its_boxes) in enumerate(boxes.items()):

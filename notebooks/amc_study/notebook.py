@@ -18,28 +18,32 @@ from amc_lib.files import ROOT
 from amc_lib.parameters import unknown_name
 from amc_lib.presets import preset
 
-NAMES = ("albef", "amc", "vmrm", "init", "output", "runs", "figures", "csv", "images", "beside", "proposals")  # texts
-COUNTS = ("seeds", "pictures")
+NAMES = ("albef", "amc", "vmrm", "blip", "init", "output", "runs", "figures", "csv", "images", "beside", "proposals")
+NAMES += ("only",)  # texts, all of them
+COUNTS = ("seeds", "pictures", "scenes")
 LIBRARIES = tuple(str(ROOT / folder) for folder in ("amc_lib", "notebooks/amc_study"))
 
 
 def start(namespace: dict[str, Any], *known: str) -> dict[str, Any]:
     """The parameters set by the cell above; `namespace` is the notebook's `globals()`, `known` holds their names.
 
-    papermill turns `-p output 2024` into a number: names of folders and files become text again, also in `namespace`.
+    papermill turns `-p output 2024` into a number: names of folders and files become text again, also in `namespace`
+    (what it read as another number, as 007 or 1e3, stays that).
     Raises ValueError with one sentence for a name that papermill added and the notebook does not know, an unknown tier
     or a wrong type. From here on such sentences of the library are shown without its frames.
     """
     known = " ".join(known).split()
     if (shell := get_ipython()) is not None:
         shell.set_custom_exc((ValueError, RuntimeError), _without_library_frames)
-    for name in _injected(namespace.get("In", [])):
+    cells = namespace.get("In", [])
+    for name in _assigned(next((cell for cell in reversed(cells) if cell.startswith("# Parameters")), "")):
         if name not in known:
             raise ValueError(unknown_name(name, known))
+    defaults = _assigned(next((cell for cell in reversed(cells) if cell.startswith("tier =")), ""))
     for name in known:
         if name not in namespace:
             raise ValueError(f"{name} is not set: the first cell must give it a value")
-        namespace[name] = _checked(name, namespace[name])
+        namespace[name] = _checked(name, namespace[name], defaults.get(name))
     print(f"amc_lib {amc_lib.__version__}, torch {version('torch')}, tokenizers {version('tokenizers')}")
     return {name: namespace[name] for name in known}
 
@@ -68,16 +72,24 @@ def launch_hint(parameters: Mapping[str, Any]) -> str:
     return f"On several GPUs or machines: accelerate launch -m amc_study.finetune {given}"
 
 
-def _injected(cells: list[str]) -> list[str]:
-    """Names assigned by the newest cell that papermill has put in, as IPython's history `In` holds it."""
-    source = next((cell for cell in reversed(cells) if cell.startswith("# Parameters")), "")
-    targets = (target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets)
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+def _assigned(cell: str) -> dict[str, Any]:
+    """Names that a cell of IPython's history assigns, papermill's or the notebook's own, and the values if constant."""
+    assigned = {}
+    for node in ast.parse(cell).body:
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Name):
+                assigned[target.id] = node.value.value if isinstance(node.value, ast.Constant) else None
+    return assigned
 
 
-def _checked(name: str, value: Any) -> Any:
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """The value, text where it names something. default: the notebook's own, None where that is not known."""
     if name == "tier":
         preset(value)
+    if value is None and default is not None:
+        raise ValueError(f"{name} must have a value (the notebook's own is {default!r})")
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r:.80}")
     if name in NAMES and value is not None:
         if not isinstance(value, str | int | float | Path):
             raise ValueError(f"{name} must be a name or a path, got {value!r:.80}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,8 +111,17 @@ def open_data(csv: str | Path, images: str | Path | None = None, shares: SplitSe
     Raises ValueError with one sentence where the table is at fault (see `own_table.read`), or a split has no image.
     """
     regions = own_table.read(csv, images)
-    if not regions[0].split:
-        regions = _divided(regions, shares)
+    first = _first_of_same(regions)
+    if regions[0].split:
+        split_of = {region.image_id: region.split for region in regions}
+        for image_id, twin in first.items():
+            if split_of[image_id] != split_of[twin]:
+                splits = f"{split_of[twin]} and {split_of[image_id]}"
+                raise ValueError(f"{csv}: {twin} and {image_id} show the same pixels, but are in the splits {splits}")
+    else:
+        if copies := [f"{image_id} = {twin}" for image_id, twin in first.items() if image_id != twin]:
+            print(f"{len(copies)} pictures are there twice, and stay in one split: {', '.join(copies[:3])}")
+        regions = _divided(regions, shares, first)
     splits = {split: Regions(r for r in regions if r.split == split) for split in own_table.SPLITS}
     for split in ("train", "test"):
         if not splits[split]:
@@ -123,15 +133,28 @@ def open_data(csv: str | Path, images: str | Path | None = None, shares: SplitSe
     return OwnData(root, {split: part for split, part in splits.items() if part}, sha256)
 
 
-def _divided(regions: Regions, shares: SplitSettings) -> Regions:
-    """The regions with a split by image. It depends on the names of the images and on the seed alone."""
-    names = sorted({region.image_id for region in regions})
+def _first_of_same(regions: Regions) -> dict[str, str]:
+    """Image id -> that of the first image, by name, of the same pixels: its own where no other shows them."""
+    first, by_pixels = {}, {}
+    for image_id, image in sorted({region.image_id: region.image for region in regions}.items()):
+        picture = image.open()
+        pixels_hash = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
+        first[image_id] = by_pixels.setdefault(pixels_hash, image_id)
+    return first
+
+
+def _divided(regions: Regions, shares: SplitSettings, first: Mapping[str, str]) -> Regions:
+    """The regions with a split by image, the same for images of the same pixels (`_first_of_same`).
+
+    It depends on the names of the images and on the seed alone.
+    """
+    names = sorted({first[region.image_id] for region in regions})
     order = np.random.default_rng(shares.seed).permutation(len(names))
     tests = max(1, round(shares.test_share * len(names)))
     vals = round(shares.val_share * len(names))
     split_of = dict.fromkeys(names, "train")
     split_of |= {names[i]: "test" if place < tests else "val" for place, i in enumerate(order[: tests + vals])}
-    return Regions(replace(region, split=split_of[region.image_id]) for region in regions)
+    return Regions(replace(region, split=split_of[first[region.image_id]]) for region in regions)
 
 
 def starting_checkpoint(source: str | Path, tier: str) -> Checkpoint:

@@ -87,7 +87,11 @@ def evaluation_splits(settings: Settings) -> dict[str, PhotoSplit]:
         if not _folder(dataset).is_dir():
             continue
         try:
-            splits[name] = _open(settings, dataset, split_by, split)
+            opened = _open(settings, dataset, split_by, split)
+            if not opened.regions:
+                broken = opened.regions.skipped[:1] or [f"{_folder(dataset)} holds none"]
+                raise ValueError(f"it has no phrase that can be read: {broken[0]}")
+            splits[name] = opened
         except ValueError as error:
             print(f"{name}: left out, {error}")
     if not splits:
@@ -129,5 +133,24 @@ def _open(settings: Settings, dataset: str, split_by: str, split: str) -> PhotoS
         regions, words = refer.read(folder.parent, dataset, split_by, split), photos.refer_max_words
         side, resize = photos.refer_image_size, "bicubic"
     cut = regions.replaced(replace(region, phrase=clean(region.phrase, words)) for region in regions)
-    detections = refer.read_detections(folder / "dets.json") if (folder / "dets.json").is_file() else None
-    return PhotoSplit(f"{TITLES[dataset]} {split}", cut, side, resize, detections)
+    return PhotoSplit(f"{TITLES[dataset]} {split}", cut, side, resize, _detections(folder / "dets.json", cut))
+
+
+def _detections(path: Path, regions: Regions) -> dict[str, tuple[Box, ...]] | None:
+    """The detector's boxes by image id; None without the file and, with a line, for a broken one or other pictures'.
+
+    It serves the second metric alone: the set is scored without it.
+    """
+    if not path.is_file():
+        return None
+    asked = {region.image_id for region in regions}
+    try:
+        found = refer.read_detections(path)
+        if not asked & found.keys():
+            raise ValueError(f"{path}: its image ids are none of those that are asked about, such as {min(asked)}")
+    except ValueError as error:
+        print(f"boxes are not ranked: {error}")
+        return None
+    if lacking := len(asked - found.keys()):
+        print(f"{path}: {lacking} of {len(asked)} pictures have no detection; their boxes count as misses")
+    return found

@@ -20,6 +20,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
 from amc_lib.datasets.image_files import ENDINGS, ImageFile
+from amc_lib.datasets.records import visible
 from amc_lib.distributed import process_state
 from amc_lib.files import atomic_file
 from amc_lib.official import load_tensors, read_official
@@ -30,8 +31,9 @@ OVERLAP = 0.5  # largest intersection over union of two kept boxes, whatever the
 
 def pictures_below(sources: Sequence[Path]) -> list[Path]:
     """The picture files among `sources` and below their folders. ValueError where there is none."""
+    sources = [source.expanduser() for source in sources]
     found = [path for source in sources for path in (sorted(source.rglob("*")) if source.is_dir() else [source])]
-    pictures = [path for path in found if path.suffix.lower() in ENDINGS]
+    pictures = [path for path in visible(found) if path.suffix.lower() in ENDINGS]
     if not pictures:
         raise ValueError(f"no pictures at {', '.join(map(str, sources))}")
     return pictures
