@@ -93,9 +93,9 @@ def load_checkpoint(source: str | Path, build: Callable[[ModelSettings], ALBEF] 
     """
     if is_official(source):
         settings = preset("paper")
-        tokenizer, model = paper_tokenizer(settings), ALBEF(settings.model)
+        model = ALBEF(settings.model)
         report = load_official(_locate(source), model)
-        return Checkpoint(model, tokenizer, settings, {"imported": report}, report.sha256)
+        return Checkpoint(model, paper_tokenizer(settings), settings, {"imported": report}, report.sha256)
     if is_blip(source):
         return _load_blip(source)
     folder, about = find(source), description(source)

@@ -33,7 +33,7 @@ def write(path: Path, content: object) -> Path:
 
 
 def coco(folder: Path) -> Path:
-    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
+    images = [{"id": i, "file_name": name, "width": 40, "height": 30} for i, name in ((1, "a.png"), (2, "b.png"))]
     annotations = [
         {"image_id": 1, "category_id": 7, "bbox": [4, 3, 16, 15], "phrase": "red cat"},
         {"image_id": 2, "category_id": 8, "bbox": [0, 0, 40, 30]},
@@ -51,7 +51,8 @@ def voc(folder: Path) -> Path:
         edges = "".join(
             f"<{edge}>{value}</{edge}>" for edge, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
         )
-        thing = f"<object><name>{label}</name>{phrase}<bndbox>{edges}</bndbox></object>"
+        size = "<size><width>40</width><height>30</height></size>"
+        thing = f"{size}<object><name>{label}</name>{phrase}<bndbox>{edges}</bndbox></object>"
         write(folder / f"{name[0]}.xml", f"<annotation><filename>{name}</filename>{thing}</annotation>")
     return folder
 
@@ -138,6 +139,21 @@ def test_what_macos_leaves_is_no_annotation(tmp_path):
     (tmp_path / "voc" / "a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
     table, skipped = convert(tmp_path / "voc", tmp_path)
     assert table.empty and not skipped
+
+
+@pytest.mark.parametrize("made", [coco, voc, label_studio])
+def test_boxes_are_brought_to_the_size_of_the_picture(folder, made):
+    """The annotations state another size than the files have."""
+    source = made(folder)
+    pictures = {name: Image.open(picture_folder(source) / name) for name in ("a.png", "b.png")}
+    for name, picture in pictures.items():
+        picture.resize((2 * picture.width, 2 * picture.height)).save(picture_folder(source) / name)
+    table, skipped = convert(source, picture_folder(source))
+    doubled = [(*row[:2], *(2 * edge for edge in row[2:])) for row in EXPECTED]
+    assert [*table.itertuples(index=False, name=None)] == doubled and not skipped
+    pictures["a.png"].resize((40, 90)).save(picture_folder(source) / "a.png")
+    table, skipped = convert(source, picture_folder(source))
+    assert len(table) == 1 and "the image has another shape than its annotation" in skipped[0]
 
 
 def test_column_of_splits_is_kept(tmp_path):

@@ -167,6 +167,10 @@ def test_boxes_that_are_not_in_pixels_are_recognised(folder):
     percent = "large.png,cat,10,20,50,90\n"
     refused(folder, HEADER + percent, "look like percent of the sides: multiply x by the picture's width / 100")
     assert read(table(folder, HEADER + percent + "large.png,dog,10,20,50,290\n"))
+    refused(folder, HEADER + shares.replace("0,0,1,1", "0,0,1,1.0002"), "look like shares of the sides (0 to 1)")
+    refused(folder, HEADER + percent.replace("90", "100.1"), "look like percent of the sides")
+    mixed = "a.png,cat,1,2,10,20\nlarge.png,dog,0.1,0.2,0.5,0.9\n"
+    refused(folder, HEADER + mixed, "row 3: the box is smaller than a pixel: is it given as shares of the sides?")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -28,7 +29,8 @@ import yaml
 
 from amc_lib.datasets.image_files import ENDINGS, ImageFile
 from amc_lib.datasets.own_table import COLUMNS, no_header
-from amc_lib.datasets.records import naming, read_json, read_text, visible
+from amc_lib.datasets.records import naming, read_json, read_text, scale, scaled, visible
+from amc_lib.regions import Box
 
 Row = tuple  # image, phrase, box xyxy in pixels and, where a table has that column, the split
 IMAGE_NAMES = ("filename", "file_name", "file", "path")
@@ -45,8 +47,8 @@ def picture_folder(source: str | Path) -> Path:
 def convert(source: str | Path, images: Path, phrase: str = "phrase") -> tuple[pd.DataFrame, list[str]]:
     """The table of a source, and a sentence for each annotation that is left out.
 
-    images: the folder of the pictures; YOLO's boxes are shares of their sides. ValueError with one sentence for a
-    source of no known kind.
+    images: the folder of the pictures; YOLO's boxes are shares of their sides. Boxes are scaled to a picture of another
+    size than COCO, VOC or Label Studio state, if it has the same shape. ValueError for a source of no known kind.
     """
     rows, skipped = [], []
     for where, read in _annotations(Path(source).expanduser(), images, phrase):
@@ -66,7 +68,7 @@ def _annotations(source: Path, images: Path, phrase: str) -> Iterator[tuple[str,
     """Where each annotation stands, and a function that gives its Row."""
     if source.is_dir():
         if files := visible(sorted(source.rglob("*.xml"))):
-            return _voc(files, phrase)
+            return _voc(files, images, phrase)
         if (source / "labels").is_dir():
             return _yolo(source, images)
     elif source.suffix.lower() == ".csv":
@@ -74,9 +76,9 @@ def _annotations(source: Path, images: Path, phrase: str) -> Iterator[tuple[str,
     elif source.suffix.lower() == ".json":
         content = read_json(source, dict | list)
         if isinstance(content, list):
-            return _label_studio(source, content)
+            return _label_studio(source, content, images)
         if {"images", "annotations"} <= content.keys():
-            return _coco(source, content, phrase)
+            return _coco(source, content, images, phrase)
         return _via(source, content.get("_via_img_metadata", content), phrase)
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
@@ -90,14 +92,26 @@ def _xywh(x: Any, y: Any, width: Any, height: Any) -> tuple[float, float, float,
     return x, y, x + width, y + height
 
 
-def _coco(path: Path, content: Mapping[str, Any], phrase: str) -> Iterator[tuple[str, Any]]:
+def _fitted(box: Box, image: Path, stated: tuple[Any, Any]) -> Box:
+    """A box drawn in a picture of the `stated` (width, height), in pixels of its file, where both are known.
+
+    ValueError where the file has another shape.
+    """
+    if not all(stated) or not image.is_file():
+        return box
+    return scaled(box, scale(tuple(map(float, stated)), ImageFile(image).size()[::-1]))
+
+
+def _coco(path: Path, content: Mapping[str, Any], images: Path, phrase: str) -> Iterator[tuple[str, Any]]:
     with naming(f"{path}"):
-        names = {image["id"]: image["file_name"] for image in content["images"]}
+        pictures = {image["id"]: image for image in content["images"]}
         categories = {category["id"]: category["name"] for category in content.get("categories", [])}
 
     def read(annotation: Mapping[str, Any]) -> Row:
         text = annotation.get(phrase) or annotation.get("caption") or categories.get(annotation.get("category_id"))
-        return names[annotation["image_id"]], text, _xywh(*annotation["bbox"])
+        picture = pictures[annotation["image_id"]]
+        name, stated = picture["file_name"], (picture.get("width"), picture.get("height"))
+        return name, text, _fitted(_xywh(*annotation["bbox"]), images / name, stated)
 
     for number, annotation in enumerate(content["annotations"]):
         yield f"{path}, annotation {number}", lambda annotation=annotation: read(annotation)
@@ -123,7 +137,7 @@ def _via_row(name: str, region: Mapping[str, Any], phrase: str) -> Row:
     return name, value, _xywh(shape["x"], shape["y"], shape["width"], shape["height"])
 
 
-def _label_studio(path: Path, tasks: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+def _label_studio(path: Path, tasks: Iterable[Mapping[str, Any]], images: Path) -> Iterator[tuple[str, Any]]:
     for number, task in enumerate(tasks):
         with naming(f"{path}, task {number}"):
             address = next(value for value in task["data"].values() if isinstance(value, str))
@@ -133,20 +147,21 @@ def _label_studio(path: Path, tasks: Iterable[Mapping[str, Any]]) -> Iterator[tu
         for result in results:
             if result["type"] != "textarea":
                 text = texts.get(result.get("id"))
-                read = lambda name=name, result=result, text=text: _label_studio_row(name, result, text)  # noqa: E731
+                read = partial(_label_studio_row, images / name, result, text)
                 yield f"{path}, task {number}, {name}", read
 
 
-def _label_studio_row(name: str, result: Mapping[str, Any], text: Any) -> Row:
+def _label_studio_row(image: Path, result: Mapping[str, Any], text: Any) -> Row:
     value = result["value"]
     if result["type"] != "rectanglelabels" or value.get("rotation"):
         raise ValueError(
             f"it is a {'turned ' if value.get('rotation') else ''}{result['type']}, not an upright rectangle"
         )
     text = text or value["rectanglelabels"]
-    width, height = result["original_width"] / 100, result["original_height"] / 100
+    stated = result["original_width"], result["original_height"]
+    width, height = (side / 100 for side in stated)
     box = _xywh(value["x"] * width, value["y"] * height, value["width"] * width, value["height"] * height)
-    return name, text if isinstance(text, str) else text[0], box
+    return image.name, text if isinstance(text, str) else text[0], _fitted(box, image, stated)
 
 
 def _csv(path: Path, phrase: str) -> Iterator[tuple[str, Any]]:
@@ -194,7 +209,7 @@ def _table_row(row: Mapping[str, str], columns: tuple[str, str, list[str], bool]
     return row[image], row[text], _xywh(*edges) if with_size else tuple(edges), *split
 
 
-def _voc(files: Iterable[Path], phrase: str) -> Iterator[tuple[str, Any]]:
+def _voc(files: Iterable[Path], images: Path, phrase: str) -> Iterator[tuple[str, Any]]:
     for path in files:
         try:
             root = ElementTree.fromstring(path.read_bytes())
@@ -203,12 +218,10 @@ def _voc(files: Iterable[Path], phrase: str) -> Iterator[tuple[str, Any]]:
         for number, thing in enumerate(root.findall("object")):
 
             def read(root: ElementTree.Element = root, thing: ElementTree.Element = thing) -> Row:
-                box = [thing.findtext(f"bndbox/{name}") for name in ("xmin", "ymin", "xmax", "ymax")]
-                return (
-                    root.findtext("filename"),
-                    thing.findtext(phrase) or thing.findtext("name"),
-                    tuple(map(float, box)),
-                )
+                box = [float(thing.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax")]
+                stated, name = (root.findtext("size/width"), root.findtext("size/height")), root.findtext("filename")
+                fitted = _fitted(tuple(box), images / (name or ""), stated)
+                return name, thing.findtext(phrase) or thing.findtext("name"), fitted
 
             yield f"{path}, object {number}", read
 

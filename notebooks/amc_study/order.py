@@ -114,6 +114,8 @@ def main() -> None:
         if options.force:
             shutil.rmtree(home, ignore_errors=True)
         run_study(plans[options.tier](seeds), home)
+        if seeds != PUBLISHED_SEEDS:
+            print(f"Tables and pictures: {plain(home / 'figures')}; the published ones in figures/ stay as they are.")
     except RuntimeError as error:
         sys.exit(str(error))
 
