@@ -21,7 +21,17 @@ import torch
 from safetensors.torch import load, save
 
 from amc_lib.config import ModelSettings, Settings
-from amc_lib.files import ROOT, SHIPPED_DATA, atomic_file, data_root, json_bytes, plain, sha256_of, unexpected_content
+from amc_lib.files import (
+    ROOT,
+    SHIPPED_DATA,
+    atomic_file,
+    content_or,
+    data_root,
+    json_bytes,
+    plain,
+    sha256_of,
+    unexpected_content,
+)
 from amc_lib.model import ALBEF, Backbone, build_model, minilm
 from amc_lib.official import (
     FROZEN,
@@ -172,8 +182,7 @@ def description(source: str | Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
-        content = unexpected_content(path) if path.is_file() else None
-        reason = f"is {content}" if content else f"cannot be read as a checkpoint's description: {error}"
+        reason = content_or(path, f"cannot be read as a checkpoint's description: {error}")
         raise CheckpointError(f"{path}: {reason}") from error
 
 

@@ -138,6 +138,12 @@ def unexpected_content(path: str | Path) -> str | None:
     return what_it_is(head)
 
 
+def content_or(path: Path, reason: str) -> str:
+    """What a file that could not be read is ("is a web page, ..."), or else the reason that was found."""
+    content = unexpected_content(path) if path.is_file() else None
+    return f"is {content}" if content else reason
+
+
 def named_path(path: str | Path) -> Path:
     """A path as people write it: `~` is their home folder, and what is relative lies below the working directory."""
     return Path.cwd() / Path(path).expanduser()

@@ -28,7 +28,7 @@ import pandas as pd
 import yaml
 
 from amc_lib.datasets.image_files import ENDINGS, ImageFile
-from amc_lib.datasets.own_table import COLUMNS, no_header
+from amc_lib.datasets.own_table import COLUMNS, require_header
 from amc_lib.datasets.records import naming, read_json, read_text, scale, scaled, visible
 from amc_lib.regions import Box
 
@@ -195,8 +195,7 @@ def _columns(path: Path, names: Iterable[str], phrase: str) -> tuple[str, str, l
     sized = [first(*pair) for pair in (("x", "x1", "xmin"), ("y", "y1", "ymin"), ("w", "width"), ("h", "height"))]
     edges = corners if all(corners) else sized
     if not (image and text and all(edges)):
-        if no_header(known):
-            raise ValueError(f"{path}: has no header: put the line {','.join(COLUMNS)} above the first row")
+        require_header(path, known)
         needed = "a column for the picture, one for the label, and xmin, ymin, xmax, ymax or x, y, w, h"
         raise ValueError(f"{path}: its first row must name {needed}; it has {', '.join(known)}")
     return image, text, edges, edges is sized

@@ -90,8 +90,7 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise ValueError(f"{path}: is not a CSV table: {error}") from error
     names = [str(name).strip().lower() for name in table.columns]
     unknown = [name for name in names if name not in (*COLUMNS, "split")]
-    if no_header(names):
-        raise ValueError(f"{path}: has no header: put the line {','.join(COLUMNS)} above the first row")
+    require_header(path, names)
     if unknown or not set(COLUMNS) <= set(names):
         needed = f"the columns must be {', '.join(COLUMNS)} and perhaps split; they are {', '.join(names)}"
         corners = {"xmax", "ymax", "x2", "y2"} & set(names)  # beside which width and height are the picture's
@@ -108,9 +107,10 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     return zip(table.index + 2, table.to_dict("records"), strict=True)
 
 
-def no_header(names: Iterable[str]) -> bool:
-    """Whether the first row of a table holds numbers, not names."""
-    return any(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names)
+def require_header(path: Path, names: Iterable[str]) -> None:
+    """ValueError where the first row of a table, its `names`, holds numbers."""
+    if any(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
+        raise ValueError(f"{path}: has no header: put the line {','.join(COLUMNS)} above the first row")
 
 
 def _row(cells: Mapping[str, str]) -> _Row:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from amc_lib.files import unexpected_content
+from amc_lib.files import content_or
 from amc_lib.regions import Box, ImageSource, Region
 from amc_lib.tokens import clean
 
@@ -70,12 +70,6 @@ class Regions(list[Region]):
 def visible(paths: Iterable[Path]) -> list[Path]:
     """Without what macOS leaves in archives, and other hidden files: `._1.jpg`, `.DS_Store`, `__MACOSX/`."""
     return [path for path in paths if not path.name.startswith(".") and "__MACOSX" not in path.parts]
-
-
-def content_or(path: Path, reason: str) -> str:
-    """What a file that could not be read is ("is a web page, ..."), or else the reason that was found."""
-    content = unexpected_content(path) if path.is_file() else None
-    return f"is {content}" if content else reason
 
 
 def read_text(path: Path) -> str:

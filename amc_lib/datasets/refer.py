@@ -16,7 +16,8 @@ from typing import Any
 
 from amc_lib.datasets import refer_parquet
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
-from amc_lib.datasets.records import Regions, box_from_size, content_or, naming, read_json, region, scale, scaled
+from amc_lib.datasets.records import Regions, box_from_size, naming, read_json, region, scale, scaled
+from amc_lib.files import content_or
 from amc_lib.regions import Box
 
 COUNTS_AS = {"testAB": ("testA", "testB"), "testBC": ("testB", "testC")}  # splits of RefCLEF's UNC file

@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from amc_lib.datasets.image_files import ImageBytes
-from amc_lib.datasets.records import Regions, box_from_size, content_or, region
+from amc_lib.datasets.records import Regions, box_from_size, region
+from amc_lib.files import content_or
 
 TEXTS = ("answer", "sentences", "captions")
 
