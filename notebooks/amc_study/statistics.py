@@ -34,12 +34,10 @@ def mean_interval(
 ) -> Interval:
     """Mean of values [P] or [S, P] with a percentile bootstrap interval, in the values' own unit.
 
-    Each draw takes as many images as there are, with replacement, with all their phrases and all seeds: the interval
-    says how the mean over these seeds would vary with other images, not with other seeds.
+    Two levels are resampled, as in `paired_difference`: images with all their phrases, and training seeds.
     """
-    values = np.atleast_2d(np.asarray(values, dtype=float)).mean(axis=0, keepdims=True)  # [S, P] -> [1, P]
-    sums, phrases = _resample(values, image_ids, draws, seed)
-    low, high = np.quantile(sums[:, 0] / phrases, [(1 - level) / 2, (1 + level) / 2])
+    values = np.atleast_2d(np.asarray(values, dtype=float))  # [S, P]
+    low, high = np.quantile(_means(values, image_ids, draws, seed), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
 
 
@@ -62,10 +60,7 @@ def paired_difference(
     if len(first) != len(second) and 1 not in (len(first), len(second)):
         raise ValueError(f"{len(first)} seeds cannot be paired with {len(second)}: need as many, or one")
     differences = first - second  # [S, P]
-    seeds = len(differences)
-    weights = np.random.default_rng((seed, 1)).multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
-    sums, phrases = _resample(differences, image_ids, draws, seed)
-    resampled = (sums * weights).sum(1) / phrases  # [draws, S] -> [draws]
+    resampled = _means(differences, image_ids, draws, seed)
     low, high = 100 * np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     tail = 1 + min((resampled <= 0).sum(), (resampled >= 0).sum())
     return Difference(100 * float(differences.mean()), float(low), float(high), min(1.0, float(2 * tail / (draws + 1))))
@@ -91,6 +86,14 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     corrected = np.empty_like(p)
     corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return corrected
+
+
+def _means(values: np.ndarray, image_ids: Sequence[str], draws: int, seed: int) -> np.ndarray:
+    """Means [draws] of values [S, P] over the images and the seeds drawn, with replacement, as many as there are."""
+    seeds = len(values)
+    weights = np.random.default_rng((seed, 1)).multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    sums, phrases = _resample(values, image_ids, draws, seed)  # [draws, S], [draws]
+    return (sums * weights).sum(1) / phrases
 
 
 def _resample(values: np.ndarray, image_ids: Sequence[str], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

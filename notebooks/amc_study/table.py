@@ -69,7 +69,7 @@ def accuracy(table: pd.DataFrame, by: Sequence[str] = ("system", "split"), colum
     """Mean of a column in percent for each group, with its 95 % interval.
 
     Columns: those of `by`, accuracy, ci_low, ci_high, phrases, seeds; the values of `by` in order of appearance. The
-    interval is a bootstrap over images of the mean over seeds (`statistics.mean_interval`).
+    interval is a bootstrap over images and seeds (`statistics.mean_interval`).
     """
     rows = []
     ordered = {name: pd.Categorical(table[name], table[name].unique()) for name in by}

@@ -85,7 +85,7 @@ def even_maps(split: Split) -> MapQuality:
 
 
 def quality_table(answers: pd.DataFrame) -> pd.DataFrame:
-    """Means of MEASURES, columns of the tidy table `answers`, in percent with intervals over images.
+    """Means of MEASURES, columns of the tidy table `answers`, in percent with intervals over images and seeds.
 
     Columns: system, split, measure, value, ci_low, ci_high, phrases, seeds. A system without a measure has no row.
     """

@@ -45,7 +45,7 @@ def distance(point: Sequence[float], box: Box) -> float:
 
 
 def outcome_table(answers: pd.DataFrame, split: Split) -> pd.DataFrame:
-    """How often points are on what, in percent with intervals over images; `answers`: the tidy table of one split."""
+    """How often points are on what, in percent with intervals over images and seeds; `answers`: rows of one split."""
     point_on = np.array(outcomes(answers, split))
     parts = [answers.assign(hit=point_on == outcome, point_on=outcome) for outcome in OUTCOMES]
     table = accuracy(pd.concat(parts, ignore_index=True), by=["system", "split", "point_on"])
