@@ -158,6 +158,7 @@ def test_several_phrases_share_one_look_of_the_detector(grounder, monkeypatch):
     monkeypatch.setattr(grounder.detector, "propose", lambda images: looks.append(1) or propose(images))
     both = grounder.ground(image, ["red cup", "dog"])
     assert [one.phrase for one in both] == ["red cup", "dog"] and len(looks) == 1
+    assert [one.unknown_words for one in (*both, grounder.ground(image, "a zxqv dog"))] == [(), (), ("zxqv",)]
     assert grounder.ground(image, []) == []
     with pytest.raises(ValueError):
         grounder.ground(image, "")

@@ -131,7 +131,7 @@ class Explorer:
         except ValueError as error:
             self.answers = {}
             self._say(str(error))
-        unknown = next((answer.unknown_words for answer in self.answers.values() if isinstance(answer, Grounding)), ())
+        unknown = next((answer.unknown_words for answer in self.answers.values()), ())
         if unknown:
             self._say(f"words that the checkpoint has never read: {', '.join(unknown)}")
         self.show()

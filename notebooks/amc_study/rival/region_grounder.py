@@ -11,7 +11,7 @@ from PIL import Image
 
 from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.datasets.image_files import read_image
-from amc_lib.grounder import Grounder, checked_phrases
+from amc_lib.grounder import Grounder, checked_phrases, unknown_words
 from amc_lib.regions import Box
 from amc_study.rival.detector import Proposals
 from amc_study.rival.detector_runs import TRAINED, TrainedDetector, load_detector
@@ -32,6 +32,7 @@ class RegionGrounding:
     phrase: str
     boxes: list[Box]  # every proposal, xyxy in pixels of the image, best for the phrase first
     scores: list[float]  # of the boxes, log-odds up to a constant
+    unknown_words: tuple[str, ...]  # of the phrase, which the checkpoint's vocabulary does not hold
 
     @property
     def point(self) -> tuple[float, float]:
@@ -108,5 +109,6 @@ class RegionGrounder:
         for text, row in zip(phrases, scores, strict=True):
             order = torch.argsort(row, descending=True, stable=True)
             boxes = [tuple(box) for box in proposals.boxes[order].tolist()]
-            groundings.append(RegionGrounding(picture, text, boxes, row[order].tolist()))
+            unknown = unknown_words(tokenizer, text)
+            groundings.append(RegionGrounding(picture, text, boxes, row[order].tolist(), unknown))
         return groundings
