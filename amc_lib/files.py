@@ -33,11 +33,13 @@ def proposals_file() -> Path:
 
 
 def photos_root() -> Path:
-    """The folder of the photos tier, which holds Annotations/: data/photos, or what AMC_PHOTOS names.
+    """The folder of the photos tier, which holds Annotations/: data/photos, or what AMC_PHOTOS names."""
+    return annotated_folder(os.environ.get("AMC_PHOTOS") or ROOT / "data" / "photos")
 
-    Where it lies in a folder `flickr30k` of that one, this is it.
-    """
-    root = Path(os.environ.get("AMC_PHOTOS") or ROOT / "data" / "photos").expanduser()
+
+def annotated_folder(root: str | Path) -> Path:
+    """The folder of that name or, where Annotations/ does not lie in it, the folder `flickr30k` in it."""
+    root = Path(root).expanduser()
     below = root / "flickr30k"
     return below if below.is_dir() and not (root / "Annotations").is_dir() else root
 

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.datasets import flickr30k
-from amc_lib.evaluate import Pointing, point_at
+from amc_lib.datasets.records import Regions
+from amc_lib.evaluate import Pointing, point_at, point_hits
+from amc_lib.files import annotated_folder
 from amc_lib.grounder import heatmap_layer, model_input
 from amc_lib.regions import Region
 
 IMAGES_AT_ONCE = 8
 DRAWS = 2000  # of the bootstrap
+SHOWN = 5  # sentences about what was left out
 
 
 def answers(checkpoint: Checkpoint, regions: Sequence[Region], progress: str | None = None) -> Pointing:
@@ -35,6 +38,18 @@ def answers(checkpoint: Checkpoint, regions: Sequence[Region], progress: str | N
     layer, explanation = heatmap_layer(checkpoint), checkpoint.settings.amc.explanation
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     return point_at(model, tokenizer, regions, load, layer, IMAGES_AT_ONCE, progress, explanation)
+
+
+def readable(regions: Regions) -> Regions:
+    """The regions whose pictures can be opened; the others' pictures are named in `skipped`, once each."""
+    seen: dict[str, bool] = {}
+    for region in regions:
+        if region.image_id not in seen:
+            before = len(regions.skipped)
+            with regions.record(f"image {region.image_id}"):
+                region.image.open()
+            seen[region.image_id] = len(regions.skipped) == before
+    return regions.replaced(region for region in regions if seen[region.image_id])
 
 
 def summary(hits: np.ndarray, regions: Sequence[Region]) -> dict[str, Any]:
@@ -53,6 +68,13 @@ def summary(hits: np.ndarray, regions: Sequence[Region]) -> dict[str, Any]:
         interval = bootstrap(of_image, lambda h, n, axis: 100 * h.sum(axis) / n.sum(axis), **options)
         found["interval"] = [float(edge) for edge in interval.confidence_interval]
     return found
+
+
+def centre_hits(regions: Sequence[Region]) -> np.ndarray:
+    """bool [P]: whether the middle of each region's picture lies inside one of its boxes."""
+    images = {region.image_id: region.image for region in regions}
+    sizes = {image_id: image.size() for image_id, image in images.items()}  # (height, width)
+    return point_hits(np.array([sizes[region.image_id] for region in regions])[:, ::-1] / 2, regions)
 
 
 def by_type(hits: np.ndarray, regions: Sequence[Region]) -> dict[str, dict[str, Any]]:
@@ -76,26 +98,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m amc_lib.evaluate", description=about)
     parser.add_argument("checkpoint", help="a run's folder, a shipped name, or an official .pth")
     parser.add_argument("folder", help="in Flickr30k Entities' layout: Sentences/, Annotations/, SPLIT.txt, images/")
-    parser.add_argument("split", help="train, val or test")
+    parser.add_argument("split", help="the name of a list: train, val, test or another SPLIT.txt of the folder")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     given = parser.parse_args(arguments)
     try:
-        checkpoint, regions = load_checkpoint(given.checkpoint), flickr30k.read(given.folder, given.split)
+        checkpoint = load_checkpoint(given.checkpoint)
+        regions = readable(flickr30k.read(annotated_folder(given.folder), given.split))
         if not regions:
-            raise ValueError(f"{given.folder}: the split {given.split} has no boxed phrase that can be read")
+            first = "; the first record that was left out: " + regions.skipped[0] if regions.skipped else ""
+            raise ValueError(f"{given.folder}: the split {given.split} has no boxed phrase that can be read{first}")
         hits = answers(checkpoint, regions, given.split).hits
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    found = summary(hits, regions) | {"layer": heatmap_layer(checkpoint), "skipped": len(regions.skipped)}
-    found["without_picture"] = regions.without_picture
-    types = by_type(hits, regions)
+    about = {"layer": heatmap_layer(checkpoint), "skipped": len(regions.skipped)}
+    about |= {"first_skipped": regions.skipped[:SHOWN], "without_picture": regions.without_picture}
+    found, types = summary(hits, regions), by_type(hits, regions)
+    centre = summary(centre_hits(regions), regions)
     if given.json:
-        print(json.dumps(found | {"by_type": types}))
+        print(json.dumps(found | about | {"by_type": types, "centre": centre}))
         return
     print(line("all", found))
     for name, of_type in types.items():
         print(line(name, of_type))
+    print(line("centre", centre))
     print(
-        "{photographs} photographs; 95 % intervals over photographs; heatmap of layer {layer}; "
-        "{skipped} records could not be read, {without_picture} ids have no picture".format(**found)
+        "{photographs} photographs; 95 % intervals over photographs; heatmap of layer {layer}; centre: the middle of "
+        "each picture; {skipped} records could not be read, {without_picture} ids have no picture".format(
+            **found, **about
+        )
     )
+    print(*regions.skipped[:SHOWN], sep="\n", end="\n" if regions.skipped else "")

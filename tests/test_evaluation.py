@@ -193,8 +193,31 @@ def test_command_scores_a_folder_of_flickr30k_entities(tmp_path, capsys):
     assert (
         f"{found['accuracy']:.2f} % [{low:.1f}, {high:.1f}]" in text and f"{found['photographs']} photographs" in text
     )
-    with pytest.raises(SystemExit, match="unknown Flickr30k Entities split 'all'"):
+    centre = point_hits([(r.image.size()[1] / 2, r.image.size()[0] / 2) for r in regions], regions)
+    assert found["centre"]["hits"] == centre.sum() and f"{100 * centre.mean():.2f} %" in text
+    with pytest.raises(SystemExit, match=r"all\.txt: no such file; the lists that are there: test"):
         main(["amc-scenes", str(root), "all"])
+
+
+def test_command_scores_what_can_be_read_of_a_list_of_any_name(tmp_path, capsys):
+    write_paper_data(tmp_path)
+    root = tmp_path / "flickr30k"
+    first, *others = flickr30k.image_ids(root, "test")
+    picture = flickr30k.pictures(root)[first].path
+    (root / "unseen.txt").write_text("\n".join(f"{i}.jpg" for i in [first, *others, others[0]]), encoding="utf-8")
+    main(["amc-scenes", str(tmp_path), "unseen", "--json"])  # the folder above is as good
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["phrases"] == len(flickr30k.read(root, "test")) and whole["first_skipped"] == []
+    picture.write_bytes(picture.read_bytes()[:-200])
+    main(["amc-scenes", str(root), "unseen", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["photographs"] == whole["photographs"] - 1 and found["skipped"] == 1
+    assert found["first_skipped"][0].startswith(f"image {first}: {picture}: ")
+    main(["amc-scenes", str(root), "unseen"])
+    assert f"image {first}: {picture}: " in capsys.readouterr().out
+    (root / "unseen.txt").write_text(first, encoding="utf-8")
+    with pytest.raises(SystemExit, match=f"that can be read; the first record that was left out: image {first}"):
+        main(["amc-scenes", str(root), "unseen"])
 
 
 def test_interval_is_of_photographs_with_all_their_phrases():

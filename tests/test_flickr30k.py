@@ -164,7 +164,7 @@ def test_photographs_of_val():
 
 
 def test_what_is_missing_is_named(root):
-    with refused("unknown Flickr30k Entities split 'dev'; known: train, val, test"):
+    with refused(f"{root / 'dev.txt'}: no such file; the lists that are there: test"):
         flickr30k.read(root, "dev")
     with refused(f"{root / 'train.txt'}: no such file"):
         flickr30k.read(root, "train")

@@ -1,7 +1,8 @@
 """Flickr30k Entities (Plummer et al., ICCV 2015) as people download it, read into regions.
 
 Under the root: `Sentences/ID.txt` (five captions a picture, phrases marked `[/EN#chain/type words]`),
-`Annotations/ID.xml` (boxes of chains, 1-based), `train.txt`, `val.txt`, `test.txt` (one ID a line) and the pictures:
+`Annotations/ID.xml` (boxes of chains, 1-based), `train.txt`, `val.txt`, `test.txt` (one ID a line; other lists are
+read by their names) and the pictures:
 
 ID.jpg          in `flickr30k-images/` or `images/`: all of Flickr30k; a picture that is not there is a fault
 ID_letters.jpg  in the folder of Flickr8k's archive, a part of Flickr30k: the ids of the others are counted, no more
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
-from amc_lib.datasets.records import Regions, box_xyxy, read_text, region, scale, scaled
+from amc_lib.datasets.records import Regions, box_xyxy, read_text, region, scale, scaled, visible
 from amc_lib.regions import Box, Region
 
 SPLITS = ("train", "val", "test")
@@ -83,11 +84,15 @@ def pictures(root: Path) -> dict[str, ImageFile]:
 
 
 def image_ids(root: Path, split: str) -> list[str]:
-    """Ids of the pictures of a split, in the order of its list."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown Flickr30k Entities split {split!r}; known: {', '.join(SPLITS)}")
+    """Ids of the pictures of a split, in the order of its list SPLIT.txt, each once.
+
+    A list may have any name, and name pictures by their files. ValueError where there is none of that name.
+    """
     path = root / f"{split}.txt"
-    ids = read_text(path).split()
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in visible(root.glob("*.txt")))) or "none"
+        raise ValueError(f"{path}: no such file; the lists that are there: {there}") from FileNotFoundError(path)
+    ids = list(dict.fromkeys(name.removesuffix(".jpg") for name in read_text(path).split()))
     if bad := [image_id for image_id in ids if not re.fullmatch(r"[\w-]+", image_id)]:
         raise ValueError(f"{path}: {bad[0]!r:.80} is not an image id")
     return ids
