@@ -54,7 +54,7 @@ def ask(
             unread.append(str(error))
             continue
         for k, grounding in enumerate(groundings, start=1 + i * len(phrases)):
-            answer = {"picture": picture, **content(grounding)}
+            answer = {"picture": picture, **content(grounding, grounder.seen)}
             if output and not grounding.unknown:
                 single = len(pictures) * len(phrases) == 1
                 file = output if single else output.with_stem(f"{output.stem}-{k}")
@@ -64,8 +64,11 @@ def ask(
     return unread
 
 
-def content(grounding: Grounding) -> dict[str, Any]:
-    """An answer as JSON holds it: point (x, y), box xyxy, score, presence; null for an unknown phrase."""
+def content(grounding: Grounding, seen: str) -> dict[str, Any]:
+    """An answer as JSON holds it: point (x, y), box xyxy, score, presence; null for an unknown phrase.
+
+    seen: what the checkpoint was trained on.
+    """
     known = not grounding.unknown
     return {
         "phrase": grounding.phrase,
@@ -75,6 +78,7 @@ def content(grounding: Grounding) -> dict[str, Any]:
         "present": grounding.present if known else None,
         "unknown": grounding.unknown,
         "unknown_words": grounding.unknown_words,
+        "seen": seen,
     }
 
 
@@ -82,10 +86,10 @@ def sentence(answer: dict[str, Any]) -> str:
     """The same as text."""
     asked = f"{answer['picture']}: {answer['phrase']!r}"
     if answer["unknown"]:
-        return f"{asked} is unknown: the checkpoint knows no word of it"
+        return f"{asked} is unknown: the checkpoint knows no word of it (it has seen {answer['seen']})"
     (x, y), (x1, y1, x2, y2) = answer["point"], answer["box"]
     found = f"is at x {x}, y {y}, in the box from x {x1}, y {y1} to x {x2}, y {y2}"
-    presence = {None: "", True: ", in the picture", False: ", probably not in the picture"}[answer["present"]]
+    presence = {None: "", True: ", probably in the picture", False: ", probably not in the picture"}[answer["present"]]
     lines = [f"{asked} {found}; match score {answer['score']:.2f}{presence}"]
     if answer["unknown_words"]:
         lines.append(f"words that the checkpoint does not know: {', '.join(answer['unknown_words'])}")

@@ -29,6 +29,11 @@ DEFAULT_CHECKPOINT = "amc-photos"
 PNG_LEVEL = 1  # of compression: an overlay is written in less than half the time, and a quarter larger
 PHRASES_AT_ONCE = 32  # of one picture: more take no more memory
 ARTICLES = {"a", "an", "the"}  # words that alone ask for nothing
+SEEN = {  # by tier: what its pictures show
+    "scenes": "drawn scenes of pictograms",
+    "photos": "photographs of daily life: people, dogs, streets, sports, play",
+    "paper": "photographs of all kinds",
+}
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,11 @@ class Grounder:
             checkpoint = load_checkpoint(source)
             checkpoint.model.to(best_device() if device == "auto" else device)
         return cls(checkpoint, layer)
+
+    @property
+    def seen(self) -> str:
+        """What the checkpoint was trained on, in words: of other things its answers mean little."""
+        return SEEN[self.checkpoint.settings.tier]
 
     def encode(self, image: Picture) -> EncodedImage:
         """A picture made ready for any number of phrases. ValueError with one sentence if it cannot be read."""

@@ -89,7 +89,7 @@ def answering(
                 grounding = grounder.ground(picture, phrase)
             except ValueError as error:
                 raise gradio.Error(str(error)) from error
-            said = sentence({"picture": name, **content(grounding)})
+            said = sentence({"picture": name, **content(grounding, grounder.seen)})
             shown += [None if grounding.unknown else grounding.overlay(), html.escape(said).replace("\n", "<br>")]
         return shown
 

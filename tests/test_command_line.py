@@ -104,7 +104,8 @@ def test_command_says_that_a_phrase_is_unknown_and_points_nowhere(path, ask):
     assert answer["unknown"] and answer["unknown_words"] == ["a", "zebra"]
     assert [answer[name] for name in ("point", "box", "score")] == [None] * 3
     assert "overlay" not in answer and not path.with_name("overlay.png").exists()
-    assert ask(path, "a zebra") == [f"{path}: 'a zebra' is unknown: the checkpoint knows no word of it"]
+    (said,) = ask(path, "a zebra")
+    assert said == f"{path}: 'a zebra' is unknown: the checkpoint knows no word of it (it has seen {answer['seen']})"
 
 
 def test_first_is_a_picture_and_last_a_phrase_whatever_their_names(path, tmp_path, monkeypatch):
