@@ -67,6 +67,7 @@ def test_command_prints_point_box_and_score_and_writes_the_overlay(grounder, pic
         "present": None,
         "unknown": False,
         "unknown_words": ["zebra"],
+        "seen": grounder.seen,
         "overlay": str(overlay),
     }
     assert (np.asarray(Image.open(overlay)) == np.asarray(answer.overlay())).all()

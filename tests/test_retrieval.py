@@ -25,6 +25,8 @@ from amc_study.explain.retrieval import (
     retrieval_table,
     retrieve,
     right_ranks,
+    told_apart,
+    told_by_halves,
     wrong_captions,
 )
 from amc_study.scenes.splits import SceneSplit
@@ -92,6 +94,14 @@ def test_base_is_reported_with_the_loss_of_right_and_wrong_captions(checkpoint, 
     sure = Retrieval({}, np.ones(COUNT), {"random": np.ones(COUNT)})  # float32 rounds so
     found = base_table(sure, pairs.image_ids).set_index("measure")["value"]
     assert np.isfinite(found["ITM loss"]) and found["matching"] == 50
+
+
+def test_shifted_head_is_told_from_one_that_cannot_tell():
+    """Right captions at 0.1 to 0.2 and wrong ones below: no even odds, but a threshold of the other half divides them."""
+    rng = np.random.default_rng(0)
+    right, wrong = rng.uniform(0.1, 0.2, 200), rng.uniform(0.0, 0.09, 200)
+    assert told_apart(right, wrong).mean() == 0.5 and told_by_halves(right, wrong).mean() > 0.98
+    assert told_by_halves(wrong, wrong.copy()).mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_ties_count_against_the_right_one():
