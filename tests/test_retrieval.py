@@ -97,7 +97,7 @@ def test_base_is_reported_with_the_loss_of_right_and_wrong_captions(checkpoint, 
 
 
 def test_shifted_head_is_told_from_one_that_cannot_tell():
-    """Right captions at 0.1 to 0.2 and wrong ones below: no even odds, but a threshold of the other half divides them."""
+    """Right captions at 0.1 to 0.2 and wrong ones below: not at even odds, but by a threshold they are told apart."""
     rng = np.random.default_rng(0)
     right, wrong = rng.uniform(0.1, 0.2, 200), rng.uniform(0.0, 0.09, 200)
     assert told_apart(right, wrong).mean() == 0.5 and told_by_halves(right, wrong).mean() > 0.98
