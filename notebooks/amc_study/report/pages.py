@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from amc_lib.checkpoints import SHIPPED
 from amc_lib.files import ROOT, write_bytes
+from amc_study.explain.claims import AIMS
 from amc_study.figures import FOLDER
 from amc_study.run_folder import open_run
 
@@ -123,6 +125,42 @@ class Results:
         return wide.fillna("").rename_axis("pointing accuracy, %").reset_index()
 
 
+def side_by_side(photos: Results, scenes: Results) -> pd.DataFrame:
+    """Table 1 of photographs beside that of drawn scenes, without intervals; what was not asked is a dash."""
+    own = photos.first_split()
+    asked = {
+        "photographs": (photos, own, "all"),
+        "which A": (photos, f"{own}, which A", "all"),
+        "which B": (photos, f"{own}, which B", "all"),
+        "never boxed": (photos, own, "unboxed"),
+        "drawn scenes": (scenes, "phrases", "all"),
+        "A": (scenes, "referring A", "all"),
+        "B": (scenes, "referring B", "all"),
+        "never boxed ": (scenes, "phrases", "unboxed"),
+    }
+    found = {
+        name: where(results.table("table1"), split=split, concepts=concepts).set_index("system")["accuracy"].map(number)
+        for name, (results, split, concepts) in asked.items()
+    }
+    systems = scenes.table("table1")["system"].unique()
+    return pd.DataFrame(found).reindex(systems).fillna("–").rename_axis("pointing accuracy, %").reset_index()
+
+
+def agreements(photos: Results, scenes: Results) -> dict[str, list[str]]:
+    """The claims tested in both tiers by whether their verdicts agree: "ALBEF: phrases", or with both verdicts."""
+    both = photos.table("claims").merge(scenes.table("claims"), on="claim", suffixes=("", "_drawn"))
+    found: dict[str, list[str]] = {"agree": [], "differ": []}
+    for row in both.itertuples():
+        name = row.claim.removeprefix("AMC is better than ")
+        if row.verdict == row.verdict_drawn:
+            found["agree"].append(f"{name} ({row.verdict})")
+        else:
+            pairs = (("photographs", row.verdict, row.difference), ("scenes", row.verdict_drawn, row.difference_drawn))
+            sides = [f"{place}: {verdict}, {signed(difference)}" for place, verdict, difference in pairs]
+            found["differ"].append(f"{name} ({'; '.join(sides)})")
+    return found
+
+
 def where(table: pd.DataFrame | None, **values: Any) -> pd.DataFrame:
     """The rows whose columns have these values."""
     if table is None:
@@ -198,7 +236,10 @@ def render(template: str, folder: Path = FOLDER) -> str:
     results = Results(folder)
     names = ("table", "account", "files", "missing", "accuracy", "lead", "ablation", "table1")
     environment.globals |= {name: getattr(results, name) for name in names}
-    environment.globals |= {"results": results, "photos": Results(folder / "photos")}
+    photos = Results(folder / "photos")
+    environment.globals |= {"results": results, "photos": photos, "aims": AIMS}
+    environment.globals |= {"agreements": partial(agreements, photos, results)}
+    environment.globals |= {"side_by_side": partial(side_by_side, photos, results)}
     environment.globals["trained"] = trained
     for function in (where, first, cells, number, signed, wide, markdown, listed):
         environment.filters[function.__name__] = function
