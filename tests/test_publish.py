@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 
 import nbformat
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
+from amc_lib.checkpoints import SHIPPED
 from amc_study.report import publish
 
 
@@ -74,3 +76,12 @@ def test_what_has_run_is_published_and_an_unfinished_study_is_refused(tmp_path):
     for name, step in steps.items():
         outputs = nbformat.read(notebooks / name, as_version=4).cells[2].outputs
         assert bool(outputs) is (step != "ablations")
+
+
+def test_shipped_weights_are_small_and_say_where_they_come_from():
+    """At most 40 MB a checkpoint and 120 MB in all; each has the account of its training."""
+    sizes = {path.parent.name: path.stat().st_size for path in SHIPPED.glob("*/*.safetensors")}
+    assert max(sizes.values()) <= 40e6 and sum(sizes.values()) <= 120e6
+    for name in sizes:
+        account = json.loads((SHIPPED / name / "metrics.json").read_text(encoding="utf-8"))["provenance"]
+        assert len(account["commit"]) == 40, name
