@@ -115,13 +115,14 @@ def test_unknown_names_are_refused():
         Ablation("Which?", {"no boxes": {}}, "both")
 
 
-def append(path: Path, splits, changes: dict, seed: int, hits: np.ndarray) -> Experiment:
-    """Put made-up hits on record; those of a split are the first of `hits`."""
+def append(path: Path, splits, changes: dict, seed: int, hits: np.ndarray, random: np.ndarray | None = None):
+    """Put made-up hits on record, with a random phrase too if there are any; those of a split are the first of all."""
     one = experiment(changes, seed, "scenes")
     first = {name: SimpleNamespace(hits=hits[: len(split.all_regions())]) for name, split in splits.items()}
     metrics = {"provenance": {"settings": plain(one.settings), "commit": "c", "seconds": 2.0}, "final": {}}
     metrics["init_sha256"] = runs.weights_hash(runs.pretrained(TINY))
-    answers = SimpleNamespace(layer=1, layers={1: 50.0, 2: float("nan")}, pointing=first)
+    wrong = {} if random is None else {n: {"hit_random": random[: len(s.all_regions())]} for n, s in splits.items()}
+    answers = SimpleNamespace(layer=1, layers={1: 50.0, 2: float("nan")}, pointing=first, wrong=wrong)
     append_record(path, one.parameters, one.read, answers, splits, SimpleNamespace(metrics=metrics))
     return one
 
@@ -177,6 +178,23 @@ def test_table_has_paired_differences_over_common_seeds_and_corrected_p(splits, 
     assert ablation_table(PAIR, {}, splits, "scenes").empty
     counts = overview({"pair": PAIR}, "scenes", found).iloc[0]
     assert (counts["runs"], counts["on record"], counts["by other code"]) == (9, 8, 8)
+
+
+def test_what_the_own_phrase_adds_is_compared_among_runs_that_were_asked_both(splits, tmp_path):
+    rng, records, n = np.random.default_rng(0), tmp_path / RECORDS, len(splits["phrases"].all_regions())
+    own = {label: rng.random(1000) < share for label, share in {"low": 0.6, "high": 0.8, "other": 0.7}.items()}
+    random = {label: (rng.random(1000) < 0.5).astype(float) for label in ("low", "high")}
+    random["low"][0] = np.nan  # a phrase without one: then none is kept
+    for label, changes in PAIR.settings.items():
+        append(records, splits, changes, 0, own[label], random.get(label))
+    append(records, splits, PAIR.settings["other"], 1, own["other"], random["high"])
+    append(records, splits, PAIR.settings["high"], 1, own["high"], random["high"])
+    table = ablation_table(PAIR, read_records([records], splits, TINY), splits, "scenes")
+    part = table[(table["split"] == "phrases") & (table["concepts"] == "all")].set_index("setting")
+    gains = {label: 100 * (own[label][:n] - random["high"][:n]).mean() for label in ("high", "other")}
+    assert part["gain"].dropna().to_dict() == pytest.approx(gains)
+    assert part.loc["other", "gain_difference"] == pytest.approx(gains["other"] - gains["high"])
+    assert part["gain_difference"].isna()[["low", "high"]].all()
 
 
 def test_without_loss_or_boxes_it_is_the_control():

@@ -77,13 +77,13 @@ def _in_a_process(experiment: Experiment, home: Path, records: Path, threads: in
 
 
 def run_experiment(experiment: Experiment, home: Path, records: Path, studies: Path = RUNS) -> None:
-    """Train (or open the finished run), answer all splits, and add the record."""
+    """Train (or open the finished run), answer all splits and their wrong phrases, and add the record."""
     settings = experiment.settings
     run = finished_run(experiment, studies) or finetune(settings, output=home / experiment.training_key)
     checkpoint, data = run.checkpoint(), tier_of(settings)
     splits, validation = data.evaluation_splits(), data.validation_split() if data.layer_is_chosen else None
     read = replace(checkpoint.settings, amc=replace(checkpoint.settings.amc, explanation=experiment.read))
-    answers = answer(replace(checkpoint, settings=read), splits, validation)
+    answers = answer(replace(checkpoint, settings=read), splits, validation, wrong=True)
     append_record(records, experiment.parameters, experiment.read, answers, splits, run)
     print(", ".join(f"{split} {100 * pointing.hits.mean():.1f} %" for split, pointing in answers.pointing.items()))
 

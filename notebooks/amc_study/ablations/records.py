@@ -4,8 +4,8 @@ figures/ablations.json.gz is JSON (read it with `gzip -dc`):
 - `phrases`: a hash of each split's phrases -> their ids, in the order of the bits below
 - `runs`: for each run its `parameters`, the map that was `read`, the `layer` and the validation accuracy of all
   `layers`, the `accuracy` of each split in percent, the `final` losses, `hits`: split -> hash of its phrases and one
-  bit for each phrase (base64), and `training`: settings, start, commit, versions, device, seconds and, in
-  later ones, the fingerprint of the `code` that trained
+  bit for each phrase (base64), in later ones also for a `random` phrase asked in its place, and `training`: settings,
+  start, commit, versions, device, seconds and, in later ones, the fingerprint of the `code` that trained
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from amc_study.run_folder import Run
 from amc_study.tiers import Split
 
 RECORDS = "ablations.json.gz"
-Records = dict[str, dict[str, Any]]  # key of a run -> its record; hits[name of a split] is bool [P]
+Records = dict[str, dict[str, Any]]
+"""Key of a run -> its record; hits[name of a split] is bool [P], and so is random[name] where it was asked."""
 
 
 def read_records(files: Iterable[Path], splits: Mapping[str, Split], today: Settings) -> Records:
@@ -46,10 +47,13 @@ def read_records(files: Iterable[Path], splits: Mapping[str, Split], today: Sett
             for run in _content(path)["runs"]:
                 if {name: hits["phrases"] for name, hits in run["hits"].items()} != hashes:
                     continue
-                hits = {name: _unpacked(run["hits"][name]["bits"], count) for name, count in counts.items()}
+                hits, random = (
+                    {name: _unpacked(of[way], counts[name]) for name, of in run["hits"].items() if way in of}
+                    for way in ("bits", "random")
+                )
                 training = run["training"]
                 if key := run_key(training["settings"], training["init_sha256"], run["read"], today):
-                    records[key] = run | {"hits": hits}
+                    records[key] = run | {"hits": hits, "random": random}
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: holds no records of ablations ({type(error).__name__}: {error})") from error
     return records
@@ -58,16 +62,23 @@ def read_records(files: Iterable[Path], splits: Mapping[str, Split], today: Sett
 def append_record(
     path: Path, parameters: Mapping[str, Any], read: str, answers: Answers, splits: Mapping[str, Split], run: Run
 ) -> None:
-    """Add a run to the file, which is replaced as a whole; several processes may do so side by side."""
+    """Add a run to the file, which is replaced as a whole; several processes may do so side by side.
+
+    Of wrong phrases (`answers.wrong`) the random ones are kept, where each phrase had one.
+    """
     hashes = {name: phrases_hash(split) for name, split in splits.items()}
     hits = {name: pointing.hits for name, pointing in answers.pointing.items()}
+    wrong = {name: columns["hit_random"] for name, columns in answers.wrong.items()}
+    asked = {name: values for name, values in wrong.items() if not np.isnan(values).any()}
+    bits = {name: {"phrases": hashes[name], "bits": _packed(values)} for name, values in hits.items()}
+    random = {name: {"random": _packed(values > 0)} for name, values in asked.items()}
     record = {
         "parameters": dict(parameters),
         "read": read,
         "layer": answers.layer,
         "layers": {str(layer): round(value, 3) for layer, value in answers.layers.items() if not np.isnan(value)},
         "accuracy": {name: round(100 * float(values.mean()), 3) for name, values in hits.items()},
-        "hits": {name: {"phrases": hashes[name], "bits": _packed(values)} for name, values in hits.items()},
+        "hits": {name: of | random.get(name, {}) for name, of in bits.items()},
         "final": run.metrics["final"],
         "training": run.metrics["provenance"] | {name: run.metrics.get(name) for name in ("init_sha256", "code")},
     }

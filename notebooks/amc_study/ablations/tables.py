@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
@@ -19,13 +20,21 @@ from amc_study.tiers import Split
 DIFFERENCE = {"difference": "difference", "ci_low": "difference_low", "ci_high": "difference_high", "p": "p"}
 COLUMNS = ["setting", "system", "split", "concepts", "accuracy", "ci_low", "ci_high", "phrases", "seeds"]
 COLUMNS += DIFFERENCE.values()
-ROUNDING = {column: 4 if column == "p" else 2 for column in ("accuracy", "ci_low", "ci_high", *DIFFERENCE.values())}
+GAIN = ["gain", "gain_low", "gain_high", "gain_difference", "gain_difference_low", "gain_difference_high"]
+ROUNDING = dict.fromkeys(("accuracy", "ci_low", "ci_high", *DIFFERENCE.values(), *GAIN), 2) | {"p": 4}
 
 
 def hits_table(ablation: Ablation, records: Records, splits: Mapping[str, Split], tier: str) -> pd.DataFrame:
     """The tidy table (`amc_study.table`) of an ablation's runs on record, each setting as a system of its own."""
     parts = [
-        answer_rows(label, seed, split.title, split.all_regions(), records[key]["hits"][name])
+        answer_rows(
+            label,
+            seed,
+            split.title,
+            split.all_regions(),
+            records[key]["hits"][name],
+            hit_random=records[key]["random"].get(name, np.nan),
+        )
         for label, changes in ablation.settings.items()
         for seed in range(ablation.seeds)
         if (key := experiment(changes, seed, tier).key) in records
@@ -39,7 +48,9 @@ def ablation_table(ablation: Ablation, records: Records, splits: Mapping[str, Sp
 
     Columns: setting, system, split, concepts, accuracy, ci_low, ci_high (percent), phrases, seeds, and the paired
     difference from the setting `ablation.against` over the seeds that both have, in points: difference,
-    difference_low, difference_high, p (after Holm, over the settings of that split and group).
+    difference_low, difference_high, p (after Holm, over the settings of that split and group). Where a random phrase
+    was asked too, `gain` is what the own phrase adds to it ("own − random"), with its interval and, as gain_difference,
+    that of its paired difference.
     """
     hits, panels = hits_table(ablation, records, splits, tier), []
     for _, part in hits.groupby("split", sort=False) if len(hits) else ():
@@ -51,7 +62,7 @@ def ablation_table(ablation: Ablation, records: Records, splits: Mapping[str, Sp
         return pd.DataFrame()
     table = pd.concat(panels, ignore_index=True)
     table["system"] = [system(ablation.settings[label]) for label in table["setting"]]
-    return table[COLUMNS]
+    return table[[*COLUMNS, *(column for column in GAIN if column in table)]]
 
 
 def _panel(answers: pd.DataFrame, against: str) -> pd.DataFrame:
@@ -61,7 +72,18 @@ def _panel(answers: pd.DataFrame, against: str) -> pd.DataFrame:
     others = [label for label in labels if label != against and against in labels]
     found = pd.DataFrame([paired(answers, label, against) for label in others], others, list(DIFFERENCE))
     found["p"] = holm(found["p"])
-    return rows.join(found.rename(columns=DIFFERENCE), on="setting")
+    asked = answers.dropna(subset="hit_random").assign(gain=lambda table: table["hit"] - table["hit_random"])
+    rows = rows.join(found.rename(columns=DIFFERENCE), on="setting")
+    return rows.join(_gains(asked, against), on="setting") if len(asked) else rows
+
+
+def _gains(asked: pd.DataFrame, against: str) -> pd.DataFrame:
+    """GAIN by setting, of one split and group of concepts, for the runs that were asked random phrases too."""
+    rows = accuracy(asked, by=["system"], column="gain").set_index("system")[["accuracy", "ci_low", "ci_high"]]
+    others = [label for label in rows.index if label != against and against in rows.index]
+    found = [paired(asked, label, against, "gain") for label in others]
+    found = pd.DataFrame(found, others, ["difference", "ci_low", "ci_high"]).set_axis(GAIN[3:], axis=1)
+    return rows.set_axis(GAIN[:3], axis=1).join(found)
 
 
 def system(changes: Mapping[str, Any]) -> str:

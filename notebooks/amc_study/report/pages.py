@@ -82,6 +82,8 @@ class Results:
         of_split = {"phrases": (split, "all"), "phrases, never boxed": (split, "unboxed")}
         wide = headings(table, "setting", HEADINGS if split == "phrases" else of_split)
         wide["difference on phrases"] = rows.set_index("setting").apply(change, axis=1)
+        if "gain" in rows:
+            wide["own − random"] = cells(rows.set_index("setting"), "gain")
         return {"base": first(rows[rows["difference"].isna()]), "table": wide.reset_index()}
 
     def questions(self) -> pd.DataFrame:
