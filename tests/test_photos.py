@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mini_paper
 import numpy as np
+import pandas as pd
 import pytest
 from torch.utils.data import DataLoader
 
@@ -123,9 +124,22 @@ def test_table_is_read_once_and_again_after_a_change(root, settings, monkeypatch
     assert training_pairs(settings).about["images"] == 10 and len(made) == 2  # attributes still name its picture
     (root / "visual_genome" / "VG_100K" / "2315355.jpg").unlink()
     assert training_pairs(settings).about["images"] == 9 and len(made) == 3
-    (root / "flickr30k" / "val.txt").unlink()  # then it is not known what to hold out
-    with pytest.raises(ValueError, match=r"val\.txt: no such file"):
-        training_pairs(settings)
+
+
+def test_set_whose_pictures_are_not_known_is_named_and_training_goes_on(root, settings, capsys):
+    training_pairs(settings)
+    assert capsys.readouterr().out.count("not held out from training: ") == 2  # RefCOCO and RefCOCOg
+    (root / "refer" / "refcoco+" / "refs(unc).p").unlink()
+    table = pd.DataFrame({"image_id": [98304], "split": ["testB"]})
+    table.to_parquet(root / "refer" / "refcoco+" / "refcoco+.parquet")
+    (root / "flickr30k" / "val.txt").unlink()
+    pairs = training_pairs(settings)
+    assert pairs.about["held_out_images"] == 2 and len(pairs.about["not_held_out"]) == 3
+    assert "not held out from training: flickr30k val: " in capsys.readouterr().out
+    (root / "refer" / "refcoco+" / "refcoco+.parquet").write_bytes(b"damaged")
+    for _ in range(2):  # also where the table is kept
+        assert training_pairs(settings).about["held_out_images"] == 1
+        assert "refcoco+.parquet: cannot be read as parquet: " in capsys.readouterr().out
 
 
 def rows_of(pairs: PhotoPairs, name: str) -> list[int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from paper_data import coco_id, flickr_id, write_paper_data
 from PIL import Image
@@ -32,6 +34,7 @@ FILES = {
     "region_descriptions": [{"id": 1, "regions": DESCRIBED[:2]}, {"id": 2, "regions": DESCRIBED[2:]}],
     "attributes": [{"image_id": 1, "attributes": ATTRIBUTED}, {"image_id": 2, "attributes": []}],
 }
+MISSING = (("refcoco", "unc"), ("refcocog", "umd"))  # sets that the mini copy does not have
 FIRST, SECOND = (10.0, 5.0, 30.0, 15.0), (30.0, 5.0, 50.0, 15.0)
 
 
@@ -103,12 +106,47 @@ def test_pictures_of_evaluation_are_held_out_by_their_ids_elsewhere(tmp_path):
     """Visual Genome's first has the COCO id of a testA picture, its second the Flickr id of a test picture."""
     write_paper_data(tmp_path)
     genome, flickr, refer = (tmp_path / name for name in ("visual_genome", "flickr30k", "refer"))
-    assert visual_genome.held_out_ids(genome, flickr, refer) == {"2315353", "2315354"}
+    ids, unknown = visual_genome.held_out_ids(genome, flickr, refer)
+    assert ids == {"2315353", "2315354"}
+    assert unknown == [f"{name}: {refer / name}/refs({by}).p: no such file" for name, by in MISSING]
     write(genome, "image_data", [{"image_id": 1, "coco_id": flickr_id(0), "flickr_id": coco_id(0)}])
-    assert not visual_genome.held_out_ids(genome, flickr, refer)
+    assert not visual_genome.held_out_ids(genome, flickr, refer)[0]
+
+
+def test_pictures_of_evaluation_are_held_out_by_parquet_files(tmp_path):
+    """By the file's name or `image_id`, in whatever form the split is said, and without reading pictures."""
+    rows = [
+        {"split": split, "file_name": f"COCO_train2014_{number:012d}_0.jpg", "image_id": None}
+        for split, number in (("train", 1), ("validation", 2), ("testA", 3))
+    ]
+    named = [{"image_id": 4}, {"image_id": 5}, {"image_id": None}]
+    write(tmp_path, "image_data", [{"image_id": 100 + n, "coco_id": n, "flickr_id": None} for n in range(9)])
+    for name, table in (("refcoco+/all", rows), ("refcoco/testB-0", named), ("refcoco/train-0", [{"image_id": 6}])):
+        (path := tmp_path / f"{name}.parquet").parent.mkdir(exist_ok=True)
+        pd.DataFrame(table).to_parquet(path)
+    ids, unknown = visual_genome.held_out_ids(tmp_path, tmp_path, tmp_path)
+    assert ids == {"102", "103", "104", "105"}
+    file, flickr = tmp_path / "refcoco" / "testB-0.parquet", tmp_path / "val.txt"
+    assert unknown == [
+        f"flickr30k val: {flickr}: no such file; the lists that are there: none (and 1 more)",
+        f"{file}, row 2: neither file_name nor image_id says COCO's number of its picture",
+        f"refcocog: {tmp_path}/refcocog/refs(umd).p: no such file",
+    ]
+
+
+def test_what_a_set_does_not_say_is_named_and_the_rest_held_out(tmp_path):
+    write_paper_data(tmp_path)
+    genome, flickr, refer = (tmp_path / name for name in ("visual_genome", "flickr30k", "refer"))
     (flickr / "val.txt").write_text("12\nx7\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"val\.txt: .*'x7'"):
-        visual_genome.held_out_ids(genome, flickr, refer)
+    path = refer / "refcoco+" / "refs(unc).p"
+    path.write_bytes(pickle.dumps([{}, *pickle.loads(path.read_bytes()), {"split": "val"}]))
+    ids, unknown = visual_genome.held_out_ids(genome, flickr, refer)
+    assert ids == {"2315353", "2315354"} and len(unknown) == 4
+    assert unknown[0].startswith(f"{flickr}/val.txt, image x7: ") and "'x7'" in unknown[0]
+    assert unknown[1] == f"{path}, ref 0: has no split (and 1 more)"
+    path.write_bytes(b"no pickle")
+    ids, unknown = visual_genome.held_out_ids(genome, flickr, refer)
+    assert ids == {"2315354"} and unknown[1].startswith(f"refcoco+: {path}: cannot be read as a pickle of refs")
 
 
 @pytest.mark.parametrize(

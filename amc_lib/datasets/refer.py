@@ -2,7 +2,7 @@
 
 Under ROOT/DATASET/: `refs(SPLIT_BY).p`, a pickled list of refs (ref_id, ann_id, image_id, split, file_name, sentences),
 and `instances.json`, shaped as COCO's (images, annotations). Every sentence of every ref of a split is one region with
-the one box of its ref. Where that file is missing, parquet files of the split are read (`refer_parquet`).
+the one box of its ref. Where that file is missing, parquet files are read (`refer_parquet`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def read(root: str | Path, dataset: str, split_by: str, split: str) -> Regions:
         raise ValueError(f"unknown refer data set {dataset!r}; known: {', '.join(IMAGE_FOLDERS)}")
     root, regions = Path(root).expanduser(), Regions()
     path = root / dataset / f"refs({split_by}).p"
-    if not path.is_file() and (files := refer_parquet.files_of(path.parent, split)):
-        return refer_parquet.read(files, split)
+    if _in_parquet(path):
+        return refer_parquet.read(path.parent, split)
     refs = read_refs(path)
     splits = {name for ref in refs for name in _splits(ref)}
     if split not in splits:
@@ -59,6 +59,23 @@ def read(root: str | Path, dataset: str, split_by: str, split: str) -> Regions:
                         name = f"{ref['ref_id']}-{sentence['sent_id']}"
                         regions.append(region(name, split, image, str(ref["image_id"]), sentence["sent"], [box]))
     return regions
+
+
+def held_out(root: Path, dataset: str, split_by: str, faults: Regions) -> set[int]:
+    """COCO's numbers of the pictures of all splits but train; what does not say them is named in `faults`."""
+    path, numbers = root / dataset / f"refs({split_by}).p", set()
+    if _in_parquet(path):
+        return refer_parquet.held_out(path.parent, faults)
+    for number, ref in enumerate(read_refs(path)):
+        with faults.record(f"{path}, ref {number}"):
+            if ref["split"] != "train":
+                numbers.add(int(ref["image_id"]))
+    return numbers
+
+
+def _in_parquet(path: Path) -> bool:
+    """Whether a data set is there in parquet files alone, without its refs at `path`."""
+    return not path.is_file() and bool(refer_parquet.files_of(path.parent))
 
 
 def _splits(ref: Mapping[str, Any]) -> tuple[str, ...]:

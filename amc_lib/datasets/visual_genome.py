@@ -36,28 +36,32 @@ from amc_lib.regions import Box, Region
 
 SPLIT = "train"
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
+REFER = {"refcoco+": "unc", "refcoco": "unc", "refcocog": "umd"}  # evaluated sets of COCO's pictures, and whose split
 
 
-def held_out_ids(root: str | Path, flickr30k_root: str | Path, refer_root: str | Path) -> set[str]:
-    """Ids of the images that evaluation needs, found by the ids of Flickr and COCO in image_data.json.
+def held_out_ids(root: str | Path, flickr30k_root: str | Path, refer_root: str | Path) -> tuple[set[str], list[str]]:
+    """Ids of the images that evaluation needs, and a sentence for each set that does not say all of its images.
 
-    These are the images of Flickr30k Entities val and test, and of RefCOCO+ (UNC) val, testA and testB.
+    These are the images of Flickr30k Entities val and test, and of all splits but train of the sets in REFER, found by
+    the ids of Flickr and COCO in image_data.json. ValueError for a damaged image_data.json.
     """
+    faults = {name: Regions() for name in ("flickr30k", *REFER)}  # of each set, what it does not say
     coco, flickr, ids = set(), set(), set()
     for split in ("val", "test"):
-        with naming(f"{Path(flickr30k_root, split)}.txt"):
-            flickr.update(map(int, flickr30k.image_ids(Path(flickr30k_root), split)))
-    path = Path(refer_root, "refcoco+", "refs(unc).p")
-    for number, ref in enumerate(refer.read_refs(path)):
-        with naming(f"{path}, ref {number}"):
-            if ref["split"] != "train":
-                coco.add(int(ref["image_id"]))
+        with faults["flickr30k"].record(f"flickr30k {split}"):
+            for image_id in flickr30k.image_ids(Path(flickr30k_root), split):
+                with faults["flickr30k"].record(f"{Path(flickr30k_root, split)}.txt, image {image_id}"):
+                    flickr.add(int(image_id))
+    for name, split_by in REFER.items():
+        with faults[name].record(name):
+            coco |= refer.held_out(Path(refer_root), name, split_by, faults[name])
     path = Path(root, "image_data.json")
     for number, record in enumerate(read_json(path, list)):
         with naming(f"{path}, image {number}"):
             if int(record.get("coco_id") or -1) in coco or int(record.get("flickr_id") or -1) in flickr:
                 ids.add(str(_image_id(record)))
-    return ids
+    named = [found.skipped for found in faults.values() if found.skipped]
+    return ids, [f"{first} (and {len(others)} more)" if others else first for first, *others in named]
 
 
 class _Picture(NamedTuple):

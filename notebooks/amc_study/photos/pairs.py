@@ -27,7 +27,7 @@ from amc_study.scenes.cache import fingerprint
 
 CACHE = ROOT / "data" / "cache"
 CODE = (  # what decides what a table holds
-    *(f"amc_lib/datasets/{name}.py" for name in ("visual_genome", "flickr30k", "refer", "records")),
+    *(f"amc_lib/datasets/{name}.py" for name in ("visual_genome", "flickr30k", "refer", "refer_parquet", "records")),
     *(f"notebooks/amc_study/photos/{name}.py" for name in ("pairs", "photo_table")),
 )
 MOST_UNREADABLE = 20  # pictures in a row that may fail before training stops
@@ -85,12 +85,15 @@ def training_pairs(settings: Settings) -> PhotoPairs:
     data, training = data_root(), settings.finetuning
     root = data / "visual_genome"
     own = sorted((root / "records").glob("[!.]*.json"))
-    sources = [*sorted(root.glob("*.json")), *own, data / "refer" / "refcoco+" / "refs(unc).p"]
+    sources = [*sorted(root.glob("*.json")), *own]
+    sources += [path for path in sorted((data / "refer").glob("refcoco*/**/*")) if path.suffix in (".p", ".parquet")]
     sources += [data / "flickr30k" / f"{split}.txt" for split in ("val", "test")]
     sources += [root / name for name in visual_genome.IMAGE_FOLDERS]  # their times change with what is put there
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources if path.exists()]
     with process_state().main_process_first():
         table = open_table(CACHE / f"visual-genome-{fingerprint(stats, CODE)}", lambda: _read(data, own))
+    for sentence in table.about["not_held_out"]:
+        process_state().print(f"not held out from training: {sentence}")
     augment = Augment(settings.photos, settings.model.vision.image_size)
     return PhotoPairs(table, root, augment, training.seed, training.phrases_per_image)
 
@@ -106,9 +109,12 @@ def album_pairs(settings: Settings) -> PhotoPairs:
 
 
 def _read(data: Path, own: list[Path]) -> PhotoTable:
-    """The table of the authors' files `own` or, without any, of Visual Genome."""
+    """The table of the authors' files `own` or, without any, of Visual Genome.
+
+    `about` names under `not_held_out` each evaluated set whose images are not all known.
+    """
     root = data / "visual_genome"
-    held_out = visual_genome.held_out_ids(root, data / "flickr30k", data / "refer")
+    held_out, unknown = visual_genome.held_out_ids(root, data / "flickr30k", data / "refer")
     if own:
         parts = [visual_genome.read_records(path, root) for path in own]
         everything = list(chain.from_iterable(parts))
@@ -117,4 +123,5 @@ def _read(data: Path, own: list[Path]) -> PhotoTable:
         regions = Regions(kept, chain.from_iterable(part.skipped for part in parts), len(held))
     else:
         regions = visual_genome.read(root, held_out=held_out)
-    return photo_table.build(regions, root)
+    table = photo_table.build(regions, root)
+    return replace(table, about=table.about | {"not_held_out": unknown})
