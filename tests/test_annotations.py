@@ -346,6 +346,12 @@ def test_pictures_of_one_name_in_two_folders_are_not_confused(tmp_path):
     table, (sentence,), _ = convert(write(tmp_path / "x.csv", f"image,phrase,x1,y1,x2,y2\n{rows}"), tmp_path)
     assert [*table["image"]] == ["one/a.png", "two/a.png"]
     assert "row 4: a.png may be " in sentence
+    laid_out(tmp_path, "a.png", "images/a.png", "images/b.png", "labels/b.txt")
+    table, skipped, _ = convert(tmp_path / "x.csv", tmp_path)
+    assert [*table["image"]] == ["one/a.png", "two/a.png", "a.png"] and not skipped
+    Image.new("RGB", SIZE).save(tmp_path / "images" / "b.jpg")
+    with refused("labels/b.txt, line 1: b may be "):
+        convert(tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -130,19 +130,21 @@ class _Pictures:
 
         A name fits whose folders, without PLAIN_FOLDERS, are the last ones of the picture's path; an address or an
         absolute path, as of the machine where the boxes were drawn, fits also if it ends in the picture's path below
-        the folder.
+        the folder. The best fit counts.
         """
         for name in names:
             *folders, last = _parts(name)
-            found = []
+            fits = defaultdict(list)  # by how well: the very path, its folders that count, or the last of them
             for path in self._paths.get(last, ()):
-                below = _parts(str(path.relative_to(self.folder)))[:-1]
-                if below == folders:
-                    found = [path]
-                    break
-                elsewhere = re.match(r"(\w+:)?[/\\]", name) and _ends(folders, below)
-                if elsewhere or _ends(_parts(str(path.absolute()))[:-1], folders):
-                    found.append(path)
+                below = path.relative_to(self.folder).as_posix()
+                inside, around = (_parts(f"{place}")[:-1] for place in (below, path.absolute()))
+                if inside == folders:
+                    fits[0 if below == name else 1].append(path)
+                elif _ends(around, folders):
+                    fits[2].append(path)
+                elif re.match(r"(\w+:)?[/\\]", name) and _ends(folders, inside):
+                    fits[3 + len(folders) - len(inside)].append(path)
+            found = fits[min(fits, default=0)]
             if len(found) > 1:
                 raise ValueError(f"{name} may be {found[0]} or {found[1]}: name the folder of the right one")
             if found:
