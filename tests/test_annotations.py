@@ -71,9 +71,9 @@ def label_studio(folder: Path) -> Path:
     def task(name: str, label: str, box: dict, *more: dict) -> dict:
         rectangle = {"id": "r", "type": "rectanglelabels", "original_width": 40, "original_height": 30}
         rectangle["value"] = box | {"rectanglelabels": [label], "rotation": 0}
-        return {"data": {"image": f"/data/upload/1/{name}"}, "annotations": [{"result": [rectangle, *more]}]}
+        return {"data": {"id": "7", "image": f"/data/upload/1/{name}"}, "annotations": [{"result": [rectangle, *more]}]}
 
-    text = {"id": "r", "type": "textarea", "value": {"text": ["red cat"]}}
+    text = {"id": "r", "type": "textarea", "from_name": "phrase", "value": {"text": ["red cat"]}}
     first = task("a.png", "cat", {"x": 10, "y": 10, "width": 40, "height": 50}, text)
     return write(folder / "studio.json", [first, task("b.png", "dog", {"x": 0, "y": 0, "width": 100, "height": 100})])
 
@@ -119,16 +119,18 @@ FORMATS = pytest.mark.parametrize("made", [coco, voc, yolo, label_studio, via, v
 @FORMATS
 def test_every_format_gives_the_same_table(folder, made):
     source = made(folder)
-    table, skipped = convert(source, picture_folder(source))
+    table, skipped, _ = convert(source, picture_folder(source))
     assert [*table.itertuples(index=False, name=None)] == EXPECTED and not skipped
 
 
 @FORMATS
 def test_command_writes_a_table_that_can_be_used(folder, tmp_path, capsys, made):
-    assert main(["import", str(made(folder)), str(tmp_path / "boxes.csv")]) == 0
+    source, table = made(folder), tmp_path / "my boxes.csv"
+    assert main(["import", str(source), str(table)]) == 0
+    command = f"papermill notebooks/07_your_data.ipynb out.ipynb -p csv '{table}' -p images {picture_folder(source)}"
     assert capsys.readouterr().out.splitlines() == [
-        f"{tmp_path / 'boxes.csv'}: 2 boxes of 2 pictures, 0 left out",
-        "2 phrases: ready for notebook 07",
+        f"{table}: 2 boxes of 2 pictures, 0 left out, 0 clipped to their picture",
+        f"2 phrases, ready for: {command}",
     ]
 
 
@@ -137,8 +139,8 @@ def test_what_macos_leaves_is_no_annotation(tmp_path):
         (tmp_path / "voc" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "voc" / name).write_bytes(b"\0\5\x16\7")
     (tmp_path / "voc" / "a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
-    table, skipped = convert(tmp_path / "voc", tmp_path)
-    assert table.empty and not skipped
+    with refused("voc: holds no annotation"):
+        convert(tmp_path / "voc", tmp_path)
 
 
 @pytest.mark.parametrize("made", [coco, voc, label_studio])
@@ -148,17 +150,19 @@ def test_boxes_are_brought_to_the_size_of_the_picture(folder, made):
     pictures = {name: Image.open(picture_folder(source) / name) for name in ("a.png", "b.png")}
     for name, picture in pictures.items():
         picture.resize((2 * picture.width, 2 * picture.height)).save(picture_folder(source) / name)
-    table, skipped = convert(source, picture_folder(source))
+    table, skipped, _ = convert(source, picture_folder(source))
     doubled = [(*row[:2], *(2 * edge for edge in row[2:])) for row in EXPECTED]
     assert [*table.itertuples(index=False, name=None)] == doubled and not skipped
     pictures["a.png"].resize((40, 90)).save(picture_folder(source) / "a.png")
-    table, skipped = convert(source, picture_folder(source))
+    table, skipped, _ = convert(source, picture_folder(source))
     assert len(table) == 1 and "the image has another shape than its annotation" in skipped[0]
 
 
-def test_column_of_splits_is_kept(tmp_path):
-    (tmp_path / "x.csv").write_text("filename,class,xmin,ymin,xmax,ymax,split\na.png,cat,1,2,3,4,val\n")
-    table, _ = convert(tmp_path / "x.csv", tmp_path)
+def test_column_of_splits_is_kept(folder, capsys):
+    source = write(folder / "x.csv", "filename,class,xmin,ymin,xmax,ymax,Split\na.png,cat,1,2,3,4,val\n")
+    table, *_ = convert(source, folder)
+    assert main(["import", str(source), str(folder / "own.csv")]) == 0
+    assert "1 phrases; notebook 07 needs two pictures" in capsys.readouterr().out
     assert table.to_dict("records") == [
         {"image": "a.png", "phrase": "cat", "x1": 1, "y1": 2, "x2": 3, "y2": 4, "split": "val"}
     ]
@@ -173,22 +177,181 @@ def test_what_is_no_upright_rectangle_is_left_out_and_named(folder, tmp_path, ca
     assert capsys.readouterr().out.splitlines()[:3] == [
         f"left out: {source}, a.png, region 1: it is a polygon, not a rectangle",
         f"left out: {source}, b.png, region 0: it has no label",
-        f"{tmp_path / 'boxes.csv'}: 1 boxes of 1 pictures, 2 left out",
+        f"{tmp_path / 'boxes.csv'}: 1 boxes of 1 pictures, 2 left out, 0 clipped to their picture",
     ]
     tasks = json.loads(label_studio(folder).read_text(encoding="utf-8"))
     tasks[1]["annotations"][0]["result"][0]["value"]["rotation"] = 30
-    _, (sentence,) = convert(write(folder / "studio.json", tasks), folder)
-    assert sentence.endswith("task 1, b.png: it is a turned rectanglelabels, not an upright rectangle")
+    _, (sentence,), _ = convert(write(folder / "studio.json", tasks), folder)
+    assert sentence.endswith("task 1, b.png, result 0: it is a turned rectanglelabels, not an upright rectangle")
 
 
 def test_pictures_and_classes_that_are_not_there_are_named(folder):
     source = yolo(folder)
     (folder / "images" / "a.png").unlink()
-    write(folder / "labels" / "b.txt", "9 0.5 0.5 1 1\n")
-    table, skipped = convert(source, picture_folder(source))
-    assert table.empty and len(skipped) == 2
-    assert skipped[0].endswith(f"a.txt, line 1: there is no picture a below {folder / 'images'}")
-    assert skipped[1].endswith("b.txt, line 1: has no 9")
+    write(folder / "labels" / "b.txt", "9 0.5 0.5 1 1\n0 0.5 0.5 1 1\n0 0.1 0.1 0.2\n")
+    _, skipped, _ = convert(source, picture_folder(source))
+    assert [sentence.partition(", ")[2] for sentence in skipped] == [
+        f"line 1: there is no picture a below {folder / 'images'}",
+        "line 1: has no 9",
+        "line 3: the 3 numbers after its class are neither a box nor a polygon",
+    ]
+    with refused("there is no picture a below " + str(folder / "labels") + " (and the other 3 cannot be used either)"):
+        convert(source, folder / "labels")
+    with refused(f"{folder / 'none'}: no such folder of pictures"):
+        convert(source, folder / "none")
+    (folder / "data.yaml").unlink()
+    with refused(f"{folder}: has neither data.yaml nor classes.txt"):
+        convert(source, folder)
+
+
+def laid_out(root: Path, *names: str) -> Path:
+    """Pictures, labels and XML of these paths below a new folder, and YOLO's data.yml."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".png"):
+            Image.new("RGB", SIZE).save(root / name)
+        elif name.endswith(".txt"):
+            write(root / name, f"{'train' not in name:d} 0.3 0.35 0.4 0.5\n")
+    write(root / "data.yml", "names: [cat, dog]\n")
+    return root
+
+
+@pytest.mark.parametrize("source", ["", "data.yml"])
+@pytest.mark.parametrize("form", ["images/{}/a.png labels/{}/a.txt", "{}/images/a.png {}/labels/a.txt"])
+def test_pictures_of_one_name_keep_their_own_boxes_and_split(tmp_path, form, source):
+    names = [name for split in ("train", "valid") for name in form.format(split, split).split()]
+    source = laid_out(tmp_path, *names) / source
+    table, skipped, _ = convert(source, picture_folder(source))
+    cells = [*table[["image", "phrase", "split"]].itertuples(index=False, name=None)]
+    pictures = [(tmp_path / name).relative_to(picture_folder(source)).as_posix() for name in names[::2]]
+    assert cells == [(pictures[0], "cat", "train"), (pictures[1], "dog", "val")] and not skipped
+    (tmp_path / names[2]).unlink()
+    assert len(convert(source, picture_folder(source))[0]) == 1  # not the other picture of that name
+    assert len(convert(source, tmp_path / Path(names[0]).parent)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "line", "box"),
+    [
+        ("", "0 0.1 0.1 0.5 0.2 0.3 0.6", (4, 3, 20, 18)),
+        ("", "0 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6", (4, 3, 20, 18)),
+        ("kpt_shape: [2, 2]\n", "0 0.3 0.35 0.4 0.5 0.9 0.9 0.8 0.8", (4, 3, 20, 18)),
+    ],
+    ids=["polygon", "turned box", "pose"],
+)
+def test_yolo_lines_of_other_tasks_give_the_box_around(folder, settings, line, box):
+    source = yolo(folder)
+    write(folder / "data.yaml", f"names: [cat]\n{settings}")
+    write(folder / "labels" / "a.txt", line)
+    assert [*convert(source, folder)[0].iloc[0, 2:]] == [*box]
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["<filename>a</filename>", "<path>C:\\pics\\a.png</path>", "", "<filename>a.PNG</filename><path>b.png</path>"],
+)
+def test_voc_pictures_are_found_by_file_name_path_or_the_name_of_the_xml(tmp_path, head):
+    laid_out(tmp_path, "JPEGImages/a.png", "JPEGImages/b.png")
+    box = "<bndbox><xmin>4</xmin><ymin>3</ymin><xmax>20</xmax><ymax>18</ymax></bndbox>"
+    words = "<attributes><attribute><name>phrase</name><value>red cat</value></attribute></attributes>"
+    thing = f"<object><name>cat</name>{box}{words}</object>"
+    write(tmp_path / "Annotations" / "a.XML", f"<annotation>{head}{thing}</annotation>")
+    write(tmp_path / "Annotations" / "broken.xml", "<annotation>")
+    for source in (tmp_path, tmp_path / "Annotations"):
+        table, (sentence,), _ = convert(source, picture_folder(source))
+        assert [*table.itertuples(index=False, name=None)] == EXPECTED[:1]
+        assert sentence.startswith(f"{tmp_path / 'Annotations' / 'broken.xml'}: cannot be read as XML")
+
+
+def studio(folder: Path, results: list[dict], data: dict, **more: object) -> Path:
+    rectangle = {"id": "r", "original_width": 40, "original_height": 30, "value": {}}
+    results = [rectangle | result for result in results]
+    return write(folder / "studio.json", [{"data": data, "annotations": [{"result": results, **more}]}])
+
+
+RECTANGLE = {"type": "rectangle", "value": {"x": 10, "y": 10, "width": 40, "height": 50}}
+LABEL = {"type": "labels", "from_name": "kind", "value": {"labels": ["cat"]}}
+TEXTS = [
+    {"type": "textarea", "from_name": name, "value": {"text": [text]}} for name, text in zip("ab", "AB", strict=True)
+]
+
+
+@pytest.mark.parametrize(
+    ("results", "phrase", "words"),
+    [
+        ([RECTANGLE, LABEL, *TEXTS], "b", ["B"]),
+        ([RECTANGLE, LABEL, *TEXTS], "phrase", ["cat"]),
+        ([RECTANGLE, TEXTS[0]], "phrase", ["A"]),
+        ([RECTANGLE, {"type": "choices", "value": {"choices": ["big", "red"]}}], "phrase", ["big", "red"]),
+        ([RECTANGLE, LABEL, {"type": "relation", "id": None}, {"type": "choices", "id": "x"}], "phrase", ["cat"]),
+    ],
+)
+def test_label_studio_regions_are_joined_with_their_controls(folder, results, phrase, words):
+    table, skipped, _ = convert(studio(folder, results, {"image": "a.png"}), folder, phrase)
+    assert [*table["phrase"]] == words and not skipped and [*table.iloc[0, 2:]] == [4, 3, 20, 18]
+    with refused("its phrase may be any of a, b: --phrase says which"):
+        convert(studio(folder, [RECTANGLE, *TEXTS], {"image": "a.png"}), folder)
+    with refused("task 0, a.png: it was cancelled, with 2 results"):
+        convert(studio(folder, [RECTANGLE, LABEL], {"image": "a.png"}, was_cancelled=True), folder)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"caption": "two cats", "image": "https://x.org/d/a.png?token=b.png"},
+        {"caption": "two cats", "url": "/data/upload/3/0a1b2c3d-a.png"},
+        {"thumbnail": "b.png", "img": "/data/local-files/?d=data/a.png"},
+    ],
+)
+def test_label_studio_pictures_are_found_by_their_address(folder, data):
+    assert [*convert(studio(folder, [RECTANGLE, LABEL], data), folder)[0]["image"]] == ["a.png"]
+
+
+def test_coco_boxes_that_cannot_be_used_are_named_and_small_overruns_clipped(tmp_path, capsys):
+    laid_out(tmp_path, "train2017/a.png", "train2017/b.png")
+    content = json.loads(coco(tmp_path).read_text(encoding="utf-8"))
+    boxes = [[0, 0, 0, 0], [4, 3, 16, 15], [-0.9, 0, 41.8, 30], [0, 0, 50, 30]]
+    content["annotations"] += [{"image_id": 1, "category_id": 7, "bbox": box} for box in boxes]
+    content["annotations"][3]["attributes"] = {"phrase": "Red cat!"}
+    source = write(tmp_path / "annotations" / "boxes.json", content)
+    assert main(["import", str(source), str(tmp_path / "own.csv")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("boxes.json, ")[2] for line in lines[:3]] == [
+        "annotation 2: the box (0, 0, 0, 0) has no area",
+        "annotation 3: repeats annotation 0",
+        "annotation 5: the box (0, 0, 50, 30) lies partly outside the image of 40 x 30",
+    ]
+    assert lines[3].endswith("3 boxes of 2 pictures, 3 left out, 1 clipped to their picture")
+    assert [*pd.read_csv(tmp_path / "own.csv").iloc[2]] == ["train2017/a.png", "cat", 0, 0, 40, 30]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "phrase", "words"),
+    [
+        ({"id": "7", "Label": "cat", "note": "x"}, "phrase", "cat"),
+        ({"region_id": "7", "kind": "cat"}, "phrase", "cat"),
+        ({"class": "x", "note": "cat"}, "Note", "cat"),
+    ],
+)
+def test_via_attribute_that_is_the_phrase(folder, attributes, phrase, words):
+    files = via_files()
+    for file in files.values():
+        file["regions"][0]["region_attributes"] = attributes
+    assert {*convert(write(folder / "via.json", files), folder, phrase)[0]["phrase"]} == {words}
+
+
+def test_pictures_of_one_name_in_two_folders_are_not_confused(tmp_path):
+    laid_out(tmp_path, "one/a.png", "two/a.png")
+    rows = "one/a.png,cat,1,2,3,4\nC:\\pics\\two\\A.png,dog,1,2,3,4\na.png,cow,1,2,3,4\n"
+    table, (sentence,), _ = convert(write(tmp_path / "x.csv", f"image,phrase,x1,y1,x2,y2\n{rows}"), tmp_path)
+    assert [*table["image"]] == ["one/a.png", "two/a.png"]
+    assert "row 4: a.png may be " in sentence
+    laid_out(tmp_path, "a.png", "images/a.png", "images/b.png", "labels/b.txt")
+    table, skipped, _ = convert(tmp_path / "x.csv", tmp_path)
+    assert [*table["image"]] == ["one/a.png", "two/a.png", "a.png"] and not skipped
+    Image.new("RGB", SIZE).save(tmp_path / "images" / "b.jpg")
+    with refused("labels/b.txt, line 1: b may be "):
+        convert(tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +362,10 @@ def test_pictures_and_classes_that_are_not_there_are_named(folder):
         ("x.csv", "picture,left,top\n", "its first row must name a column for the picture, one for the label"),
         ("x.txt", "", "is none of COCO, VIA, Label Studio"),
         ("x.json", "{", "is not JSON, or not all of it"),
+        ("x.json", [{"image": "a.png", "label": []}], "of Label Studio's exports take JSON, not JSON_MIN"),
+        ("x.json", {"metadata": {}, "view": {}, "file": {}}, "x.json: is of VIA 3, whose boxes are not read"),
+        ("x.csv", "# CSV_HEADER = metadata_id,temporal_coordinates,spatial_coordinates\n", "is of VIA 3"),
+        ("x.csv", "image,phrase,x1,y1,x2,y2\na.png,a cat,a dog,1,2,3,4\n", "a row has more cells than the header"),
     ],
 )
 def test_source_of_no_known_kind_is_refused_with_one_sentence(tmp_path, name, content, sentence):

@@ -78,7 +78,7 @@ def test_commands_run(place, capsys, monkeypatch):
     for module, *arguments in asked:
         ran[module](arguments)
     assert (place / "where-1.png").is_file() and (place / "mine.csv").is_file() and (place / "proposals.npz").is_file()
-    assert "1 phrases: ready for notebook 07" in capsys.readouterr().out
+    assert "1 phrases; notebook 07 needs two pictures" in capsys.readouterr().out
 
 
 def test_notebooks_know_the_parameters_that_are_given():

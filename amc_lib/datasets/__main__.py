@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,15 +63,21 @@ def _import(source: Path, table: Path, images: str | None, phrase: str) -> int:
     table = table.expanduser()
     try:
         folder = Path(images).expanduser() if images else picture_folder(source)
-        rows, skipped = convert(source, folder, phrase)
+        rows, skipped, clipped = convert(source, folder, phrase)
         write_csv(table, rows)
         print(*(f"left out: {sentence}" for sentence in skipped), sep="\n", end="\n" if skipped else "")
-        print(f"{table}: {len(rows)} boxes of {rows['image'].nunique()} pictures, {len(skipped)} left out")
+        left_out = f"{len(skipped)} left out, {clipped} clipped to their picture"
+        print(f"{table}: {len(rows)} boxes of {rows['image'].nunique()} pictures, {left_out}")
         regions = own_table.read(table, folder)
     except ValueError as error:
         print(error)
         return 1
-    print(f"{len(regions)} phrases: ready for notebook 07")
+    splits, images = ({getattr(region, name) for region in regions} for name in ("split", "image_id"))
+    if {"train", "test"} <= splits or (splits == {""} and len(images) > 1):
+        command = f"-p csv {shlex.quote(f'{table}')} -p images {shlex.quote(f'{folder}')}"
+        print(f"{len(regions)} phrases, ready for: papermill notebooks/07_your_data.ipynb out.ipynb {command}")
+    else:
+        print(f"{len(regions)} phrases; notebook 07 needs two pictures, and if there is a column split, train and test")
     return 0
 
 

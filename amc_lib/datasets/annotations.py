@@ -1,257 +1,162 @@
 """What annotation tools write, as rows of the table that `own_table` reads: image, phrase, x1, y1, x2, y2 (pixels).
 
-| kind | known by |
-|---|---|
-| COCO | JSON with `images` and `annotations` (bbox x, y, width, height) |
-| VIA | its JSON (project or annotations) or CSV with `region_shape_attributes`: rectangles |
-| Label Studio | JSON, a list of tasks: rectangles in percent, upright |
-| table | CSV with filename, class, xmin, ymin, xmax, ymax, or x, y, w, h, or the table's own names |
-| Pascal VOC | a folder of XML files |
-| YOLO | a folder with `labels/` (class, centre and size as shares) and class names in data.yaml or classes.txt |
-
-The label is the phrase, unless the annotation has a field or attribute of the name that `phrase` says.
+`annotation_files` and `annotation_folders` list what is read. The label is the phrase, unless the annotation has a
+field, attribute or control of the name that `phrase` says. Folders named train, val (or valid) and test become the
+column `split` of VOC's and YOLO's tables.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
-from xml.etree import ElementTree
 
 import pandas as pd
-import yaml
 
+from amc_lib.datasets.annotation_files import SHARES, Annotations, read_csv_file, read_json_file
+from amc_lib.datasets.annotation_folders import files, label_files, voc, yolo
 from amc_lib.datasets.image_files import ENDINGS, ImageFile
-from amc_lib.datasets.own_table import COLUMNS, require_header
-from amc_lib.datasets.records import naming, read_json, read_text, scale, scaled, visible
+from amc_lib.datasets.own_table import COLUMNS
+from amc_lib.datasets.records import box_xyxy, naming, scale, scaled, visible, words_of
 from amc_lib.regions import Box
 
-Row = tuple  # image, phrase, box xyxy in pixels and, where a table has that column, the split
-IMAGE_NAMES = ("filename", "file_name", "file", "path")
-TEXT_NAMES = ("label", "class", "caption", "text")
+PLAIN_FOLDERS = ("images", "jpegimages", "labels", "annotations", "", ".", "..")  # tell no picture from another
+OVERRUN = 1, 0.005  # pixels, share of the side: by the larger of both a box may lie outside, and is clipped
 
 
 def picture_folder(source: str | Path) -> Path:
-    """Where the pictures of a source are expected: `images/` or VOC's `JPEGImages/` in its folder, or that folder."""
-    source = Path(source).expanduser()
+    """Where the pictures of a source are expected: `images/` or VOC's `JPEGImages/` in its folder, or that folder.
+
+    If that is called `annotations` or `labels`, the folder around it takes its place.
+    """
+    source = Path(source).expanduser().absolute()
     folder = source if source.is_dir() else source.parent
+    folder = folder.parent if folder.name.lower() in ("annotations", "labels") else folder
     return next((folder / name for name in ("images", "JPEGImages") if (folder / name).is_dir()), folder)
 
 
-def convert(source: str | Path, images: Path, phrase: str = "phrase") -> tuple[pd.DataFrame, list[str]]:
-    """The table of a source, and a sentence for each annotation that is left out.
+def convert(source: str | Path, images: Path, phrase: str = "phrase") -> tuple[pd.DataFrame, list[str], int]:
+    """The table of a source, a sentence for each annotation that is left out, and how many boxes were clipped.
 
-    images: the folder of the pictures; YOLO's boxes are shares of their sides. Boxes are scaled to a picture of another
-    size than COCO, VOC or Label Studio state, if it has the same shape. ValueError for a source of no known kind.
+    images: the folder of the pictures. Boxes are scaled to a picture of another size than the tool states, if it has
+    the same shape. ValueError for a source of no known kind, or without an annotation that can be used.
     """
-    rows, skipped = [], []
-    for where, read in _annotations(Path(source).expanduser(), images, phrase):
+    pictures, skipped, clipped = _Pictures(images), [], 0
+    rows: dict[tuple[str, str, Box], tuple] = {}  # by image, cleaned phrase and box: phrase, split, where it stands
+    for where, read in _annotations(Path(source).expanduser(), phrase):
         try:
             with naming(where):
-                image, text, box, *split = read()
-                if not isinstance(text, str) or not text.strip():
-                    raise ValueError("it has no label")
-                rows.append((image, text.strip(), *map(float, box), *split))
+                drawn = read()
+                path = pictures.find(drawn.images)
+                box, cut = _fitted(drawn.box, drawn.size, pictures.size(path))
+                name = path.relative_to(images).as_posix()
+                new = {(name, words_of(text), box): (text, drawn.split, where) for text in _texts(drawn.words)}
+                if new.keys() <= rows.keys():
+                    raise ValueError(f"repeats {rows[next(iter(new))][2].rpartition(', ')[2]}")
+                rows |= {key: row for key, row in new.items() if key not in rows}
+                clipped += cut
         except ValueError as error:
             skipped.append(str(error))
-    names = [*COLUMNS, "split"] if any(len(row) > len(COLUMNS) for row in rows) else [*COLUMNS]
-    return pd.DataFrame(rows, columns=names), skipped
+    if not rows:
+        others = f" (and the other {len(skipped) - 1} cannot be used either)" if skipped[1:] else ""
+        raise ValueError(f"{skipped[0]}{others}" if skipped else f"{source}: holds no annotation")
+    cells = [(image, text, *box, split) for (image, _, box), (text, split, _) in rows.items()]
+    table = pd.DataFrame(cells, columns=[*COLUMNS, "split"])
+    return table if table["split"].any() else table.drop(columns="split"), skipped, clipped
 
 
-def _annotations(source: Path, images: Path, phrase: str) -> Iterator[tuple[str, Any]]:
-    """Where each annotation stands, and a function that gives its Row."""
-    if source.is_dir():
-        if files := visible(sorted(source.rglob("*.xml"))):
-            return _voc(files, images, phrase)
-        if (source / "labels").is_dir():
-            return _yolo(source, images)
-    elif source.suffix.lower() == ".csv":
-        return _csv(source, phrase)
-    elif source.suffix.lower() == ".json":
-        content = read_json(source, dict | list)
-        if isinstance(content, list):
-            return _label_studio(source, content, images)
-        if {"images", "annotations"} <= content.keys():
-            return _coco(source, content, images, phrase)
-        return _via(source, content.get("_via_img_metadata", content), phrase)
-    if not source.exists():
-        raise ValueError(f"{source}: no such file or folder")
-    raise ValueError(
-        f"{source}: is none of COCO, VIA, Label Studio, CSV, a folder of VOC's XML, or YOLO's with labels/"
-    )
+def _annotations(source: Path, phrase: str) -> Annotations:
+    """What a file or folder holds. ValueError if it is of no known kind."""
+    kind, folder = source.suffix.lower(), source if source.is_dir() else source.parent
+    if source.is_dir() and (paths := files(source, ".xml")):
+        return voc(source, paths, phrase)
+    if (source.is_dir() or kind in (".yaml", ".yml")) and (paths := label_files(folder)):
+        return yolo(source, folder, paths)
+    if source.is_file() and kind in (".csv", ".json"):
+        return (read_csv_file if kind == ".csv" else read_json_file)(source, phrase)
+    kinds = "COCO, VIA, Label Studio, CSV, a folder of VOC's XML, or YOLO's with labels/"
+    raise ValueError(f"{source}: is none of {kinds}" if source.exists() else f"{source}: no such file or folder")
 
 
-def _xywh(x: Any, y: Any, width: Any, height: Any) -> tuple[float, float, float, float]:
-    x, y, width, height = map(float, (x, y, width, height))
-    return x, y, x + width, y + height
+def _texts(words: Any) -> list[str]:
+    """One or several phrases, also as checkboxes by name. ValueError without any."""
+    if isinstance(words, Mapping):
+        words = [name for name, chosen in words.items() if chosen]
+    words = [words] if isinstance(words, str) else words if isinstance(words, list) else []
+    texts = [text.strip() for text in words if isinstance(text, str) and text.strip()]
+    if not texts:
+        raise ValueError("it has no label")
+    return texts
 
 
-def _fitted(box: Box, image: Path, stated: tuple[Any, Any]) -> Box:
-    """A box drawn in a picture of the `stated` (width, height), in pixels of its file, where both are known.
+def _fitted(box: Box, drawn: tuple[float, float] | None, size: tuple[int, int]) -> tuple[Box, bool]:
+    """A box in a picture of `size` (width, height), in its pixels, and whether it had to be clipped to it by OVERRUN.
 
-    ValueError where the file has another shape.
+    drawn: the size that the picture had when the box was drawn, SHARES, or None if nothing is known of it.
+    ValueError for a box that lies further outside, has no area or is smaller than a pixel.
     """
-    if not all(stated) or not image.is_file():
-        return box
-    return scaled(box, scale(tuple(map(float, stated)), ImageFile(image).size()[::-1]))
+    if drawn:
+        box = scaled(box, size if drawn == SHARES else scale(tuple(map(float, drawn)), size))
+    box = box_xyxy(*(round(edge, 6) for edge in box), size=size)
+    x1, y1, x2, y2 = inside = tuple(min(max(edge, 0.0), side) for edge, side in zip(box, size * 2, strict=True))
+    over = [abs(edge - kept) for edge, kept in zip(box, inside, strict=True)]
+    if any(part > max(OVERRUN[0], OVERRUN[1] * side) for part, side in zip(over, size * 2, strict=True)):
+        edges = ", ".join(f"{edge:g}" for edge in box)
+        raise ValueError(f"the box ({edges}) lies partly outside the image of {size[0]} x {size[1]}")
+    if x2 - x1 < 1 and y2 - y1 < 1:
+        raise ValueError("the box is smaller than a pixel: is it given as shares of the sides?")
+    return inside, any(over)
 
 
-def _coco(path: Path, content: Mapping[str, Any], images: Path, phrase: str) -> Iterator[tuple[str, Any]]:
-    with naming(f"{path}"):
-        pictures = {image["id"]: image for image in content["images"]}
-        categories = {category["id"]: category["name"] for category in content.get("categories", [])}
+class _Pictures:
+    """The pictures below a folder, by what annotations call them, in capitals or not. ValueError without the folder."""
 
-    def read(annotation: Mapping[str, Any]) -> Row:
-        text = annotation.get(phrase) or annotation.get("caption") or categories.get(annotation.get("category_id"))
-        picture = pictures[annotation["image_id"]]
-        name, stated = picture["file_name"], (picture.get("width"), picture.get("height"))
-        return name, text, _fitted(_xywh(*annotation["bbox"]), images / name, stated)
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder of pictures")
+        self.folder = folder
+        self.size = cache(lambda path: ImageFile(path).size()[::-1])  # (width, height) of a path by the file's header
+        self._paths: dict[str, list[Path]] = defaultdict(list)  # by name, with and without the ending of a picture
+        for path in visible(sorted(path for path in folder.rglob("*") if path.is_file())):
+            name = path.name.lower()
+            for known in {name, path.stem.lower() if path.suffix.lower() in ENDINGS else name}:
+                self._paths[known].append(path)
 
-    for number, annotation in enumerate(content["annotations"]):
-        yield f"{path}, annotation {number}", lambda annotation=annotation: read(annotation)
+    def find(self, names: Sequence[str]) -> Path:
+        """The picture of the first of the names that fits one. ValueError if none does, or if it fits several.
 
-
-def _via(path: Path, files: Mapping[str, Any], phrase: str) -> Iterator[tuple[str, Any]]:
-    for key, file in files.items():
-        if not (isinstance(file, Mapping) and {"filename", "regions"} <= file.keys()):
-            raise ValueError(f"{path}: is JSON, but of no known annotation tool ({key!r:.80})")
-        regions = file["regions"]
-        for number, region in enumerate(regions.values() if isinstance(regions, Mapping) else regions):
-            read = lambda file=file, region=region: _via_row(file["filename"], region, phrase)  # noqa: E731
-            yield f"{path}, {file['filename']}, region {number}", read
-
-
-def _via_row(name: str, region: Mapping[str, Any], phrase: str) -> Row:
-    shape, attributes = region["shape_attributes"], region["region_attributes"]
-    if shape["name"] != "rect":
-        raise ValueError(f"it is a {shape['name']}, not a rectangle")
-    value = attributes.get(phrase) or next((value for value in attributes.values() if value), None)
-    if isinstance(value, Mapping):  # of checkboxes
-        value = next((name for name, chosen in value.items() if chosen), None)
-    return name, value, _xywh(shape["x"], shape["y"], shape["width"], shape["height"])
-
-
-def _label_studio(path: Path, tasks: Iterable[Mapping[str, Any]], images: Path) -> Iterator[tuple[str, Any]]:
-    for number, task in enumerate(tasks):
-        with naming(f"{path}, task {number}"):
-            address = next(value for value in task["data"].values() if isinstance(value, str))
-            name = re.split(r"[/\\=]", unquote(address))[-1]
-            results = [result for one in task["annotations"] for result in one["result"]]
-            texts = {r["id"]: r["value"]["text"] for r in results if r["type"] == "textarea" and "id" in r}
-        for result in results:
-            if result["type"] != "textarea":
-                text = texts.get(result.get("id"))
-                read = partial(_label_studio_row, images / name, result, text)
-                yield f"{path}, task {number}, {name}", read
+        A name fits whose folders, without PLAIN_FOLDERS, are the last ones of the picture's path; an address or an
+        absolute path, as of the machine where the boxes were drawn, fits also if it ends in the picture's path below
+        the folder. The best fit counts.
+        """
+        for name in names:
+            *folders, last = _parts(name)
+            fits = defaultdict(list)  # by how well: the very path, its folders that count, or the last of them
+            for path in self._paths.get(last, ()):
+                below = path.relative_to(self.folder).as_posix()
+                inside, around = (_parts(f"{place}")[:-1] for place in (below, path.absolute()))
+                if inside == folders:
+                    fits[0 if below == name else 1].append(path)
+                elif _ends(around, folders):
+                    fits[2].append(path)
+                elif re.match(r"(\w+:)?[/\\]", name) and _ends(folders, inside):
+                    fits[3 + len(folders) - len(inside)].append(path)
+            found = fits[min(fits, default=0)]
+            if len(found) > 1:
+                raise ValueError(f"{name} may be {found[0]} or {found[1]}: name the folder of the right one")
+            if found:
+                return found[0]
+        raise ValueError(f"there is no picture {names[0]} below {self.folder}")
 
 
-def _label_studio_row(image: Path, result: Mapping[str, Any], text: Any) -> Row:
-    value = result["value"]
-    if result["type"] != "rectanglelabels" or value.get("rotation"):
-        raise ValueError(
-            f"it is a {'turned ' if value.get('rotation') else ''}{result['type']}, not an upright rectangle"
-        )
-    text = text or value["rectanglelabels"]
-    stated = result["original_width"], result["original_height"]
-    width, height = (side / 100 for side in stated)
-    box = _xywh(value["x"] * width, value["y"] * height, value["width"] * width, value["height"] * height)
-    return image.name, text if isinstance(text, str) else text[0], _fitted(box, image, stated)
+def _parts(name: str) -> list[str]:
+    """The folders of a path that count, and its last name, in lower case."""
+    *folders, last = re.split(r"[/\\]", name.lower())
+    return [*(folder for folder in folders if folder not in PLAIN_FOLDERS), last]
 
 
-def _csv(path: Path, phrase: str) -> Iterator[tuple[str, Any]]:
-    text = read_text(path)
-    separator = max(",;\t|", key=text.partition("\n")[0].count)
-    try:
-        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except ValueError as error:
-        raise ValueError(f"{path}: is not a CSV table: {error!s:.200}") from error
-    table.columns = [str(column).strip() for column in table]
-    take = _via_csv_row if "region_shape_attributes" in table else _table_row
-    columns = _columns(path, table.columns, phrase) if take is _table_row else phrase
-    for number, row in enumerate(table.to_dict("records"), start=2):
-        yield f"{path}, row {number}", lambda row=row: take(row, columns)
-
-
-def _via_csv_row(row: Mapping[str, str], phrase: str) -> Row:
-    shape, attributes = json.loads(row["region_shape_attributes"]), json.loads(row["region_attributes"])
-    return _via_row(row["filename"], {"shape_attributes": shape, "region_attributes": attributes}, phrase)
-
-
-def _columns(path: Path, names: Iterable[str], phrase: str) -> tuple[str, str, list[str], bool]:
-    """Which columns are the picture, the phrase and the box, and whether the box is given by its size."""
-    known = {name.lower(): name for name in names}
-
-    def first(*choices: str) -> str | None:
-        return next((known[choice] for choice in choices if choice in known), None)
-
-    image, text = first("image", *IMAGE_NAMES), first(phrase.lower(), "phrase", *TEXT_NAMES)
-    corners = [first(*pair) for pair in (("x1", "xmin"), ("y1", "ymin"), ("x2", "xmax"), ("y2", "ymax"))]
-    sized = [first(*pair) for pair in (("x", "x1", "xmin"), ("y", "y1", "ymin"), ("w", "width"), ("h", "height"))]
-    edges = corners if all(corners) else sized
-    if not (image and text and all(edges)):
-        require_header(path, known)
-        needed = "a column for the picture, one for the label, and xmin, ymin, xmax, ymax or x, y, w, h"
-        raise ValueError(f"{path}: its first row must name {needed}; it has {', '.join(known)}")
-    return image, text, edges, edges is sized
-
-
-def _table_row(row: Mapping[str, str], columns: tuple[str, str, list[str], bool]) -> Row:
-    image, text, names, with_size = columns
-    edges = [float(row[name]) for name in names]
-    split = [row["split"]] if "split" in row else []
-    return row[image], row[text], _xywh(*edges) if with_size else tuple(edges), *split
-
-
-def _voc(files: Iterable[Path], images: Path, phrase: str) -> Iterator[tuple[str, Any]]:
-    for path in files:
-        try:
-            root = ElementTree.fromstring(path.read_bytes())
-        except (OSError, ElementTree.ParseError) as error:
-            raise ValueError(f"{path}: cannot be read as XML: {error}") from error
-        for number, thing in enumerate(root.findall("object")):
-
-            def read(root: ElementTree.Element = root, thing: ElementTree.Element = thing) -> Row:
-                box = [float(thing.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax")]
-                stated, name = (root.findtext("size/width"), root.findtext("size/height")), root.findtext("filename")
-                fitted = _fitted(tuple(box), images / (name or ""), stated)
-                return name, thing.findtext(phrase) or thing.findtext("name"), fitted
-
-            yield f"{path}, object {number}", read
-
-
-def _yolo(folder: Path, images: Path) -> Iterator[tuple[str, Any]]:
-    names = _class_names(folder)
-    pictures = {path.stem: path for path in visible(sorted(images.rglob("*"))) if path.suffix.lower() in ENDINGS}
-    for path in visible(sorted(path for path in (folder / "labels").rglob("*.txt") if path.name != "classes.txt")):
-        for number, line in enumerate(read_text(path).splitlines(), start=1):
-
-            def read(path: Path = path, line: str = line) -> Row:
-                if path.stem not in pictures:
-                    raise ValueError(f"there is no picture {path.stem} below {images}")
-                height, width = ImageFile(pictures[path.stem]).size()
-                kind, x, y, w, h = line.split()[:5]
-                x, y, w, h = float(x) * width, float(y) * height, float(w) * width, float(h) * height
-                return (
-                    pictures[path.stem].relative_to(images).as_posix(),
-                    names[int(kind)],
-                    _xywh(x - w / 2, y - h / 2, w, h),
-                )
-
-            if line.strip():
-                yield f"{path}, line {number}", read
-
-
-def _class_names(folder: Path) -> dict[int, str]:
-    """Of classes.txt, one a line, or data.yaml (names: a list, or number: name)."""
-    for path in (folder / "classes.txt", folder / "labels" / "classes.txt"):
-        if path.is_file():
-            return dict(enumerate(read_text(path).splitlines()))
-    with naming(f"{folder / 'data.yaml'}"):
-        names = yaml.safe_load(read_text(folder / "data.yaml"))["names"]
-        return {int(number): name for number, name in (names.items() if isinstance(names, dict) else enumerate(names))}
+def _ends(folders: list[str], last: list[str]) -> bool:
+    return folders[max(0, len(folders) - len(last)) :] == last

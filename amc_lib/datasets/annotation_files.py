@@ -1,0 +1,212 @@
+"""The boxes in the files of annotation tools, as they were drawn.
+
+| kind | known by |
+|---|---|
+| COCO | JSON with `images` and `annotations` (bbox x, y, width, height) |
+| VIA 2 | its JSON (project or annotations) or CSV with `region_shape_attributes`: rectangles |
+| Label Studio | its export JSON, a list of tasks: rectangles in percent, upright |
+| table | CSV with filename, class, xmin, ymin, xmax, ymax, or x, y, w, h, or the table's own names |
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import unquote
+
+import pandas as pd
+
+from amc_lib.datasets.image_files import ENDINGS
+from amc_lib.datasets.own_table import require_header
+from amc_lib.datasets.records import box_from_size, box_xyxy, naming, read_json, read_text, scaled
+from amc_lib.regions import Box
+
+IMAGE_NAMES = ("image", "filename", "file_name", "file", "path")
+TEXT_NAMES = ("phrase", "label", "name", "class", "caption", "text")
+VIA_3 = "is of VIA 3, whose boxes are not read: draw or open them in VIA 2, and export its JSON or CSV"
+BESIDE_REGIONS = ("labels", "textarea", "choices", "taxonomy", "rating", "number", "datetime", "relation")
+WORDS = ("text", "choices", "labels", "rectanglelabels")  # of a Label Studio result
+SHARES = (1, 1)  # as the size of a picture: boxes are in shares of its sides
+
+
+class Drawn(NamedTuple):
+    """A box as a tool wrote it."""
+
+    images: Sequence[str]  # what its picture may be called; the first that is there counts
+    words: Any  # its phrase, several in a list, or checkboxes by name
+    box: Box  # xyxy
+    size: tuple[float, float] | None = None  # (width, height) of the picture that it was drawn in, or SHARES
+    split: str = ""
+
+
+Annotations = Iterator[tuple[str, Callable[[], Drawn]]]
+"""Where each annotation stands, and a function that reads it, which may raise what `records.naming` catches."""
+
+
+def refuse(sentence: str) -> NoReturn:
+    """In the place of a function that reads what cannot be read."""
+    raise ValueError(sentence)
+
+
+def chosen(fields: Mapping[str, Any], phrase: str, label: Any = None) -> Any:
+    """The words among named fields: those that `phrase` names, else the label, one of TEXT_NAMES, or the only ones.
+
+    Capitals do not matter, and an id is never taken. ValueError if it could be several.
+    """
+    known = {name.lower(): words for name, words in fields.items() if not re.search(r"(^|[_ ])id$", name.lower())}
+    words = known.get(phrase.lower()) or label
+    if words is not None:
+        return words
+    named = [known[name] for name in TEXT_NAMES if name in known]
+    if not named and len(known) > 1:
+        raise ValueError(f"its phrase may be any of {', '.join(known)}: --phrase says which")
+    return next(filter(None, named or known.values()), None)
+
+
+def read_json_file(path: Path, phrase: str) -> Annotations:
+    """Of COCO, VIA or Label Studio. ValueError for another tool's."""
+    content = read_json(path, dict | list)
+    if isinstance(content, list):
+        return _label_studio(path, content, phrase)
+    if {"images", "annotations"} <= content.keys():
+        return _coco(path, content, phrase)
+    if {"metadata", "view"} <= content.keys():
+        raise ValueError(f"{path}: {VIA_3}")
+    return _via(path, content.get("_via_img_metadata", content), phrase)
+
+
+def _coco(path: Path, content: Mapping[str, Any], phrase: str) -> Annotations:
+    with naming(f"{path}"):
+        pictures = {image["id"]: image for image in content["images"]}
+        categories = {category["id"]: category["name"] for category in content.get("categories", [])}
+
+    def read(annotation: Mapping[str, Any]) -> Drawn:
+        label = annotation.get("caption") or categories.get(annotation.get("category_id"), "")
+        words = chosen({**(annotation.get("attributes") or {}), **annotation}, phrase, label)
+        picture = pictures[annotation["image_id"]]
+        size = picture.get("width"), picture.get("height")
+        return Drawn([picture["file_name"]], words, box_from_size(*annotation["bbox"]), size if all(size) else None)
+
+    for number, annotation in enumerate(content["annotations"]):
+        yield f"{path}, annotation {number}", partial(read, annotation)
+
+
+def _via(path: Path, files: Mapping[str, Any], phrase: str) -> Annotations:
+    for key, file in files.items():
+        if not (isinstance(file, Mapping) and {"filename", "regions"} <= file.keys()):
+            raise ValueError(f"{path}: is JSON, but of no known annotation tool ({key!r:.80})")
+        regions = file["regions"]
+        for number, region in enumerate(regions.values() if isinstance(regions, Mapping) else regions):
+            yield f"{path}, {file['filename']}, region {number}", partial(_via_box, file["filename"], region, phrase)
+
+
+def _via_box(name: str, region: Mapping[str, Any], phrase: str) -> Drawn:
+    shape = region["shape_attributes"]
+    if shape["name"] != "rect":
+        raise ValueError(f"it is a {shape['name']}, not a rectangle")
+    words = chosen(region["region_attributes"], phrase)
+    return Drawn([name], words, box_from_size(shape["x"], shape["y"], shape["width"], shape["height"]))
+
+
+def _label_studio(path: Path, tasks: Iterable[Any], phrase: str) -> Annotations:
+    for number, task in enumerate(tasks):
+        where = f"{path}, task {number}"
+        if not (isinstance(task, Mapping) and {"data", "annotations"} <= task.keys()):
+            raise ValueError(f"{where}: has no data and annotations: of Label Studio's exports take JSON, not JSON_MIN")
+        with naming(where):
+            images = _label_studio_names(task["data"])
+            every = [(one["result"], one.get("was_cancelled")) for one in task["annotations"]]
+        for results, cancelled in every:
+            if cancelled:
+                yield f"{where}, {images[0]}", partial(refuse, f"it was cancelled, with {len(results)} results")
+                continue
+            for place, result in enumerate(results):
+                if result["type"] not in BESIDE_REGIONS:
+                    same = [other for other in results if "id" in result and other.get("id") == result["id"]]
+                    read = partial(_label_studio_box, images, result, same or [result], phrase)
+                    yield f"{where}, {images[0]}, result {place}", read
+
+
+def _label_studio_names(data: Mapping[str, Any]) -> list[str]:
+    """What the picture of a task may be called: as its address says, and without the 8 digits that uploading adds."""
+    if not any(isinstance(value, str) for value in data.values()):
+        raise ValueError("its data name no picture")
+    texts = {key: re.sub(r"^.*\?d=|\?.*$", "", value) for key, value in data.items() if isinstance(value, str)}
+    known = {key: key.lower() in ("image", "img", "picture", "photo") for key in texts}
+    key = max(texts, key=lambda key: (known[key], texts[key].lower().endswith(ENDINGS)))
+    name = unquote(texts[key] if "?d=" in data[key] else re.split(r"[/\\]", texts[key])[-1])
+    return [name, re.sub(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)", r"\1", name)]
+
+
+def _label_studio_box(
+    images: list[str], result: Mapping[str, Any], same: list[Mapping[str, Any]], phrase: str
+) -> Drawn:
+    """The box of a result, with the words of the controls that share its id."""
+    value = result["value"]
+    if not re.fullmatch("rectangle(labels)?", result["type"]) or value.get("rotation"):
+        kind = f"turned {result['type']}" if value.get("rotation") else result["type"]
+        raise ValueError(f"it is a {kind}, not an upright rectangle")
+    fields, labels = {}, []
+    for one in same:
+        if words := next((one["value"][kind] for kind in WORDS if one["value"].get(kind)), None):
+            fields[one.get("from_name", one["type"])] = words
+            labels += words if one["type"].endswith("labels") else []
+    size = result["original_width"], result["original_height"]
+    box = box_from_size(value["x"], value["y"], value["width"], value["height"])
+    return Drawn(images, chosen(fields, phrase, labels or None), scaled(box, (size[0] / 100, size[1] / 100)), size)
+
+
+def read_csv_file(path: Path, phrase: str) -> Annotations:
+    """Of VIA, or a table. ValueError for one that has no header, or not the columns."""
+    text = read_text(path)
+    if "temporal_coordinates" in text[:4000]:
+        raise ValueError(f"{path}: {VIA_3}")
+    separator = max(",;\t|", key=text.partition("\n")[0].count)
+    try:
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: is not a CSV table: {error!s:.200}") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f"{path}: a row has more cells than the header has names")
+    table.columns = [str(column).strip() for column in table]
+    if "region_shape_attributes" in table:
+        read = partial(_via_row, phrase=phrase)
+        table = table[table["region_shape_attributes"] != "{}"]  # pictures without a region
+    else:
+        read = partial(_table_row, columns=_columns(path, table.columns, phrase))
+    for number, row in zip(table.index + 2, table.to_dict("records"), strict=True):
+        yield f"{path}, row {number}", partial(read, row)
+
+
+def _via_row(row: Mapping[str, str], phrase: str) -> Drawn:
+    names = ("shape_attributes", "region_shape_attributes"), ("region_attributes", "region_attributes")
+    return _via_box(row["filename"], {name: json.loads(row[column]) for name, column in names}, phrase)
+
+
+def _columns(path: Path, names: Iterable[str], phrase: str) -> tuple[str, str, list[str], bool, str | None]:
+    """Which columns are the picture, the phrase, the box, whether the box is given by its size, and the split."""
+    known = {name.lower(): name for name in names}
+
+    def first(*choices: str) -> str | None:
+        return next((known[choice] for choice in choices if choice in known), None)
+
+    image, text = first(*IMAGE_NAMES), first(phrase.lower(), *(name for name in TEXT_NAMES if name != "name"))
+    corners = [first(*pair) for pair in (("x1", "xmin"), ("y1", "ymin"), ("x2", "xmax"), ("y2", "ymax"))]
+    sized = [first(*pair) for pair in (("x", "x1", "xmin"), ("y", "y1", "ymin"), ("w", "width"), ("h", "height"))]
+    edges = corners if all(corners) else sized
+    if not (image and text and all(edges)):
+        require_header(path, known)
+        needed = "a column for the picture, one for the label, and xmin, ymin, xmax, ymax or x, y, w, h"
+        raise ValueError(f"{path}: its first row must name {needed}; it has {', '.join(known)}")
+    return image, text, edges, edges is sized, first("split")
+
+
+def _table_row(row: Mapping[str, str], columns: tuple[str, str, list[str], bool, str | None]) -> Drawn:
+    image, text, names, with_size, split = columns
+    box = (box_from_size if with_size else box_xyxy)(*(row[name] for name in names))
+    return Drawn([row[image]], row[text], box, split=row[split] if split else "")
