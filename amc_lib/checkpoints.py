@@ -28,6 +28,7 @@ from amc_lib.files import (
     content_or,
     data_root,
     json_bytes,
+    named_path,
     plain,
     sha256_of,
     unexpected_content,
@@ -38,8 +39,10 @@ from amc_lib.official import (
     MOMENTUM,
     CheckpointError,
     bert_vocabulary,
+    first_sentence,
     load_official,
     load_tensors,
+    unexpected_weights,
     untied_state,
 )
 from amc_lib.parameters import from_mapping
@@ -115,7 +118,7 @@ def load_checkpoint(source: str | Path, build: Callable[[ModelSettings], ALBEF] 
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != about.get("sha256"):
-        content = unexpected_content(path) or f"damaged (its hash is not the one in {DESCRIPTION})"
+        content = unexpected_weights(path) or f"damaged (its hash is not the one in {DESCRIPTION})"
         raise CheckpointError(f"{path}: is {content}")
     try:
         settings = stored_settings(about.get("settings"))
@@ -124,7 +127,7 @@ def load_checkpoint(source: str | Path, build: Callable[[ModelSettings], ALBEF] 
         tokenizer = Tokenizer(vocabulary, settings.model.text.max_tokens)
         tensors, model = load(data), build(settings.model)
     except Exception as error:  # what a description and a safetensors header can be is not bounded
-        raise CheckpointError(f"{folder}: {str(error).partition(chr(10))[0]:.300}") from error
+        raise CheckpointError(f"{folder}: {first_sentence(error)}") from error
     load_tensors(model, tensors, untied_state(model, *NOT_STORED), origin=folder)
     if isinstance(model, ALBEF):
         model.copy_to_momentum()
@@ -146,7 +149,7 @@ def blip_settings(source: str | Path) -> Settings:
     try:
         model = described(str(Path(source).expanduser()))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source}: {str(error).partition(chr(10))[0]:.300}") from error
+        raise _unread(source, error) from error
     return replace(paper, model=model, amc=replace(paper.amc, layer=min(BLIP_LAYER, model.text.layers - 1)))
 
 
@@ -157,10 +160,24 @@ def _load_blip(source: str | Path) -> Checkpoint:
     try:
         model, words = pretrained(str(Path(source).expanduser()))
         tokenizer = Tokenizer(words, settings.model.text.max_tokens)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source}: {str(error).partition(chr(10))[0]:.300}") from error
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise _unread(source, error) from error
     about = {"imported": f"a BLIP as transformers saves it: {source}"}
     return Checkpoint(model, tokenizer, settings, about, hashlib.sha256(_weights(model)).hexdigest())
+
+
+def _unread(source: str | Path, error: Exception) -> CheckpointError:
+    """The sentence on a BLIP that transformers could not open: the file that is something else, or what it said."""
+    folder = named_path(source)
+    if not folder.is_dir():
+        return CheckpointError(f"{source} (on the hub, as {Path.cwd()} has no such folder): {first_sentence(error)}")
+    weights = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]  # the former are read where both are there
+    contents = {path: unexpected_weights(path) for path in weights}
+    contents |= {path: unexpected_content(path) for path in (*folder.glob("*.json"), *folder.glob("*.txt"))}
+    for path, content in contents.items():
+        if content:
+            return CheckpointError(f"{path}: is {content}")
+    return CheckpointError(f"{folder}: {first_sentence(error)}")
 
 
 def stored_settings(values: Any) -> Settings:
@@ -198,7 +215,9 @@ def find(source: str | Path) -> Path:
     if exists(source):
         return _locate(source)
     names = ", ".join(shipped()) or "none"
-    raise CheckpointError(f"no checkpoint at {str(source)!r:.200} in {Path.cwd()}; shipped ones: {names}")
+    path = Path(source).expanduser()
+    place = "" if path.is_absolute() else f" in {Path.cwd()}"
+    raise CheckpointError(f"no checkpoint at {str(path)!r:.200}{place}; shipped ones: {names}")
 
 
 def exists(source: str | Path) -> bool:
@@ -209,7 +228,7 @@ def exists(source: str | Path) -> bool:
 def _locate(source: str | Path) -> Path | None:
     """The folder or official file at a path (also relative to the repository), or the folder of a shipped name."""
     path = Path(source).expanduser()
-    for place in (path, ROOT / path, SHIPPED / path):
+    for place in (named_path(path), ROOT / path, SHIPPED / path):
         if os.path.isfile(place) or os.path.isfile(place / DESCRIPTION):
             return place
     return None

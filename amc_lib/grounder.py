@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,16 @@ from amc_lib.evaluate import evaluating, ground_remembered, peak, remember_image
 from amc_lib.files import atomic_file
 from amc_lib.model import Backbone, Memory
 from amc_lib.model.trunk import NETWORKS, pixels
+from amc_lib.official import first_sentence
 from amc_lib.overlay import heat_overlay, ring
+from amc_lib.presets import DEFAULT_CHECKPOINT
 from amc_lib.tokens import Tokenizer, clean
 
-DEFAULT_CHECKPOINT = "amc-photos"
 PNG_LEVEL = 1  # of compression: an overlay is written in less than half the time, and a quarter larger
 PHRASES_AT_ONCE = 32  # of one picture: more take no more memory
 ARTICLES = {"a", "an", "the"}  # words that alone ask for nothing
+AnyPicture = Picture | bytes | Mapping[str, Any]  # the latter {"bytes": ..., "path": ...}, one of which may be None
+SINGLE = str | bytes | Mapping | np.ndarray | Tensor  # what is iterable and yet no list of pictures
 SEEN = {  # by tier: what its pictures show
     "scenes": "drawn scenes of pictograms",
     "photos": "photographs of daily life: people, dogs, streets, sports, play",
@@ -48,7 +52,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Grounding:
-    """The answer to one phrase about one picture; a point is always given, also where `score` says "no match"."""
+    """The answer to one phrase about one picture.
+
+    A point is always given, also where `score` says "no match" and where the phrase is `unknown`: ask that first.
+    """
 
     phrase: str
     point: tuple[int, int]  # (x, y), pixels of the picture: the heatmap's peak
@@ -62,9 +69,12 @@ class Grounding:
 
     @property
     def present(self) -> bool | None:
-        """Is it in the picture at all? `calibration` says how often that errs.
+        """Is it in the picture at all? None where that was not calibrated, and for an unknown phrase.
 
-        None where that was not calibrated, and for an unknown phrase.
+        It errs at two rates, measured on the validation pictures (Flickr30k's for `amc-photos`) and stored beside the
+        weights (`about.calibration` in checkpoint.json; here in `calibration`): the share `missed` of phrases whose
+        thing is in the picture get False, and the share `false_alarms` of phrases for a type of thing that is not in it
+        get True. On other pictures they may differ.
         """
         return None if self.calibration.present is None or self.unknown else self.score >= self.calibration.present
 
@@ -147,11 +157,15 @@ class Grounder:
     ) -> Grounder:
         """Load a run's folder, a shipped checkpoint by name, an official .pth, or a BLIP as transformers saves it.
 
-        `layer` overrides its own layer. device "auto": CUDA, else Apple's MPS, else the processor.
+        `layer` overrides its own layer. device "auto": CUDA, else Apple's MPS, else the processor. ValueError with one
+        sentence for a source that cannot be loaded and for a device that is not here.
         """
         with torch.inference_mode(False):
             checkpoint = load_checkpoint(source)
-            checkpoint.model.to(best_device() if device == "auto" else device)
+            try:
+                checkpoint.model.to(best_device() if device == "auto" else device)
+            except (AssertionError, RuntimeError) as error:  # the former where torch was built without it
+                raise ValueError(f"the device {str(device)!r} cannot be used: {first_sentence(error)}") from error
         return cls(checkpoint, layer)
 
     @property
@@ -159,24 +173,24 @@ class Grounder:
         """What the checkpoint was trained on, in words: of other things its answers mean little."""
         return SEEN[self.checkpoint.settings.tier]
 
-    def encode(self, image: Picture) -> EncodedImage:
+    def encode(self, image: AnyPicture) -> EncodedImage:
         """A picture made ready for any number of phrases. ValueError with one sentence if it cannot be read."""
-        picture, model = read_image(image), self.checkpoint.model
+        picture, model = read_image(file_of(image)), self.checkpoint.model
         inputs = model_input(picture, model)[None]  # [1, 3, S, S]
         return EncodedImage(picture, remember_images(model, inputs), self.checkpoint)
 
     def ground(
-        self, image: Picture | EncodedImage | Sequence[Picture | EncodedImage], phrase: str | Sequence[str]
+        self, image: AnyPicture | EncodedImage | Iterable[AnyPicture | EncodedImage], phrase: str | Iterable[str]
     ) -> Any:
-        """Where is `phrase`? The Grounding; of a list of phrases their list, of a list of pictures a list of that.
+        """Where is `phrase`? The Grounding; of several phrases their list, of several pictures a list of that.
 
         One pass of each picture serves all phrases. The answer is the same inside `no_grad`, `inference_mode` and
         autocast. Raises ValueError with one sentence for a picture that cannot be read or was encoded by another
         checkpoint, and for a phrase without words.
         """
-        if isinstance(image, list | tuple):
-            return [self.ground(one, phrase) for one in image]
         phrases = checked_phrases(phrase)
+        if isinstance(image, Iterable) and not isinstance(image, SINGLE) and not hasattr(image, "read"):
+            return [self.ground(one, phrase if isinstance(phrase, str) else phrases) for one in image]
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
         if encoded.checkpoint is not self.checkpoint:
             raise ValueError("this image was encoded by another checkpoint")
@@ -202,6 +216,13 @@ class Grounder:
                 answer = text, tuple(point), float(scores[p]), unknown, tokens, picture, *maps, self.calibration
                 groundings.append(Grounding(*answer))
         return groundings
+
+
+def file_of(image: AnyPicture) -> Picture:
+    """Bytes of a picture's file, also as the library `datasets` holds them, as an open file; others as they are."""
+    if isinstance(image, Mapping):
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    return io.BytesIO(image) if isinstance(image, bytes) else image
 
 
 def box_around(mask: np.ndarray, point: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -244,7 +265,7 @@ def _is_known(tokenizer: Tokenizer, word: str) -> bool:
     return pieces[:1] not in ([], ["[UNK]"]) and not spelled
 
 
-def checked_phrases(phrase: str | Sequence[str]) -> list[str]:
+def checked_phrases(phrase: str | Iterable[str]) -> list[str]:
     """One phrase or several as a list. Raises ValueError for one that is not text or has no words."""
     phrases = [phrase] if isinstance(phrase, str) or not isinstance(phrase, Iterable) else list(phrase)
     for text in phrases:

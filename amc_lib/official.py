@@ -10,16 +10,19 @@ import argparse
 import math
 import pickle
 import re
+import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from amc_lib.config import TextSettings
-from amc_lib.files import atomic_file, sha256_of, unexpected_content
+from amc_lib.files import atomic_file, named_path, sha256_of, unexpected_content
 from amc_lib.model import ALBEF
 from amc_lib.model.albef import MOMENTUM_PAIRS
 from amc_lib.model.vision import resize_positions
@@ -43,6 +46,9 @@ MAY_BE_ABSENT = {  # beginnings of names that a file lacks together or not at al
     "contrastive space, which grounding does not use": ("vision_proj", "text_proj", "temp"),
     "queues, now as the model had them": (*QUEUES, *POINTERS),
 }
+ZIP = b"PK\3\4"  # how a file begins that torch.save wrote
+PICKLE = pickle.dumps(torch.serialization.MAGIC_NUMBER, 2)[2:9]  # bytes 2 to 8 of one that torch before 1.6 saved
+SAFETENSORS = b"\0\0\0\0{"  # bytes 4 to 8: zeros of the header's length, which is below 4 GiB, and its JSON
 
 
 class CheckpointError(ValueError):
@@ -119,30 +125,62 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     The latter may hold them under `model`, next to anything, or be the bare state dict; torch's restricted unpickler
     executes nothing in it. Raises CheckpointError with one sentence if the file is missing, damaged or something else.
     """
-    path = Path(path).expanduser()
+    path = named_path(path)
     try:
-        if content := unexpected_content(path):
-            raise ValueError(f"it is {content}")
-        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):  # settings beside weights
-            head = file.read(9)
-            file.seek(0)
-            mapped = head[:2] == b"PK" and path.suffix != ".safetensors"  # an ending that torch takes at its word
-            if head[8:] == b"{":  # safetensors: the header's length in 8 bytes, then its JSON
-                tensors = load_file(path)
-            else:
-                tensors = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+        tensors = _content(path)
     except pickle.UnpicklingError as error:
         called = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it would call {called[1]}; save its tensors alone" if called else "it was not written by torch.save"
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason}") from error
-    except Exception as error:  # a damaged file can raise nearly anything
-        reason = str(error).partition("\n")[0] or "it is damaged or cut off"
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason:.300}") from error
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {first_sentence(error)}") from error
     if isinstance(tensors, dict) and isinstance(tensors.get("model"), dict):
         tensors = tensors["model"]
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path}: holds something else than named tensors")
     return tensors
+
+
+def _content(path: Path) -> Any:
+    """What torch or safetensors makes of a weights file. Raises nearly anything for a damaged one."""
+    if content := unexpected_weights(path):
+        raise ValueError(f"it is {content}")
+    with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):  # settings beside weights
+        head = file.read(9)
+        file.seek(0)
+        if head.endswith(SAFETENSORS):
+            return load_file(path)
+        mapped = head.startswith(ZIP) and path.suffix != ".safetensors"  # an ending that torch takes at its word
+        try:
+            return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+        except Exception as error:
+            if file.read(1):
+                raise
+            raise ValueError("it is cut off") from error
+
+
+def unexpected_weights(path: Path) -> str | None:
+    """What a weights file is where it does not hold weights, or not whole ("a web page, ..."), else None."""
+    if content := unexpected_content(path):
+        return content
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head.endswith(SAFETENSORS):
+        try:
+            with safe_open(path, "pt"):
+                return None
+        except SafetensorError:
+            return "a safetensors file that is cut off or damaged"
+    if head.startswith(ZIP):
+        with zipfile.ZipFile(path) as archive:
+            written = any(name.endswith("/data.pkl") for name in archive.namelist())
+        return None if written else "a zip archive that torch.save did not write"
+    return None if head.endswith(PICKLE) else "neither safetensors nor what torch.save writes"
+
+
+def first_sentence(error: Exception) -> str:
+    """What an error of another library says, without its further advice."""
+    return re.split(r"\n|\. ", str(error))[0][:300] or "it is damaged or cut off"
 
 
 def export_official(path: str | Path, model: ALBEF) -> Path:

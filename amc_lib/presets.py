@@ -14,6 +14,7 @@ from amc_lib.config import (
     VisionSettings,
 )
 
+DEFAULT_CHECKPOINT = "amc-photos"  # of those that are shipped, the one for anyone's picture
 _LAPTOP_SCHEDULE = TrainingSettings(
     epochs=3,
     batch_size=32,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from reference_cases import tiny_batch
 from refusal import refused
 from tiny_blip import SETTINGS, WORDS, save_blip, tiny_blip
 from torch import Tensor
-from transformers import BlipForImageTextRetrieval
+from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipModel
 
 from amc_lib import gradcam
 from amc_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
@@ -189,9 +191,46 @@ def test_sizes_survive_the_way_through_transformers():
         settings_of(config)
 
 
+CLIP = {"model_type": "clip", "vision_config": {"hidden_act": "gelu"}}
+NEEDED = "needed is a BLIP for image-text retrieval, such as Salesforce/blip-itm-base-coco"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0"
+
+
+@pytest.mark.parametrize("other", [BlipForConditionalGeneration, BlipModel])
+def test_blip_for_another_task_is_refused_and_not_filled_with_random_weights(saved, other, capfd):
+    other(config_of(SETTINGS)).save_pretrained(saved)
+    capfd.readouterr()
+    with refused(f"{saved}: weights are missing or of other sizes (88, such as itm_head.bias); {NEEDED}"):
+        load_checkpoint(saved)
+    assert "MISSING" not in "".join(capfd.readouterr())  # nor printed as a table
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("config.json", lambda data: json.dumps(CLIP).encode(), f": is of type 'clip'; {NEEDED}"),
+        ("config.json", lambda data: b"<html>", "/config.json: is a web page"),
+        ("tokenizer.json", lambda data: None, ": its tokenizer (vocab.txt or tokenizer.json) has 5 words, its model"),
+        ("tokenizer.json", lambda data: LFS, "/tokenizer.json: is a Git LFS pointer"),
+        ("model.safetensors", lambda data: LFS, "/model.safetensors: is a Git LFS pointer"),
+        ("model.safetensors", lambda data: data[:-9], "/model.safetensors: is a safetensors file that is cut off"),
+        ("model.safetensors", lambda data: data[:99], "/model.safetensors: is a safetensors file that is cut off"),
+        ("model.safetensors", lambda data: None, ": Error no file named model.safetensors"),
+    ],
+)
+def test_folder_that_is_not_whole_is_refused_with_what_is_wrong(saved, name, change, sentence):
+    path = Path(saved) / name
+    data = change(path.read_bytes())
+    path.unlink() if data is None else path.write_bytes(data)
+    with refused(f"{saved}{sentence}", CheckpointError) as caught:
+        load_checkpoint(saved)
+    assert "\n" not in str(caught.value)
+
+
 def test_folder_without_weights_and_name_off_line_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    for source in (str(tmp_path), "nobody/no-such-model"):
-        with pytest.raises(CheckpointError, match=source):
-            load_checkpoint(source)
+    with refused(f"{tmp_path}: Unrecognized model", CheckpointError):
+        load_checkpoint(tmp_path)
+    with refused(f"nobody/no-such-model (on the hub, as {Path.cwd()} has no such folder): ", CheckpointError):
+        load_checkpoint("nobody/no-such-model")

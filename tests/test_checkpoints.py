@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from amc_lib.checkpoints import (
 )
 from amc_lib.config import ObjectiveSettings, Settings, TrainingSettings
 from amc_lib.evaluate import ground_phrases
+from amc_lib.official import read_official
 from amc_lib.tokens import SPECIAL, Tokenizer
 from amc_study.finetune import main as finetune_main
 
@@ -102,18 +105,48 @@ def test_missing_checkpoint_lists_those_that_are_shipped(tmp_path, monkeypatch):
     with refused("shipped ones: albef-tiny, amc-tiny", CheckpointError):
         weights_hash("nowhere")
     assert load_checkpoint("amc-tiny").settings == SETTINGS
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (f"{tmp_path}/nowhere", "~/nowhere"):
+        with refused(f"no checkpoint at '{tmp_path}/nowhere'; shipped ones:", CheckpointError):
+            load_checkpoint(path)
+    (tmp_path / "amc-tiny").mkdir()
+    write(tmp_path / "mine")
+    (tmp_path / "mine" / WEIGHTS).unlink()
+    with refused(f"{tmp_path}/mine/{WEIGHTS}: cannot be read: No such file", CheckpointError):
+        load_checkpoint("mine")
+
+
+def zipped(data: bytes) -> bytes:
+    """An archive that holds a file of these bytes."""
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr(WEIGHTS, data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.5, 0.999])
+def test_file_of_older_torch_that_is_cut_off_is_said_to_be(tmp_path, share):
+    path = tmp_path / "old.pth"
+    torch.save(tiny_model(torch.float32).state_dict(), path, _use_new_zipfile_serialization=False)
+    assert TEMP in read_official(path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with refused(f"{path}: cannot be read as a checkpoint: it is cut off", CheckpointError):
+        read_official(path)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: data[:-100], "is damaged (its hash is not the one in checkpoint.json)"),
+        (lambda data: data[:-1] + b"?", "is damaged (its hash is not the one in checkpoint.json)"),
+        (lambda data: data[:-100], "is a safetensors file that is cut off or damaged"),
+        (lambda data: data[:100], "is a safetensors file that is cut off or damaged"),
+        (lambda data: zipped(data), "is a zip archive that torch.save did not write"),
+        (lambda data: b"some text", "is neither safetensors nor what torch.save writes"),
         (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (lambda data: b"\n<!DOCTYPE html><html>", "is a web page, not the file itself"),
         (lambda data: b"", "is an empty file"),
         (lambda data: None, "cannot be read: No such file"),
     ],
-    ids=["cut", "lfs", "page", "empty", "absent"],
+    ids=["byte", "cut", "header", "zip", "text", "lfs", "page", "empty", "absent"],
 )
 def test_damaged_weights_are_named_for_what_they_are(folder, damage, message):
     path = folder / WEIGHTS

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_grounder import tiny_checkpoint
 
@@ -78,10 +79,16 @@ def test_command_prints_point_box_and_score_and_writes_the_overlay(grounder, pic
 
 
 def test_command_is_a_program(folder, path):
-    command = [sys.executable, "-m", "amc_lib", str(path), "w1", "-c", str(folder)]
+    command = [sys.executable, "-m", "amc_lib", str(path), "w1", "-c", str(folder), "--device", "cpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{path}: 'w1' is at")
+
+
+def test_command_says_what_is_wrong_with_its_words_before_it_loads_torch(path):
+    code = f"import sys; from amc_lib.__main__ import main; sys.modules['torch'] = None; main(['{path}'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == f"a picture and a phrase are needed, not '{path}' alone\n"
 
 
 def test_command_asks_every_picture_for_every_phrase(grounder, picture, path, ask):
@@ -118,11 +125,13 @@ def test_first_is_a_picture_and_last_a_phrase_whatever_their_names(path, tmp_pat
 
 
 def test_command_refuses_with_one_sentence_and_goes_on_after_a_picture_that_cannot_be_read(path, ask, capsys):
+    absent = "mps" if torch.cuda.is_available() else "cuda"
     for asked, sentence in [
         ([path], f"a picture and a phrase are needed, not '{path}' alone"),
         ([path, "w1", path, "w2"], f"'{path}' looks like a picture, but pictures come first and then phrases"),
         (["w1", path], f"'{path}' looks like a picture, but pictures come first and then phrases"),
         ([path, "?!"], "the phrase '?!' has no words"),
+        ([path, "w1", "--device", absent], f"the device '{absent}' cannot be used: "),
         ([path, "w1", "-o", "overlay.xyz"], "-o overlay.xyz: must end in one of .bmp .gif"),
     ]:
         with pytest.raises(SystemExit, match=re.escape(sentence)):

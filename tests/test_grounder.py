@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -117,6 +118,14 @@ def test_several_pictures_are_asked_one_after_the_other(grounder, picture):
     assert equal(grounder.ground([picture], "w1")[0], grounder.ground(picture, "w1")) and not grounder.ground([], "w1")
 
 
+def test_generators_and_series_are_lists_of_pictures_and_of_phrases(grounder, picture):
+    expected = [[grounder.ground(picture, phrase) for phrase in PHRASES]] * 2
+    for pictures in ([picture, picture], (picture for _ in range(2)), pd.Series([picture, picture])):
+        answers = grounder.ground(pictures, (phrase for phrase in PHRASES))
+        assert [[answer.point for answer in row] for row in answers] == [[one.point for one in row] for row in expected]
+    assert equal(*grounder.ground(iter([picture]), "w1"), grounder.ground(picture, "w1"))
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)])
 def test_the_answer_is_the_same_in_every_mode_of_torch(folder, grounder, picture, mode):
     expected = grounder.ground(picture, "w1 w2")
@@ -153,6 +162,12 @@ def test_layer_can_be_chosen(folder, grounder, picture):
     assert not equal(Grounder.load(folder, layer=2).ground(picture, "w1 w2"), grounder.ground(picture, "w1 w2"))
     with refused("layer 0 has no cross-attention; fusion layers are 2-4"):
         Grounder.load(folder, layer=0).ground(picture, "w1 w2")
+
+
+def test_device_that_is_not_here_is_named(folder):
+    for device in ("cud", "mps" if torch.cuda.is_available() else "cuda"):
+        with refused(f"the device {device!r} cannot be used: "):
+            Grounder.load(folder, device=device)
 
 
 def test_words_outside_the_vocabulary_are_named(grounder, picture):
@@ -298,9 +313,12 @@ def test_transparency_lies_on_white():
     assert [read_image(glass).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (255, 0, 0)]
 
 
-def test_path_text_picture_and_array_are_the_same_question(grounder, picture, tmp_path):
+def test_a_picture_is_the_same_question_in_whatever_form_it_comes(grounder, picture, tmp_path):
     picture.save(path := tmp_path / "picture.png")
-    first, *others = (grounder.ground(x, "w1 w2") for x in (picture, path, str(path), np.asarray(picture)))
+    data = path.read_bytes()
+    as_datasets_gives_them = {"bytes": data, "path": "elsewhere.png"}, {"bytes": None, "path": str(path)}
+    forms = picture, path, str(path), np.asarray(picture), path.open("rb"), data, *as_datasets_gives_them
+    first, *others = (grounder.ground(form, "w1 w2") for form in forms)
     assert all(equal(first, other) for other in others)
 
 
@@ -335,6 +353,8 @@ def test_missing_or_broken_picture_is_named(grounder, tmp_path, data, sentence):
     ("picture", "phrase", "sentence"),
     [
         (7, "w1", "an image must be a PIL image, an array or a path, got int"),
+        (torch.zeros(3, 5, 5), "w1", "an image must be a PIL image, an array or a path, got Tensor"),
+        (b"GIF", "w1", "cannot be read as an image of BMP"),
         (Image.new("RGB", (0, 5)), "w1", "it has 0 x 5 pixels"),
         (Image.new("RGB", (5, 5)), "?!", "the phrase '?!' has no words"),
         (Image.new("RGB", (5, 5)), ["w1", ""], "the phrase '' has no words"),

@@ -15,12 +15,19 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BlipConfig, BlipForImageTextRetrieval
+from transformers import AutoConfig, AutoTokenizer, BlipConfig, BlipForImageTextRetrieval
 from transformers.models.blip.modeling_blip_text import BlipTextModel
+from transformers.utils import logging
 
 from amc_lib.config import ModelSettings, TextSettings, VisionSettings
 from amc_lib.model.attention import Watch
 from amc_lib.model.memory import take_rows
+
+NEEDED = "needed is a BLIP for image-text retrieval, such as Salesforce/blip-itm-base-coco"
+SHARED = {"width": "hidden_size", "heads": "num_attention_heads"}  # our names of sizes -> transformers'
+IMAGE_SIZES = SHARED | {"image_size": "image_size", "patch_size": "patch_size", "depth": "num_hidden_layers"}
+TEXT_SIZES = SHARED | {"vocab_size": "vocab_size", "layers": "num_hidden_layers", "ffn_width": "intermediate_size"}
+TEXT_SIZES |= {"positions": "max_position_embeddings", "dropout": "hidden_dropout_prob"}
 
 
 @dataclass(frozen=True)
@@ -142,44 +149,46 @@ class BLIP(nn.Module):
 def pretrained(source: str) -> tuple[BLIP, list[str]]:
     """A model as transformers saves it (a folder, or a name on the hub), and the words of its tokenizer.
 
-    Raises OSError where there is none, ValueError where it is not one that `config_of` can describe.
+    Raises OSError where there is none, ValueError where it is no BLIP for image-text retrieval, whole and with words.
     """
-    from transformers import AutoTokenizer
-
-    blip = BlipForImageTextRetrieval.from_pretrained(source)
-    ids = AutoTokenizer.from_pretrained(source).get_vocab()
+    with quiet():
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        blip, found = BlipForImageTextRetrieval.from_pretrained(source, **options)
+    lacking = sorted(found["missing_keys"] | {name for name, *_ in found["mismatched_keys"]})
+    if lacking:
+        raise ValueError(f"weights are missing or of other sizes ({len(lacking)}, such as {lacking[0]}); {NEEDED}")
+    ids, size = AutoTokenizer.from_pretrained(source).get_vocab(), blip.config.text_config.vocab_size
+    if not 0 <= size - len(ids) <= 2:  # it may lack [DEC] and [ENC]
+        raise ValueError(f"its tokenizer (vocab.txt or tokenizer.json) has {len(ids)} words, its model knows {size}")
     return BLIP(settings_of(blip.config), blip), sorted(ids, key=ids.get)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside the block transformers does not print which weights it found: what is missing is an error here."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def described(source: str) -> ModelSettings:
     """The sizes of the model that `pretrained` would open; errors as there."""
-    return settings_of(BlipConfig.from_pretrained(source))
+    return settings_of(AutoConfig.from_pretrained(source))
 
 
 def settings_of(config: BlipConfig) -> ModelSettings:
     """The sizes of a BLIP. ValueError for one of another make."""
+    if not isinstance(config, BlipConfig):
+        raise ValueError(f"is of type {config.model_type!r}; {NEEDED}")
     image, text = config.vision_config, config.text_config
-    vision = VisionSettings(
-        image_size=image.image_size,
-        patch_size=image.patch_size,
-        width=image.hidden_size,
-        depth=image.num_hidden_layers,
-        heads=image.num_attention_heads,
-        mlp_ratio=image.intermediate_size / image.hidden_size,
-    )
-    words = TextSettings(
-        vocab_size=text.vocab_size,
-        width=text.hidden_size,
-        layers=text.num_hidden_layers,
-        fusion_from=0,
-        heads=text.num_attention_heads,
-        ffn_width=text.intermediate_size,
-        positions=text.max_position_embeddings,
-        dropout=text.hidden_dropout_prob,
-        max_tokens=min(TextSettings.max_tokens, text.max_position_embeddings),
-    )
-    sizes = {"vision": vision, "text": words, "embed_dim": config.image_text_hidden_size, "queue_size": 0}
-    settings = ModelSettings(backbone="blip", **sizes)
+    sizes = {ours: getattr(image, theirs) for ours, theirs in IMAGE_SIZES.items()}
+    vision = VisionSettings(**sizes, mlp_ratio=image.intermediate_size / image.hidden_size)
+    sizes = {ours: getattr(text, theirs) for ours, theirs in TEXT_SIZES.items()}
+    words = TextSettings(**sizes, fusion_from=0, max_tokens=min(TextSettings.max_tokens, sizes["positions"]))
+    settings = ModelSettings(vision, words, config.image_text_hidden_size, queue_size=0, backbone="blip")
     described = config_of(settings)
     for part in ("vision_config", "text_config"):
         for name in ("hidden_act", "layer_norm_eps", "attention_probs_dropout_prob", "attention_dropout"):
@@ -192,23 +201,8 @@ def settings_of(config: BlipConfig) -> ModelSettings:
 def config_of(settings: ModelSettings) -> BlipConfig:
     """What transformers calls these sizes."""
     image, text = settings.vision, settings.text
-    vision_config = {
-        "image_size": image.image_size,
-        "patch_size": image.patch_size,
-        "hidden_size": image.width,
-        "num_hidden_layers": image.depth,
-        "num_attention_heads": image.heads,
-        "intermediate_size": round(image.width * image.mlp_ratio),
-        "initializer_range": 0.02,
-    }
-    text_config = {
-        "vocab_size": text.vocab_size,
-        "hidden_size": text.width,
-        "num_hidden_layers": text.layers,
-        "num_attention_heads": text.heads,
-        "intermediate_size": text.ffn_width,
-        "max_position_embeddings": text.positions,
-        "hidden_dropout_prob": text.dropout,
-        "attention_probs_dropout_prob": text.dropout,
-    }
+    vision_config = {theirs: getattr(image, ours) for ours, theirs in IMAGE_SIZES.items()}
+    vision_config |= {"intermediate_size": round(image.width * image.mlp_ratio), "initializer_range": 0.02}
+    text_config = {theirs: getattr(text, ours) for ours, theirs in TEXT_SIZES.items()}
+    text_config |= {"attention_probs_dropout_prob": text.dropout}
     return BlipConfig(vision_config=vision_config, text_config=text_config, image_text_hidden_size=settings.embed_dim)
