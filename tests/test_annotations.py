@@ -358,7 +358,7 @@ def test_pictures_of_one_name_in_two_folders_are_not_confused(tmp_path):
     ("name", "content", "sentence"),
     [
         ("x.json", {"a": 1}, "is JSON, but of no known annotation tool ('a')"),
-        ("x.csv", "a.png,1,2,3,4,cat\n", "has no header: put the line image,phrase,x1,y1,x2,y2 above"),
+        ("x.csv", "a.png,1,2,3,4,cat\n", "has no header: put the line image,x1,y1,x2,y2,phrase above"),
         ("x.csv", "picture,left,top\n", "its first row must name a column for the picture, one for the label"),
         ("x.txt", "", "is none of COCO, VIA, Label Studio"),
         ("x.json", "{", "is not JSON, or not all of it"),

@@ -70,9 +70,14 @@ def test_rows_of_one_image_and_phrase_are_the_boxes_of_one_region(folder):
     "content",
     [
         b"\xef\xbb\xbf X1,Y1,x2 ,y2,Phrase,IMAGE\r\n\r\n1, 2,1e1,20.0,cat,./a.png\r\n,,,,,\r\n",
-        b"image;phrase;x1;y1;x2;y2\na.png;cat;1;2;10;20\n",
+        b"image;phrase;x1;y1;x2;y2\na.png;cat;1,0;2,0;10,00;20\n",
+        f"{HEADER}a.png,cat,1,2,10,20\n".replace(",", "\t").encode("utf-16"),
+        b"file_name,caption,bbox_x,bbox_y,bbox_w,bbox_h\na.png,cat,1,2,9,18\n",
+        b"Image ID,category_name,Left,top,RIGHT,bottom\n.\\a.png,cat,1,2,10,20\n",
+        b"img,label,bbox_x1,bbox_y1,bbox_x2,bbox_y2\nsub/../a.png,cat,1,2,10,20\n",
+        b"filename,class,x_min,ymin,xmax,y_max,unit\na.png,cat,1,2,10,20,pixels\n",
     ],
-    ids=["order of columns, capitals, blank rows, byte order mark", "semicolons"],
+    ids=["order, capitals, blank rows, byte order mark", "semicolons", "UTF-16", "sizes", "sides", "bbox", "corners"],
 )
 def test_forms_that_do_not_matter(folder, content):
     assert read(table(folder, content)) == read(table(folder, HEADER + "a.png,cat,1,2,10,20\n"))
@@ -83,6 +88,9 @@ def test_pictures_may_lie_elsewhere(folder, tmp_path, monkeypatch):
     assert read(path, folder)[0].image.path == folder / "a.png"
     monkeypatch.setenv("HOME", str(folder))
     assert read(path, "~")[0].image.path == folder / "a.png"
+    whole, home = (table(tmp_path, f"{HEADER}{name},cat,1,2,10,20\n") for name in (folder / "a.png", "~/a.png"))
+    assert read(whole, folder) == read(home, folder) == read(path, folder)  # which are the same names
+    assert read(home)[0].image_id == read(whole)[0].image_id == str(folder / "a.png")
     with pytest.raises(ValueError, match=r"row 2: .*a\.png: no such image"):
         read(path)
     with pytest.raises(ValueError, match="no such folder of pictures"):
@@ -93,9 +101,15 @@ def test_pictures_may_lie_elsewhere(folder, tmp_path, monkeypatch):
 
 
 def test_split_column_is_kept(folder):
-    rows = "a.png,cat,1,2,10,20,test\na.png,dog,1,2,10,20,test\nsub/b b.jpg,dog,1,2,10,20,train\n"
+    rows = "a.png,cat,1,2,10,20,test\na.png,dog,1,2,10,20,Test\nsub/b b.jpg,dog,1,2,10,20,Train\n"
+    rows += "large.png,dog,1,2,100,200,validation\n"
     regions = read(table(folder, "image,phrase,x1,y1,x2,y2,split\n" + rows))
-    assert [region.split for region in regions] == ["test", "test", "train"]
+    assert [region.split for region in regions] == ["test", "test", "train", "val"]
+
+
+def test_table_of_windows_is_read_and_that_is_said(folder, capsys):
+    (region,) = read(table(folder, f"{HEADER}a.png,café,1,2,10,20\n".encode("cp1252")))
+    assert region.phrase == "café" and "is read as Windows' cp1252" in capsys.readouterr().out
 
 
 PHRASES = st.tuples(st.sampled_from(["cat", "Ünï 7", "two, cats"]), st.text("äb \t\n\"';,", max_size=5)).map("".join)
@@ -127,8 +141,8 @@ def test_every_row_is_read_and_no_other(folder, rows):
         ("image", "none.png", "no such image"),
         ("image", "broken.png", "cannot be read as an image"),
         ("image", "turned-6.jpg", "it is stored turned (EXIF orientation 6)"),
-        ("image", "sub/../../a.png", "is not a file below the folder of the pictures"),
-        ("image", "/etc/hostname", "is not a file below the folder of the pictures"),
+        ("image", "sub/../../a.png", "a.png: no such image"),
+        ("image", "", "the cell image is empty"),
         ("phrase", " ?! ", "the phrase '?!' has no words"),
         ("x1", "", "x1 is '', which is not a number"),
         ("x2", "nan", "x2 is 'nan', which is not a number"),
@@ -163,14 +177,35 @@ def test_rows_that_contradict_or_repeat_others_are_named(folder):
 
 def test_boxes_that_are_not_in_pixels_are_recognised(folder):
     shares = "a.png,cat,0.1,0.2,0.5,0.9\nsub/b b.jpg,dog,0,0,1,1\n"
-    refused(folder, HEADER + shares, "look like shares of the sides (0 to 1): multiply x by the picture's width")
+    refused(folder, HEADER + shares, "look like shares of the sides (0 to 1): add a column unit that says share in")
     percent = "large.png,cat,10,20,50,90\n"
-    refused(folder, HEADER + percent, "look like percent of the sides: multiply x by the picture's width / 100")
+    refused(folder, HEADER + percent, "look like percent of the sides (0 to 100): add a column unit that says percent")
+    small = "large.png,dog,1,2,10,20\na.png,cat,1,2,10,95\n"  # a box outside of the small picture, were it pixels
+    refused(folder, HEADER + percent + small, "look like percent of the sides (0 to 100)")
     assert read(table(folder, HEADER + percent + "large.png,dog,10,20,50,290\n"))
+    assert read(table(folder, HEADER + "a.png,cat,1,2,10,20\na.png,dog,1,2,10,20\n" + percent))  # most fit as pixels
     refused(folder, HEADER + shares.replace("0,0,1,1", "0,0,1,1.0002"), "look like shares of the sides (0 to 1)")
     refused(folder, HEADER + percent.replace("90", "100.1"), "look like percent of the sides")
     mixed = "a.png,cat,1,2,10,20\nlarge.png,dog,0.1,0.2,0.5,0.9\n"
     refused(folder, HEADER + mixed, "row 3: the box is smaller than a pixel: is it given as shares of the sides?")
+
+
+@pytest.mark.parametrize(
+    ("unit", "box", "pixels"),
+    [
+        ("pixel", (10, 20, 50, 90), (10, 20, 50, 90)),
+        ("Percent", (10, 20, 50, 100.5), (40, 60, 200, 300)),
+        ("shares", (0.1, 0.2, 0.5, 1), (40, 60, 200, 300)),
+        ("share", (0.1, 0.2, 0.5, 1.1), "row 2: the box lies outside the image of 400 x 300, or partly"),
+        ("inch", (1, 2, 3, 4), "row 2: the unit 'inch' is none of pixel, percent, share"),
+    ],
+)
+def test_column_unit_decides_what_boxes_are_in(folder, unit, box, pixels):
+    content = f"image,phrase,x1,y1,x2,y2,unit\nlarge.png,cat,{','.join(map(str, box))},{unit}\n"
+    if isinstance(pixels, str):
+        refused(folder, content, pixels)
+    else:
+        assert read(table(folder, content))[0].boxes == (pytest.approx(pixels),)
 
 
 @pytest.mark.parametrize(
@@ -180,19 +215,18 @@ def test_boxes_that_are_not_in_pixels_are_recognised(folder):
         (HEADER, "holds no row below its header"),
         ("image,phrase,x1,y1,x2,y2,spilt\n", "they are image, phrase, x1, y1, x2, y2, spilt"),
         ("a.png,cat,1,2,10,20\n", "has no header: put the line image,phrase,x1,y1,x2,y2 above the first row"),
+        ("train;1;2,5;10;20;cat;a.png\n", "put the line split;x1;y1;x2;y2;phrase;image above the first row"),
+        ("a.png,cat,1,2,10,20,0.9\n", "put the line image,phrase,x1,y1,x2,y2 above the first row"),
         (
             "filename,width,height,class,xmin,ymin,xmax,ymax\n",
-            "; change filename to image, class to phrase, xmin to x1, ymin to y1, xmax to x2, ymax to y2, or",
+            "ymin, xmax, ymax, or let 'python -m amc_lib.datasets im",
         ),
-        (
-            "filename,class,xmin,ymin,xmax,ymax\n",
-            "; change filename to image, class to phrase, xmin to x1, ymin to y1, xmax to x2, ymax to y2",
-        ),
+        ("file,image,label,x1,y1,x2,y2\n", "they are file, image, label, x1, y1, x2, y2, or let"),
         ("image,phrase,x,y,w,h\n", "; change x to x1, y to y1, w to x2 (x + w), h to y2 (y + h)"),
         (f"{HEADER}a.png,cat,1,2,10\n", "row 2: y2 is '', which is not a number"),
         (f"{HEADER}a.png,a cat, a dog,1,2,10,20\n", "a row has more cells than the header has names"),
         (f'{HEADER}a.png,"cat,1,2,10,20\n', "is not a CSV table"),
-        (f"{HEADER}a.png,café,1,2,10,20\n".encode("latin-1"), "cannot be read as UTF-8 text"),
+        (b"\xff\x00a.png\n", "cannot be read as UTF-8 text"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -90,12 +90,37 @@ def test_a_parquet_file_holds_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"boxes": BOXES[:, 0].tolist()}, "boxes must be a list of lists in a row of each picture"),
+        ({"boxes": [0.0, 1.0]}, "boxes must be a list of lists in a row of each picture"),
+        ({"boxes": BOXES[:, :3].tolist()}, "folder/one.jpg has another number of boxes than of features"),
+        ({"features": (1e6 * np.ones((2, K, F))).tolist()}, "features of folder/one.jpg hold NaN or infinity"),
+    ],
+)
+def test_parquet_of_another_form_is_named(tmp_path, changes, message):
+    arrays = {name: array.tolist() for name, array in GOOD.items()} | changes
+    pd.DataFrame(arrays).to_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(ValueError, match=rf"bad\.parquet: .*{message}"):
+        open_proposal_file(tmp_path / "bad.parquet")
+    pd.DataFrame(arrays)[:0].to_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(ValueError, match="holds no picture"):
+        open_proposal_file(tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"image": np.array(["a/one.jpg", "b/one.png"])}, "holds the picture one twice"),
         ({"size": np.array([40, 30])}, r"size has the shape \[2\], which does not fit 2 pictures"),
         ({"boxes": BOXES[:, :3]}, r"features has the shape \[2, 5, 6\]"),
         ({"boxes": BOXES[..., :3]}, r"boxes has the shape \[2, 5, 3\]"),
         ({"boxes": BOXES * 2}, "boxes of folder/one.jpg lie outside of its size"),
         ({"boxes": BOXES * np.nan}, "boxes of folder/one.jpg lie outside"),
+        ({"size": np.array([[40, 30], [0, 0]]), "boxes": BOXES * [[[1]], [[0]]]}, "boxes of two.png lie outside"),
+        ({"boxes": BOXES / 40}, "boxes look like shares of the sides"),
+        ({"boxes": BOXES[..., [2, 3, 0, 1]]}, "boxes of folder/one.jpg must be x1, y1, x2, y2"),
+        ({"size": GOOD["size"][:, ::-1]}, "size must be height, width"),
+        ({"features": np.where(np.arange(2)[:, None, None], np.nan, GOOD["features"])}, "features of two.png hold NaN"),
+        ({name: array[:0] for name, array in GOOD.items()}, "holds no picture"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(tmp_path, changes, message):
@@ -110,6 +135,10 @@ def test_missing_damaged_and_incomplete_files(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"bad\.npz: cannot be read"):
         open_proposal_file(tmp_path / "bad.npz")
+    for name in ("page.npz", "page.parquet"):
+        (tmp_path / name).write_text("<!DOCTYPE html><html>")
+        with pytest.raises(ValueError, match=rf"{name}: is a web page, not the file itself"):
+            open_proposal_file(tmp_path / name)
     np.savez(tmp_path / "less.npz", **{name: array for name, array in GOOD.items() if name != "size"})
     with pytest.raises(ValueError, match=r"less\.npz: lacks .*size"):
         open_proposal_file(tmp_path / "less.npz")

@@ -16,13 +16,16 @@ import pytest
 import torch
 from PIL import Image
 from refusal import refused
-from tiny_scenes import TINY, code_cells, untrained
+from tiny_blip import save_blip
+from tiny_scenes import TINY, code_cells, run_notebook, untrained
 
 from amc_lib import presets
-from amc_lib.checkpoints import load_checkpoint
+from amc_lib.checkpoints import load_checkpoint, weights_hash
 from amc_lib.config import Settings
 from amc_lib.data import box_mask
 from amc_lib.evaluate import point_at, point_hits
+from amc_lib.files import SHIPPED_DATA
+from amc_lib.grounder import model_input
 from amc_lib.model.trunk import FrozenTrunk, pixels
 from amc_study import runs
 from amc_study.own_data import OwnData, SplitSettings, fitted, open_data, starting_checkpoint
@@ -32,6 +35,8 @@ from amc_study.scenes import scene as scenes
 
 CELLS = code_cells("07_your_data")
 IMAGES = 12
+PHOTOGRAPHS = SHIPPED_DATA / "photographs"
+CLOSE = {"atol": 5e-3, "rtol": 5e-3}  # features are kept in float16
 SHARES = SplitSettings(val_share=0.2, test_share=0.25, seed=3)
 
 
@@ -199,13 +204,14 @@ def test_notebook_finetunes_and_says_what_changed_also_when_run_twice(
     monkeypatch.setitem(presets._PRESETS, "scenes", lambda: TINY)
     monkeypatch.setattr(runs, "RUNS", tmp_path)
     parameters = {"csv": str(table), "val_share": 0.2, "seed": 3, "epochs": 2, "init": str(start)}
-    namespace: dict[str, object] = {}
+    namespace: dict[str, object] = {"display": lambda *_: None}
     for cells in (CELLS, [source for source in CELLS if "to_image" not in source]):  # drawing takes most of the time
         exec(cells[0], namespace)
         namespace |= parameters
         for source in cells[1:]:
             exec(source, namespace)
     text = capsys.readouterr().out
+    assert "This start has seen drawn scenes of pictograms alone" in text and "take -p tier photos" in text
     assert re.search(r"^1 of \d+ words are unknown$", text, re.MULTILINE) and "finetuning: up to date" in text
     folder = next(tmp_path.glob("*/metrics.json")).parent
     assert text.endswith(f"The run is in {folder.name}\n")
@@ -219,6 +225,59 @@ def test_notebook_finetunes_and_says_what_changed_also_when_run_twice(
         answers = point_at(checkpoint.model, checkpoint.tokenizer, test.all_regions(), test.load, layer)
         assert accuracy[name] == pytest.approx(100 * point_hits(answers.points, answers.regions).mean())
     assert accuracy["change"] == pytest.approx(accuracy["after"] - accuracy["before"])
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """A table of four of the free photographs, which lie elsewhere."""
+    rows = pd.read_csv(PHOTOGRAPHS / "boxes.csv")
+    names = ("camera.jpg", "cat.jpg", "coffee.jpg", "rocket.jpg")
+    rows[rows["image"].isin(names)].to_csv(path := tmp_path_factory.mktemp("photographs") / "mine.csv", index=False)
+    return path
+
+
+@pytest.mark.parametrize("start_from", ["albef-photos", "blip"])
+def test_notebook_finetunes_on_photographs_from_the_shipped_start_and_from_a_blip(
+    photographs, tmp_path, monkeypatch, capsys, start_from
+):
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    given = {"tier": "photos", "csv": str(photographs), "images": str(PHOTOGRAPHS), "epochs": 1}
+    if start_from == "blip":
+        given["init"] = start_from = save_blip(tmp_path / "blip")
+    left = run_notebook("07_your_data", **given)
+    run, result = left["run"], left["result"].set_index("system")
+    assert run.metrics["init_sha256"] == weights_hash(start_from) and "pictograms" not in capsys.readouterr().out
+    assert run.metrics["data"]["images"] == 3 and run.history["step"].tolist() == [1]
+    assert np.isfinite(run.history[["itc", "itm", "amc", "total"]]).all(axis=None) and run.history["amc"].item() > 0
+    assert result.index.tolist() == ["before", "after", "change"] and result["accuracy"][:2].between(0, 100).all()
+    assert result["phrases"].tolist() == [len(left["data"].splits["test"])] * 3
+    if "init" in given:  # whose pictures are resized as it asks
+        region, test = left["data"].splits["test"][0], left["splits"]["test"]
+        assert (test.load(region)[0] == model_input(region.image.open(), left["before"].model)).all()
+
+
+def test_photographs_are_mirrored_with_their_boxes_in_half_of_the_visits(photographs):
+    own = open_data(photographs, PHOTOGRAPHS)
+    photos = presets.preset("photos")
+    pairs = own.training_pairs(replace(photos, photos=replace(photos.photos, flip=1.0)))
+    picture = Image.open(PHOTOGRAPHS / pairs.image_name(0)).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    seen = FrozenTrunk("lite2")(pixels(picture, photos.model.vision.image_size)[None])[0]
+    torch.testing.assert_close(pairs[0].image.float(), seen, **CLOSE)
+    (region,) = (r for r in own.splits["train"] if r.phrase == pairs[0].phrases[0].text)
+    x1, y1, x2, y2 = np.divide(region.boxes[0], picture.size * 2)
+    np.testing.assert_allclose(pairs[0].phrases[0].boxes[0], (1 - x2, y1, 1 - x1, y2))
+
+
+def test_example_of_photographs_is_the_free_ones_which_may_lie_anywhere(photographs, tmp_path, monkeypatch):
+    (cell,) = (source for source in CELLS if "drawing an example" in source)
+    namespace = {"csv": None, "settings": presets.preset("photos"), "SHIPPED_DATA": SHIPPED_DATA}
+    exec(cell, namespace)
+    assert namespace["table"] == PHOTOGRAPHS / "boxes.csv" and not namespace["drawn"]
+    rows = pd.read_csv(photographs)
+    rows["image"] = [str(PHOTOGRAPHS / name) for name in rows["image"]]
+    rows.to_csv(path := tmp_path / "whole.csv", index=False)
+    pairs = open_data(path).training_pairs(presets.preset("paper"))
+    assert (pairs.root / pairs.image_name(0)).parent == PHOTOGRAPHS and pairs[0].image.shape == (3, 256, 256)
 
 
 @pytest.mark.parametrize(

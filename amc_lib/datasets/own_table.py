@@ -1,25 +1,29 @@
 """Regions of one's own: a table of boxes as CSV, beside the pictures that it names.
 
-Columns, in any order: `image` (a path below the folder of the pictures), `phrase`, `x1`, `y1`, `x2`, `y2` (pixels of
-the stored picture) and, if wanted, `split` (one of SPLITS, the same for all rows of an image). Rows that share image
-and phrase are the boxes of one region. UTF-8. Rows are counted as spreadsheets do: the header is row 1. Nothing is
-left out: a row that cannot be read is an error.
+Columns, in any order: `image` (a path below the folder of the pictures, or a whole one), `phrase`, `x1`, `y1`, `x2`,
+`y2` and, if wanted, `split` (one of SPLITS, the same for all rows of an image) and `unit` (of the box, one of UNITS;
+without it pixels of the stored picture, and a table whose boxes look like something else is refused). Other tools'
+names are known (SPELLINGS). Rows that share image and phrase are the boxes of one region. UTF-8, UTF-16 or Windows'
+cp1252; between semicolons numbers may have a decimal comma. Rows are counted as spreadsheets do: the header is row 1.
+Nothing is left out: a row that cannot be read is an error.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 from PIL import ExifTags
 from tqdm.auto import tqdm
 
-from amc_lib.datasets.image_files import ImageFile, open_image, reading, to_rgb
+from amc_lib.datasets.image_files import ENDINGS, ImageFile, open_image, reading, to_rgb
 from amc_lib.datasets.records import Regions, read_text, region
 from amc_lib.files import named_path
 from amc_lib.regions import Box
@@ -28,22 +32,30 @@ from amc_lib.tokens import clean
 EDGES = ("x1", "y1", "x2", "y2")
 COLUMNS = ("image", "phrase", *EDGES)
 SPLITS = ("train", "val", "test")
-OTHER_NAMES = {  # in the tables of annotation tools
-    **{"filename": "image", "file_name": "image", "file": "image", "path": "image"},
-    **{"class": "phrase", "label": "phrase", "caption": "phrase", "text": "phrase"},
-    **{"xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2", "x": "x1", "y": "y1"},
-    **{"w": "x2 (x + w)", "h": "y2 (y + h)", "width": "x2 (x + width)", "height": "y2 (y + height)"},
+OTHER_SPLITS = {"training": "train", "valid": "val", "validation": "val"}
+UNITS = {"pixel": None, "percent": 100, "share": 1}  # of a box: how many are a side of the picture
+BY_SIZE = ("x1", "y1", "width", "height")  # a box as some tools give it, in place of EDGES
+SPELLINGS = {  # of the columns, small and without signs; edges also with "bbox" before
+    "image": "image imageid imagepath imagename imagefile file filename filepath path img imgpath imgname",
+    "phrase": "phrase sentence caption text label labelname class classname category categoryname name",
+    **{"x1": "x1 xmin left bboxx", "y1": "y1 ymin top bboxy", "x2": "x2 xmax right", "y2": "y2 ymax bottom"},
+    **{"width": "bboxw bboxwidth", "height": "bboxh bboxheight", "split": "split", "unit": "unit"},
 }
+COLUMN_OF = {spelling: column for column, spellings in SPELLINGS.items() for spelling in spellings.split()}
+UNCLEAR = {"x": "x1", "y": "y1", "w": "x2 (x + w)", "h": "y2 (y + h)"}  # x, y may also be the centre
+UNCLEAR |= {"width": "x2 (x + width)", "height": "y2 (y + height)"}
+NUMBER = re.compile(r"-?\d+([.,]\d+)?")
 ROUNDED = 0.01  # by how much of the side a box may lie outside, where it was rounded or drawn by hand
-PERCENT_SIDE = 300  # pixels: boxes in larger pictures that all end below 100 are in percent
+PERCENT_SIDE = 150  # pixels: boxes that all end below 100, most of them in longer pictures, look like percent
 
 
 class _Row(NamedTuple):
     image: str
     phrase: str
     words: str  # of the cleaned phrase
-    box: Box
+    box: Box  # in `unit`
     split: str
+    unit: str  # "" where the table has no such column
 
 
 def read(path: str | Path, images: str | Path | None = None) -> Regions:
@@ -54,13 +66,13 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
     at fault.
     """
     path = named_path(path)
-    root = path.parent if images is None else Path(images).expanduser()
+    root = Path(os.path.abspath(path.parent if images is None else Path(images).expanduser()))
     if not root.is_dir():
-        raise ValueError(f"{root.absolute()}: no such folder of pictures")
+        raise ValueError(f"{root}: no such folder of pictures")
     rows, faults, numbers, splits = {}, {}, {}, {}
     for number, cells in _cells(path):
         try:
-            row = rows[number] = _row(cells)
+            row = rows[number] = _row(cells, root)
             if (first := numbers.setdefault((row.image, row.words, row.box), number)) != number:
                 raise ValueError(f"repeats row {first}")
             if (split := splits.setdefault(row.image, row.split)) != row.split:
@@ -68,7 +80,10 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
         except ValueError as error:
             faults[number] = str(error)
     _refuse(path, faults)
-    _refuse(path, _picture_faults(rows, root))
+    sizes = _sizes(path, rows, root)
+    _refuse(path, _unit_faults(rows, sizes))
+    rows = {number: row._replace(box=_in_pixels(row, sizes[row.image])) for number, row in rows.items()}
+    _refuse(path, _box_faults(rows, sizes))
     grouped: dict[str, dict[str, list[_Row]]] = {}  # by image and words
     for row in rows.values():
         grouped.setdefault(row.image, {}).setdefault(row.words, []).append(row)
@@ -81,7 +96,7 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
 
 def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Row number and cells by column of every row that is not empty."""
-    text = read_text(path)
+    text = _text(path)
     separator = max(",;\t|", key=text.partition("\n")[0].count)
     kept = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
@@ -89,52 +104,102 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except ValueError as error:  # of pandas, also for an empty file
         raise ValueError(f"{path}: is not a CSV table: {error}") from error
     names = [str(name).strip().lower() for name in table.columns]
-    unknown = [name for name in names if name not in (*COLUMNS, "split")]
-    require_header(path, names)
-    if unknown or not set(COLUMNS) <= set(names):
-        needed = f"the columns must be {', '.join(COLUMNS)} and perhaps split; they are {', '.join(names)}"
-        corners = {"xmax", "ymax", "x2", "y2"} & set(names)  # beside which width and height are the picture's
-        other = {name: new for name, new in OTHER_NAMES.items() if not (corners and "+" in new)}
-        rename = ", ".join(f"{name} to {other[name]}" for name in unknown if name in other)
-        command = f"or let 'python -m amc_lib.datasets import {path} TABLE.csv' convert it"
-        raise ValueError(f"{path}, row 1: {needed:.300}{rename and '; change '}{rename}, {command}")
+    require_header(path, names, separator)
+    columns = _columns(path, names)
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f"{path}: a row has more cells than the header has names")
-    table = table.set_axis(names, axis=1).apply(lambda column: column.str.strip())
+    table = table.set_axis(columns, axis=1).apply(lambda column: column.str.strip())
+    if separator == ";":
+        table = table.assign(**table.filter([*EDGES, *BY_SIZE]).replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True))
     table = table[(table != "").any(axis=1)]
     if table.empty:
         raise ValueError(f"{path}: holds no row below its header")
     return zip(table.index + 2, table.to_dict("records"), strict=True)
 
 
-def require_header(path: Path, names: Iterable[str]) -> None:
-    """ValueError where the first row of a table, its `names`, holds numbers."""
-    if any(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
-        raise ValueError(f"{path}: has no header: put the line {','.join(COLUMNS)} above the first row")
+def _text(path: Path) -> str:
+    """The text of a table in UTF-8, UTF-16 or, which is said, Windows' cp1252. ValueError naming the file."""
+    try:
+        return read_text(path)
+    except ValueError as error:
+        data = path.read_bytes() if isinstance(error.__cause__, UnicodeDecodeError) else b""
+        encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "cp1252"
+        text = data.decode(encoding, errors="replace")
+        if not text or {"\0", "\ufffd"} & {*text}:  # as no text holds them
+            raise
+    if encoding == "cp1252":
+        print(f"{path}: is not UTF-8, and is read as Windows' cp1252; if letters come out wrong, save it as UTF-8")
+    return text
 
 
-def _row(cells: Mapping[str, str]) -> _Row:
+def _columns(path: Path, names: Sequence[str]) -> list[str]:
+    """The columns of a table by the names in its header. ValueError where one is unknown, missing or there twice."""
+    signless = [re.sub(r"[\W_]", "", name) for name in names]
+    columns = [COLUMN_OF.get(name) or COLUMN_OF.get(name.removeprefix("bbox")) for name in signless]
+    box = BY_SIZE if {"width", "height"} & {*columns} else EDGES
+    if set(columns) - {"split", "unit"} == {"image", "phrase", *box} and len(set(columns)) == len(columns):
+        return columns
+    needed = f"the columns must be {', '.join(COLUMNS)} and perhaps split and unit; they are {', '.join(names)}"
+    unclear = UNCLEAR if {"x", "y"} <= {*names} else {}  # else width and height are the picture's
+    rename = ", ".join(f"{name} to {unclear[name]}" for name in names if name in unclear)
+    command = f"or let 'python -m amc_lib.datasets import {path} TABLE.csv' convert it"
+    raise ValueError(f"{path}, row 1: {needed:.300}{rename and '; change '}{rename}, {command}")
+
+
+def require_header(path: Path, names: Iterable[str], separator: str = ",") -> None:
+    """ValueError where the first row of a table, its `names`, holds numbers: with a header that fits their order."""
+    names, edges = list(names), iter(EDGES)
+    if any(map(NUMBER.fullmatch, names)):
+        fitting = [next(edges, "") if NUMBER.fullmatch(name) else _kind_of(name) for name in names]
+        header = fitting if {*fitting} - {"split"} == {*COLUMNS} and len({*fitting}) == len(names) else COLUMNS
+        raise ValueError(f"{path}: has no header: put the line {separator.join(header)} above the first row")
+
+
+def _kind_of(cell: str) -> str:
+    """The column in which a text, in small letters, seems to stand."""
+    if cell.endswith(ENDINGS):
+        return "image"
+    return "split" if cell in (*SPLITS, *OTHER_SPLITS) else "phrase"
+
+
+def _row(cells: Mapping[str, str], root: Path) -> _Row:
     """ValueError for what can be seen to be wrong without the picture or another row."""
-    edges = []
-    for name in EDGES:
-        try:
-            edges.append(float(cells[name]))
-        except ValueError:
-            edges.append(math.nan)
-        if not math.isfinite(edges[-1]):
-            raise ValueError(f"{name} is {cells[name]!r}, which is not a number")
+    edges = [_number(name, cells[name]) for name in (BY_SIZE if "width" in cells else EDGES)]
+    if "width" in cells:
+        edges[2:] = edges[0] + edges[2], edges[1] + edges[3]
     try:
         words = clean(cells["phrase"])
     except ValueError as error:
         raise ValueError(f"the phrase {cells['phrase']!r} has no words") from error
-    image = PurePosixPath(cells["image"])
-    if image.is_absolute() or ".." in image.parts or not image.name:
-        raise ValueError(f"the image {cells['image']!r} is not a file below the folder of the pictures")
     if not (edges[0] < edges[2] and edges[1] < edges[3]):
         raise ValueError("the box has no area: x1 must be smaller than x2, y1 than y2")
-    if (split := cells.get("split", "train")) not in SPLITS:
-        raise ValueError(f"the split {split!r} is none of {', '.join(SPLITS)}")
-    return _Row(image.as_posix(), cells["phrase"], words, tuple(edges), cells.get("split", ""))
+    split, unit = cells.get("split", "train").lower(), cells.get("unit", "pixel").lower().removesuffix("s")
+    if (split := OTHER_SPLITS.get(split, split)) not in SPLITS:
+        raise ValueError(f"the split {cells['split']!r} is none of {', '.join(SPLITS)}")
+    if unit not in UNITS:
+        raise ValueError(f"the unit {cells['unit']!r} is none of {', '.join(UNITS)}")
+    split, unit = (said if name in cells else "" for name, said in (("split", split), ("unit", unit)))
+    return _Row(_image_name(cells["image"], root), cells["phrase"], words, tuple(edges), split, unit)
+
+
+def _number(name: str, cell: str) -> float:
+    try:
+        number = float(cell)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {cell!r}, which is not a number")
+    return number
+
+
+def _image_name(cell: str, root: Path) -> str:
+    """How a picture is called: by its path below the folder `root`, or the whole one where it lies elsewhere."""
+    if not cell:
+        raise ValueError("the cell image is empty")
+    if not os.path.isfile(root / cell):  # else its signs are part of a name
+        cell = os.path.expanduser(cell.replace("\\", "/"))
+    path = Path(os.path.normpath(root / cell))
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _refuse(path: Path, faults: Mapping[int, str]) -> None:
@@ -145,24 +210,45 @@ def _refuse(path: Path, faults: Mapping[int, str]) -> None:
         raise ValueError(f"{path}, row {number}: {faults[number]:.300}{others}")
 
 
-def _picture_faults(rows: Mapping[int, _Row], root: Path) -> dict[int, str]:
-    """Pictures that do not open, boxes that are not in pixels, or boxes outside their picture; by row number."""
+def _sizes(path: Path, rows: Mapping[int, _Row], root: Path) -> dict[str, tuple[int, int]]:
+    """(width, height) of every picture by its name. ValueError for the first one that does not open."""
     first = {row.image: number for number, row in reversed(rows.items())}
-    sizes, broken = {}, {}  # sizes: (width, height)
+    sizes, broken = {}, {}
     for image in tqdm(dict.fromkeys(row.image for row in rows.values()), desc="reading pictures", unit="picture"):
         try:
             sizes[image] = _size(root / image)
         except ValueError as error:
             broken[first[image]] = str(error)
-    if broken:
-        return broken
-    largest, look = max(max(row.box) for row in rows.values()), "the boxes of the table look like"
+    _refuse(path, broken)
+    return sizes
+
+
+def _unit_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]]) -> dict[int, str]:
+    """All rows of a table that says no unit and whose boxes, taken together, do not look like pixels."""
+    largest = max(max(row.box) for row in rows.values())
+    longer = sum(max(sizes[row.image]) > PERCENT_SIDE for row in rows.values())
     if largest <= 1 + ROUNDED:
-        sentence = f"{look} shares of the sides (0 to 1): multiply x by the picture's width and y by its height"
-        return dict.fromkeys(rows, sentence)
-    if 50 < largest <= 100 * (1 + ROUNDED) and min(map(min, sizes.values())) >= PERCENT_SIDE:
-        sentence = f"{look} percent of the sides: multiply x by the picture's width / 100, y by its height / 100"
-        return dict.fromkeys(rows, sentence)
+        unit, look = "share", "shares of the sides (0 to 1)"
+    elif largest <= 100 * (1 + ROUNDED) and longer > len(rows) / 2:
+        unit, look = "percent", "percent of the sides (0 to 100)"
+    else:
+        return {}
+    remedy = f"add a column unit that says {unit} in every row, or pixel if that is what they are"
+    faults = dict.fromkeys(rows, f"the boxes of the table look like {look}: {remedy}")
+    return {number: fault for number, fault in faults.items() if not rows[number].unit}
+
+
+def _in_pixels(row: _Row, size: tuple[int, int]) -> Box:
+    """The box of a row in a picture of `size` (width, height); what is outside by rounding alone ends at the edge."""
+    if not (whole := UNITS[row.unit or "pixel"]):
+        return row.box
+    shares = (edge / whole for edge in row.box)
+    inside = (min(max(share, 0.0), 1.0) if -ROUNDED <= share <= 1 + ROUNDED else share for share in shares)
+    return tuple(share * side for share, side in zip(inside, size * 2, strict=True))
+
+
+def _box_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]]) -> dict[int, str]:
+    """Boxes in pixels that are tiny, or outside their picture; by row number."""
     if tiny := [number for number, row in rows.items() if row.box[2] - row.box[0] < 1 and row.box[3] - row.box[1] < 1]:
         return dict.fromkeys(tiny, "the box is smaller than a pixel: is it given as shares of the sides?")
     return {

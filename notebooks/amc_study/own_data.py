@@ -1,16 +1,17 @@
-"""Own pictures, phrases and boxes as finetuning and evaluation read them, in either tier.
+"""Own pictures, phrases and boxes as finetuning and evaluation read them, in every tier.
 
-In the scenes tier pictures go once through the frozen trunk, in the paper tier they are read and augmented anew in
-every epoch.
+For a model above a frozen trunk (scenes, photos) pictures go through the trunk once; for one of pixels (paper, BLIP)
+they are read and augmented anew in every epoch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from amc_lib.checkpoints import Checkpoint, load_checkpoint
-from amc_lib.config import Settings
-from amc_lib.data import FixedPairs, PairDataset, Phrase
+from amc_lib.config import Settings, VisionSettings
+from amc_lib.data import PairDataset
 from amc_lib.datasets import own_table
+from amc_lib.datasets.image_files import ImageFile
 from amc_lib.datasets.records import Regions
 from amc_lib.datasets.transforms import Augment
 from amc_lib.files import sha256_of
-from amc_lib.model import ALBEF
-from amc_lib.model.trunk import FrozenTrunk, pixels
-from amc_lib.regions import Region
+from amc_lib.model.trunk import NETWORKS, FrozenTrunk, pixels
 from amc_study.photos import photo_table
+from amc_study.photos.album import AlbumPairs, AlbumSplit
 from amc_study.photos.pairs import PhotoPairs
 from amc_study.photos.splits import PhotoSplit
 
@@ -52,57 +53,45 @@ class SplitSettings:
 
 
 @dataclass(frozen=True)
-class FeatureSplit(PhotoSplit):
-    """A split whose pictures have gone through the frozen trunk."""
-
-    features: dict[str, Tensor] | None = None  # image id -> float16 [C, G, G]
-
-    def load(self, region: Region) -> tuple[Tensor, tuple[int, int]]:
-        """The model's input [C, G, G] and the picture's (height, width)."""
-        return self.features[region.image_id], self.size(region)
-
-    def fit(self, model: ALBEF) -> AbstractContextManager:
-        """The model as these inputs need it, inside the block: unchanged."""
-        return nullcontext()
-
-
-@dataclass(frozen=True)
 class OwnData:
     """A table's regions by split ("train", "test" and perhaps "val"), with the folder of their pictures."""
 
-    root: Path
+    root: Path  # that below which all pictures lie
     splits: dict[str, Regions]
     sha256: str  # of regions and pictures: a run on other data is another run
 
     def training_pairs(self, settings: Settings) -> PairDataset:
         """The training images with all their phrases, as the model of these settings reads them."""
-        training, regions = settings.finetuning, self.splits["train"]
-        if settings.tier == "paper":
-            augment = Augment(settings.photos, settings.model.vision.image_size)
-            table = photo_table.build(regions, self.root)
-            return PhotoPairs(table, self.root, augment, training.seed, training.phrases_per_image)
-        split = self.split("train", settings)
-        phrases: dict[str, list[Phrase]] = {image_id: [] for image_id in split.features}
-        for region in regions:
-            phrases[region.image_id].append(Phrase.of(region, split.size(region)))
-        images, per_image = [*split.features.values()], training.phrases_per_image
-        return FixedPairs(images, [*phrases.values()], training.seed, per_image, regions.about)
+        training, photos = settings.finetuning, settings.photos
+        flip = photos.flip if settings.tier == "photos" else 0.0
+        split = self.split("train", settings, mirrored=flip > 0)
+        if isinstance(split, AlbumSplit):
+            return AlbumPairs(split, split.region_phrases(), training.seed, training.phrases_per_image, flip)
+        table, augment = photo_table.build(split.regions, self.root), Augment(photos, split.image_size)
+        return PhotoPairs(table, self.root, augment, training.seed, training.phrases_per_image)
 
-    def split(self, name: str, settings: Settings) -> PhotoSplit:
-        """A split as a model of these settings reads it."""
-        regions, side = self.splits[name], settings.model.vision.image_size
-        if settings.tier == "paper":
-            return PhotoSplit(name, regions, side, "bilinear")
-        trunk = FrozenTrunk("lite0").to(memory_format=torch.channels_last)
-        pictures = {region.image_id: region.image for region in regions}
-        features = {
-            image_id: trunk(pixels(picture.open(), side)[None])[0].half()  # [1, 3, S, S] -> [C, G, G]
-            for image_id, picture in tqdm(pictures.items(), desc=f"reading {name}", unit="picture")
-        }
-        return FeatureSplit(name, regions, side, "bilinear", features=features)
+    def split(self, name: str, settings: Settings, mirrored: bool = False) -> AlbumSplit | PhotoSplit:
+        """A split as a model of these settings reads it; `mirrored`: above a trunk, with the mirror images too."""
+        regions, model = self.splits[name], settings.model
+        if model.vision.trunk not in NETWORKS:
+            resize = "bicubic" if model.backbone == "blip" else "bilinear"
+            return PhotoSplit(name, regions, model.vision.image_size, resize)
+        images = {region.image_id: region.image for region in regions}
+        rows, sizes = {image_id: row for row, image_id in enumerate(images)}, [one.size() for one in images.values()]
+        read = partial(_features, name, images.values(), model.vision)
+        return AlbumSplit(name, rows, read(), read(flip=True) if mirrored else None, sizes, [], regions)
 
-    def validation_split(self, settings: Settings) -> PhotoSplit | None:
+    def validation_split(self, settings: Settings) -> AlbumSplit | PhotoSplit | None:
         return self.split("val", settings) if "val" in self.splits else None
+
+
+def _features(name: str, images: Collection[ImageFile], vision: VisionSettings, flip: bool = False) -> Tensor:
+    """float16 [n, C, G, G] of the n pictures of a split, or of their mirror images, through the frozen trunk."""
+    trunk, features = FrozenTrunk(vision.trunk).to(memory_format=torch.channels_last), []
+    for image in tqdm(images, desc=f"reading {name}", unit="picture"):
+        picture = pixels(image.open(), vision.image_size)[None]  # [1, 3, S, S]
+        features.append(trunk(picture.flip(-1) if flip else picture)[0].half())
+    return torch.stack(features)
 
 
 def open_data(csv: str | Path, images: str | Path | None = None, shares: SplitSettings = SplitSettings()) -> OwnData:
@@ -126,8 +115,9 @@ def open_data(csv: str | Path, images: str | Path | None = None, shares: SplitSe
     for split in ("train", "test"):
         if not splits[split]:
             raise ValueError(f"{csv}: no image is in the split {split}")
-    root = Path(csv).expanduser().parent if images is None else Path(images).expanduser()
     pictures = dict.fromkeys(region.image.path for region in regions)
+    folder = Path(csv).expanduser().parent if images is None else Path(images).expanduser()
+    root = Path(os.path.commonpath([os.path.abspath(folder), *pictures]))
     content = [[(r.image_id, r.split, r.phrase, r.boxes) for r in regions], [sha256_of(path) for path in pictures]]
     sha256 = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return OwnData(root, {split: part for split, part in splits.items() if part}, sha256)
@@ -158,10 +148,11 @@ def _divided(regions: Regions, shares: SplitSettings, first: Mapping[str, str]) 
 
 
 def starting_checkpoint(source: str | Path, tier: str) -> Checkpoint:
-    """The checkpoint that finetuning starts from. ValueError for one of another tier."""
+    """The checkpoint that finetuning starts from. ValueError for one of another tier; a BLIP goes with photographs."""
     checkpoint = load_checkpoint(source)
-    if checkpoint.settings.tier != tier:
-        raise ValueError(f"{source} is a checkpoint of the tier {checkpoint.settings.tier!r}, not of {tier!r}")
+    own = checkpoint.settings.tier
+    if own != tier and (tier == "scenes" or checkpoint.settings.model.backbone != "blip"):
+        raise ValueError(f"{source} is a checkpoint of the tier {own!r}, not of {tier!r}: take -p tier {own}")
     return checkpoint
 
 

@@ -26,11 +26,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from amc_lib.files import ROOT, atomic_folder
+from amc_lib.files import ROOT, atomic_folder, content_or
 from amc_study.rival.proposals import RegionInputs
 
 CACHE = ROOT / "data" / "cache"
 ENDINGS = (".npz", ".parquet")
+ROUNDED = 0.01  # by how much of a side a box may lie outside of it
 IMAGES = "images.json"  # in the folder of an unpacked file: names of its pictures, hash and name of the file
 
 
@@ -112,32 +113,58 @@ def _unpack(path: Path, sha256: str, folder: Path) -> None:
     read = _read_parquet if path.suffix.lower() == ".parquet" else _read_npz
     try:
         images, sizes, boxes, features = read(path, folder)
-    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+        fault = _misshapen(images, sizes, boxes, features) or _misplaced(images, sizes, boxes, features)
+    except Exception as error:  # what a damaged archive raises is not bounded
         reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {error!s:.200}"
-        raise ValueError(f"{path}: {reason}") from error
-    n, stems = len(images), [Path(str(image)).stem for image in images]
-    shapes = {"size": sizes.shape == (n, 2), "boxes": boxes.ndim == 3 and boxes.shape[::2] == (n, 4)}
+        raise ValueError(f"{path}: {content_or(path, reason)}") from error
+    if fault:
+        raise ValueError(f"{path}: {fault}")
+    shares = boxes / np.tile(sizes[:, ::-1], 2)[:, None]  # xyxy over (width, height) twice
+    np.save(folder / "boxes.npy", shares.clip(0, 1).astype(np.float32))
+    content = {"file": str(path), "sha256": sha256, "images": [Path(image).stem for image in images]}
+    (folder / IMAGES).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _misshapen(images: np.ndarray, sizes: np.ndarray, boxes: np.ndarray, features: np.ndarray) -> str | None:
+    """What is wrong with the names of a file's pictures or the shape of an array."""
+    n, stems = len(images), pd.Series([Path(image).stem for image in images], dtype=str)
+    if not n:
+        return "holds no picture"
+    shapes = {"size": sizes.shape == (n, 2), "boxes": boxes.ndim == 3 and boxes.shape[::2] == (n, 4) and boxes.size}
     shapes["features"] = features.ndim == 3 and features.shape[:2] == boxes.shape[:2]
     for name, fits in shapes.items():
         if not fits:
             found = {"size": sizes, "boxes": boxes, "features": features}[name].shape
-            raise ValueError(f"{path}: {name} has the shape {list(found)}, which does not fit {n} pictures")
-    twice = pd.Series(stems)[pd.Series(stems).duplicated()]
-    if len(twice):
-        raise ValueError(f"{path}: holds the picture {twice.iloc[0]} twice")
-    shares = (boxes / np.tile(sizes[:, ::-1], 2)[:, None]).astype(np.float32)  # xyxy over (width, height) twice
-    wrong = ~np.isfinite(shares).all((1, 2)) | (shares.min((1, 2)) < -0.01) | (shares.max((1, 2)) > 1.01)
-    if wrong.any():
-        raise ValueError(f"{path}: boxes of {images[wrong.argmax()]} lie outside of its size")
-    np.save(folder / "boxes.npy", shares.clip(0, 1))
-    content = {"file": str(path), "sha256": sha256, "images": stems}
-    (folder / IMAGES).write_text(json.dumps(content), encoding="utf-8")
+            return f"{name} has the shape {list(found)}, which does not fit {n} pictures"
+    return f"holds the picture {stems[stems.duplicated()].iloc[0]} twice" if stems.duplicated().any() else None
+
+
+def _misplaced(images: np.ndarray, sizes: np.ndarray, boxes: np.ndarray, features: np.ndarray) -> str | None:
+    """What is wrong with the numbers of boxes, sizes or features."""
+    inside, swapped = (_inside(boxes, corner) for corner in (sizes[:, ::-1], sizes))
+    turned = (boxes[..., :2] > boxes[..., 2:]).any((1, 2))
+    finite = np.array([np.isfinite(of_picture).all() for of_picture in features])  # one by one: they may be many
+    if 0 < boxes.max() <= 1 + ROUNDED:
+        return "boxes look like shares of the sides (0 to 1), and must be pixels of size"
+    if turned.any():
+        return f"boxes of {images[turned.argmax()]} must be x1, y1, x2, y2, but one has x2 below x1 or y2 below y1"
+    if swapped.all() and not inside.all():
+        return "size must be height, width, but the boxes fit width, height"
+    if not inside.all():
+        return f"boxes of {images[inside.argmin()]} lie outside of its size"
+    return None if finite.all() else f"features of {images[finite.argmin()]} hold NaN or infinity"
+
+
+def _inside(boxes: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """bool [n]: whether the boxes xyxy [n, K, 4] of a picture lie between 0 and its corner (x, y) [n, 2]."""
+    limits = np.tile(corners, 2)[:, None]
+    return ((boxes >= -ROUNDED * limits) & (boxes <= (1 + ROUNDED) * limits) & (limits > 0)).all((1, 2))
 
 
 def _read_npz(path: Path, folder: Path) -> tuple[np.ndarray, ...]:
     """Image, size, boxes, features; the last, which may be larger than memory, goes to disk and is mapped."""
     with np.load(path, allow_pickle=False) as arrays:
-        images, sizes, boxes = (arrays[name] for name in ("image", "size", "boxes"))
+        images, sizes, boxes = arrays["image"].astype(str), arrays["size"], arrays["boxes"]
     unpacked = folder / "features.npy"
     with zipfile.ZipFile(path) as archive, archive.open(unpacked.name) as packed, unpacked.open("wb") as file:
         shutil.copyfileobj(packed, file)
@@ -147,9 +174,14 @@ def _read_npz(path: Path, folder: Path) -> tuple[np.ndarray, ...]:
 def _read_parquet(path: Path, folder: Path) -> tuple[np.ndarray, ...]:
     """The same, pictures with fewer boxes filled up."""
     table = pd.read_parquet(path)
+    for name in ("boxes", "features"):
+        if not all(np.ndim(row) == 1 for cell in table[name] for row in np.atleast_1d(cell)):
+            raise ValueError(f"{name} must be a list of lists in a row of each picture, one of each box")
+    if (uneven := table["boxes"].map(len) != table["features"].map(len)).any():
+        raise ValueError(f"{table['image'][uneven].iloc[0]} has another number of boxes than of features")
     boxes, features = (_filled([list(cell) for cell in table[name]]) for name in ("boxes", "features"))
-    np.save(folder / "features.npy", features.astype(np.float16))
-    return table["image"].to_numpy(), np.stack(list(table["size"])), boxes, features
+    np.save(folder / "features.npy", features := features.astype(np.float16))
+    return table["image"].to_numpy(str), np.array(table["size"].tolist()), boxes, features
 
 
 def _filled(pictures: Sequence[list[np.ndarray]]) -> np.ndarray:
