@@ -20,6 +20,7 @@ from amc_lib import page
 from amc_lib.__main__ import main as ask
 from amc_lib.datasets.__main__ import main as datasets
 from amc_lib.files import ROOT
+from amc_lib.score import main as score
 from amc_study.rival import propose
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,6 +40,7 @@ def place(tmp_path, monkeypatch) -> Path:
     (tmp_path / "photographs").mkdir()
     for name in ("your.jpg", "photographs/one.jpg", "photographs/two.jpg"):
         shutil.copy(PICTURE, tmp_path / name)
+    shutil.copytree(PICTURE.parent, tmp_path / "data" / "photographs")
     box = {"image_id": 1, "category_id": 1, "bbox": [150, 200, 180, 120]}
     coco = {"images": [{"id": 1, "file_name": "your.jpg"}], "categories": [{"id": 1, "name": "a helmet"}]}
     (tmp_path / "boxes.json").write_text(json.dumps(coco | {"annotations": [box]}), encoding="utf-8")
@@ -70,6 +72,7 @@ def test_commands_run(place, capsys, monkeypatch):
     ran = {
         "amc_lib": ask,
         "amc_lib.page": page.main,
+        "amc_lib.evaluate": score,
         "amc_lib.datasets": datasets,
         "amc_study.rival.propose": propose.main,
     }
@@ -77,8 +80,15 @@ def test_commands_run(place, capsys, monkeypatch):
     assert {module for module, *_ in asked} == set(ran)
     for module, *arguments in asked:
         ran[module](arguments)
-    assert (place / "where-1.png").is_file() and (place / "mine.csv").is_file() and (place / "proposals.npz").is_file()
-    assert "1 phrases; notebook 07 needs two pictures" in capsys.readouterr().out
+    assert (
+        (place / "where-1.png").is_file()
+        and (place / "where-2.png").is_file()
+        and (place / "mine.csv").is_file()
+        and (place / "proposals.npz").is_file()
+    )
+    printed = capsys.readouterr().out
+    assert "'her glasses' is at x" in printed and re.search(r"all +\d+\.\d\d % ", printed)
+    assert "1 phrases; notebook 07 needs two pictures" in printed
 
 
 def test_notebooks_know_the_parameters_that_are_given():
