@@ -89,6 +89,12 @@ def test_photographs_count_once_and_their_phrases_each(monkeypatch):
     assert (read.value, answered.value) == (count / 2, 2 * count / 4)
 
 
+def test_further_phrases_are_what_many_take_longer_than_one(monkeypatch):
+    monkeypatch.setattr(using, "alternating", lambda calls, rounds: {"one": [5.0] * rounds, "many": [9.0] * rounds})
+    start, further = using.command_rows(2)
+    assert (start.value, further.value) == (5.0, 4.0 / using.FURTHER)
+
+
 def test_seconds_of_the_study_are_those_of_its_stamps(tmp_path):
     (tmp_path / "steps").mkdir()
     for name, stamp in (("data", {"key": "a", "seconds": 12}), ("older", {"key": "b"})):

@@ -80,12 +80,8 @@ def test_commands_run(place, capsys, monkeypatch):
     assert {module for module, *_ in asked} == set(ran)
     for module, *arguments in asked:
         ran[module](arguments)
-    assert (
-        (place / "where-1.png").is_file()
-        and (place / "where-2.png").is_file()
-        and (place / "mine.csv").is_file()
-        and (place / "proposals.npz").is_file()
-    )
+    written = ("where-1.png", "where-2.png", "mine.csv", "proposals.npz")
+    assert all((place / name).is_file() for name in written)
     printed = capsys.readouterr().out
     assert "'her glasses' is at x" in printed and re.search(r"all +\d+\.\d\d % ", printed)
     assert "1 phrases; notebook 07 needs two pictures" in printed

@@ -20,7 +20,7 @@ from amc_study.provenance import provenance
 from tests.bench.paper_step import paper_step_table, visual_genome_rows
 from tests.bench.pointing import pointing_rows
 from tests.bench.steps import agreement_rows, scenes_rows, step_rows
-from tests.bench.using import memory_rows, photographs_rows, study_rows
+from tests.bench.using import command_rows, memory_rows, photographs_rows, study_rows
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     begin, settings = time.perf_counter(), preset("paper")
     rows = step_rows(settings, (2,) if given.quick else (2, 4), rounds, (512,) if given.quick else (1024, 2048, 4096))
     rows += agreement_rows(settings) + pointing_rows(settings, rounds) + scenes_rows(rounds)
-    rows += photographs_rows(rounds) + memory_rows() + study_rows()
+    rows += photographs_rows(rounds) + command_rows(rounds) + memory_rows() + study_rows()
     table = paper_step_table(rounds)
     rows += visual_genome_rows(table)
     account = provenance(settings, seed=0, seconds=time.perf_counter() - begin, rounds=rounds)

@@ -1,8 +1,10 @@
-"""What using it takes: memory and time of `Grounder`'s answers, and the seconds of each step of `make study`."""
+"""What using it takes: memory and time of answers, the program's start, and the seconds of each step of `make study`."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tests.bench.pointing import PHRASES
 
 COUNTS, PICTURES, SIDES = (1, 10, 100), (1, 10, 50), (250, 1000, 4000)  # of phrases, of pictures; pixels
 SIDE = SIDES[0]  # where the side is not what grows
+FURTHER = 20  # phrases that the program is asked beside the first
 
 
 def grounding_memory(phrases: int, pictures: int, side: int) -> float:
@@ -58,6 +61,20 @@ def photographs_rows(rounds: int) -> list[Row]:
         row("photographs_read_per_second", [len(paths) / s for s in seconds["read"]], "photographs/s"),
         row("photographs_phrases_per_second", [len(paths) * len(PHRASES) / s for s in seconds["answer"]], "phrases/s"),
     ]
+
+
+def command_rows(rounds: int) -> list[Row]:
+    """Seconds from the start of `python -m amc_lib` to its end, imports included, and for each further phrase."""
+    picture, many = ROOT / "data" / "photographs" / "officer.jpg", [f"dog number {n}" for n in range(FURTHER)]
+
+    def program(*phrases: str) -> None:
+        command = [sys.executable, "-m", "amc_lib", str(picture), *phrases]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    one = partial(program, "her glasses")
+    seconds = alternating({"one": one, "many": partial(one, *many)}, rounds)
+    further = [(many - one) / FURTHER for one, many in zip(seconds["one"], seconds["many"], strict=True)]
+    return [row("command_seconds", seconds["one"], "s"), row("command_further_phrase_seconds", further, "s")]
 
 
 def study_rows(home: Path = HOMES["scenes"]) -> list[Row]:
