@@ -1,4 +1,4 @@
-"""What using it takes: memory and time of answers, the program's start, and the seconds of each step of `make study`."""
+"""What using it takes: memory and time of answers, the start of the program, and the steps of `make study`."""
 
 from __future__ import annotations
 
