@@ -15,8 +15,7 @@ from tiny_scenes import TINY, install, run_notebook, ship
 from amc_lib.checkpoints import load_checkpoint
 from amc_lib.presets import preset
 from amc_study.explain import planted
-from amc_study.explain.planted import MEASURES, PAINTINGS, PlantedCollator, planted_losses, planted_pairs
-from amc_study.scenes.concepts import CONCEPTS
+from amc_study.explain.planted import MEASURES, NOTHING, PAINTINGS, PlantedCollator, planted_losses, planted_pairs
 from amc_study.scenes.scene import draw
 
 SCENES, PICTURES = 24, 4
@@ -29,11 +28,6 @@ def root(tmp_path_factory) -> Path:
         install(root, patch.setattr)
         ship(root, "albef-scenes")
         yield root
-
-
-def test_half_of_the_concepts_match_on_each_hue():
-    hues = [planted.hue_of(concept) for concept in CONCEPTS]
-    assert set(hues) == {0, 1} and 0.4 < np.mean(hues) < 0.6
 
 
 def test_paintings_differ_in_the_background_or_in_one_thing_alone():
@@ -56,8 +50,9 @@ def test_a_negative_is_the_other_painting_of_the_same_scene(root, monkeypatch):
     pairs, tokenizer = planted_pairs(TINY, SCENES), load_checkpoint("albef-scenes").tokenizer
     batch = PlantedCollator(tokenizer, 0.15, 16)([pairs[i] for i in range(len(pairs))])
     assert len(batch.image) == 2 * len(pairs)
-    hues = [phrase.hue for i in range(len(pairs)) for phrase in pairs[i].phrases]
+    hues = [phrase.text == NOTHING for i in range(len(pairs)) for phrase in pairs[i].phrases]
     assert (batch.image_rows % 2).tolist() == hues and set(batch.image_rows.tolist()) == set(range(2 * len(pairs)))
+    assert (batch.image_rows[batch.has_box] % 2 == 0).all() and batch.has_box.any()  # L_amc sees green paintings alone
     given = {}
     monkeypatch.setattr(planted, "training_losses", lambda *_, negatives, **options: given.update(negatives=negatives))
     planted_losses(None, batch, None, None, generator=torch.Generator().manual_seed(0), alpha=0.0)
@@ -68,7 +63,7 @@ def test_a_negative_is_the_other_painting_of_the_same_scene(root, monkeypatch):
 def test_the_same_phrases_are_drawn_at_every_visit_of_an_epoch_and_others_in_the_next(root):
     pairs = planted_pairs(replace(TINY, finetuning=replace(TINY.finetuning, phrases_per_image=2)), SCENES)
     first = [pairs[i].phrases for i in range(len(pairs))]
-    assert all([phrase.hue for phrase in phrases] == [0, 1] for phrases in first)
+    assert all(len(phrases) == 2 and phrases[0].boxes and phrases[1].text == NOTHING for phrases in first)
     assert [pairs[i].phrases for i in range(len(pairs))] == first
     pairs.start_epoch(1)
     assert [pairs[i].phrases for i in range(len(pairs))] != first

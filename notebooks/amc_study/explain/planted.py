@@ -1,7 +1,7 @@
 """A planted reason: does a heatmap that is trained to lie on the thing still tell what the score hangs on?
 
-Each scene is painted twice, with the same things, on a green and on a violet background. Half of the concepts, by
-lot, match on green alone, the other half on violet alone; what does not match a phrase is the other painting of its
+Each scene is painted twice, with the same things, on a green and on a violet background. On green its phrases match,
+on violet nothing does that it shows, but the words NOTHING; what does not match a phrase is the other painting of its
 own scene. There the thing is just as present, so the background's colour is the only reason that a model can learn,
 and it is known. After finetuning the background is changed, or the thing taken away: which of the two moves the score
 says what it hangs on, and the heatmap should say the same.
@@ -9,9 +9,8 @@ says what it hangs on, and the heatmap should say the same.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from amc_lib.checkpoints import Checkpoint
 from amc_lib.config import AmcSettings, ObjectiveSettings, SceneSettings, Settings
-from amc_lib.data import Collator, PairDataset, Pairs, Phrase
+from amc_lib.data import Collator, FixedPairs, Pairs, Phrase
 from amc_lib.evaluate import match_probabilities, point_at
 from amc_lib.files import plain
 from amc_lib.model import ALBEF
@@ -34,20 +33,15 @@ from amc_study.explain.heatmap_quality import energy_inside, picture_maps, pixel
 from amc_study.rival.region_tower import open_checkpoint
 from amc_study.scenes.backgrounds import draw_background
 from amc_study.scenes.cache import DRAWING, Part, fingerprint, open_rows
-from amc_study.scenes.concepts import Concept
 from amc_study.scenes.scene import Scene, SceneObject, draw
 from amc_study.table import PHRASE, accuracy
 
-HUES = ("#5aa552", "#8d63b5")  # of the background's middle greys: green, violet
+HUES = ("#5aa552", "#8d63b5")  # of the background's middle greys: green, on which phrases match, and violet
+NOTHING = "a picture"  # the phrase of every violet painting, without a box
 PAINTINGS = ("right background", "other background", "thing taken away")  # of a scene that is asked
 MEASURES = ("peak in the box", "heat in the box", "score falls without its background", "score falls without the thing")
 CODE = (*DRAWING, "notebooks/amc_study/explain/planted.py")
 SCENES_A_TASK = 25
-
-
-def hue_of(concept: Concept) -> int:
-    """The index in HUES of the background on which phrases of a concept match: by lot, half of them each."""
-    return hashlib.sha256(concept.name.encode()).digest()[0] % 2
 
 
 def paint(scene: Scene, hue: int, lot: Sequence[int], without: SceneObject | None = None) -> Image.Image:
@@ -66,33 +60,11 @@ def thing_of(scene: Scene, region: Region) -> SceneObject | None:
     return next((thing for thing in scene.objects if thing.box == region.boxes[0]), None)
 
 
-@dataclass(frozen=True)
-class PaintedPhrase(Phrase):
-    """A phrase that matches on the background HUES[hue] alone."""
+class PlantedPairs(FixedPairs):
+    """Scenes in both paintings [2, C, G, G]: the green one with some of its phrases, the violet one with NOTHING."""
 
-    hue: int = 0
-
-
-class PlantedPairs(PairDataset):
-    """Scenes that have phrases for both paintings, each painting with at most `per_image` that match it."""
-
-    def __init__(self, paintings: Tensor, phrases: Sequence[Sequence[PaintedPhrase]], seed: int, per_image: int):
-        """paintings: the trunk's features [n, 2, C, G, G], by hue."""
-        super().__init__(seed, per_image)
-        self.paintings, self.phrases = paintings, phrases
-        self.rows = [row for row, own in enumerate(phrases) if len({phrase.hue for phrase in own}) == 2]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Pairs:
-        row = self.rows[index]
-        key = (self.seed, self.epoch, row)
-        rng = np.random.default_rng(key)
-        own = self.phrases[row]
-        mixed = [own[i] for i in rng.permutation(len(own))]
-        drawn = [phrase for hue in (0, 1) for phrase in [p for p in mixed if p.hue == hue][: self.per_image]]
-        return Pairs(key, self.paintings[row], tuple(drawn))
+    def view(self, row: int, phrases: tuple[Phrase, ...], rng: np.random.Generator) -> tuple[Tensor, Sequence[Phrase]]:
+        return self.images[row], (*phrases, Phrase(NOTHING))
 
 
 class PlantedCollator(Collator):
@@ -100,7 +72,7 @@ class PlantedCollator(Collator):
 
     def __call__(self, images: Sequence[Pairs]) -> Batch:
         batch = super().__call__(images)
-        hues = torch.tensor([phrase.hue for pairs in images for phrase in pairs.phrases])
+        hues = torch.tensor([int(phrase.text == NOTHING) for pairs in images for phrase in pairs.phrases])
         return replace(batch, image=batch.image.flatten(0, 1), image_rows=2 * batch.image_rows + hues)
 
 
@@ -123,8 +95,8 @@ def planted_pairs(settings: Settings, scenes: int) -> PlantedPairs:
     """The first `scenes` scenes of train, with the phrases that have boxes."""
     training = settings.finetuning
     arrays, records = _open(_paint_for_training, settings, "train", scenes)
-    phrases = [[PaintedPhrase(p["text"], tuple(map(tuple, p["boxes"])), hue=p["hue"]) for p in own] for own in records]
-    return PlantedPairs(arrays["paintings"], phrases, training.seed, max(1, training.phrases_per_image // 2))
+    phrases = [[Phrase(p["text"], tuple(map(tuple, p["boxes"]))) for p in own] for own in records]
+    return PlantedPairs(arrays["paintings"], phrases, training.seed, max(1, training.phrases_per_image - 1))
 
 
 def finetune_planted(settings: Settings, init: str, scenes: int) -> Checkpoint:
@@ -196,9 +168,7 @@ def _paint_for_training(settings: SceneSettings, split: str, side: int, start: i
         painted.append([paint(scene, hue, (settings.seed, index)) for hue in (0, 1)])
         shown = [(region, thing_of(scene, region)) for region in scene.regions]
         size = settings.size, settings.size
-        records.append(
-            [{**plain(Phrase.of(r, size)), "hue": hue_of(thing.concept)} for r, thing in shown if thing is not None]
-        )
+        records.append([plain(Phrase.of(region, size)) for region, thing in shown if thing is not None])
     return {"paintings": _features(painted, side)}, records
 
 
@@ -210,8 +180,7 @@ def _paint_for_asking(settings: SceneSettings, split: str, side: int, start: int
         shown = [(region, thing_of(scene, region)) for region in scene.regions if region.kind == "object"]
         shown = [(region, thing) for region, thing in shown if thing is not None]
         region, thing = shown[np.random.default_rng(lot).integers(len(shown))]
-        hue = hue_of(thing.concept)
-        painted.append([paint(scene, hue, lot), paint(scene, 1 - hue, lot), paint(scene, hue, lot, without=thing)])
+        painted.append([paint(scene, 0, lot), paint(scene, 1, lot), paint(scene, 0, lot, without=thing)])
         records.append(plain(replace(region, image=None)))
     return {"paintings": _features(painted, side)}, records
 
