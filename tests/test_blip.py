@@ -22,8 +22,10 @@ from amc_lib.config import AmcSettings, ObjectiveSettings
 from amc_lib.datasets.transforms import MEAN, STD
 from amc_lib.grounder import Grounder, model_input
 from amc_lib.model.blip import BLIP, config_of, settings_of
+from amc_lib.presets import preset
 from amc_lib.step import Batch, losses_without_words
 from amc_lib.train.loop import train_top
+from amc_study.runs import finetuning_settings
 
 LAYER = 1
 AMC = AmcSettings(layer=LAYER)
@@ -144,6 +146,16 @@ def test_only_the_top_layers_and_the_match_head_train(model):
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
     with refused("trained_layers is 4, but the model has 3 fusion layers"):
         train_top(model, 4)
+
+
+def test_finetuning_starts_with_the_papers_rates_unless_others_are_named(saved):
+    usual, paper = preset("photos"), preset("paper").finetuning
+    settings = finetuning_settings(usual, saved)
+    assert settings.finetuning.learning_rate == paper.learning_rate < usual.finetuning.learning_rate
+    assert settings.finetuning.warmup_steps == usual.finetuning.warmup_steps and settings.model.backbone == "blip"
+    chosen = dataclasses.replace(usual.finetuning, learning_rate=3e-5)
+    named = dataclasses.replace(usual, finetuning=chosen)
+    assert finetuning_settings(named, saved).finetuning == named.finetuning
 
 
 def test_phrases_share_their_image(model):

@@ -50,6 +50,7 @@ from amc_study.run_folder import RUNS, Run, alone_in, is_finished, open_run, req
 from amc_study.tiers import Photographs, Scenes, Split, tier_of
 
 CURVES = ("itc", "itm", "mlm", "amc", "mean", "max", "other", "mrm", "pointing")
+RATES = ("learning_rate", "min_learning_rate", "warmup_learning_rate")
 VALIDATION_IMAGES = 100  # pointed at after every epoch, the first of the validation split
 
 
@@ -120,13 +121,20 @@ def _with_training_of(settings: Settings, model: ModelSettings) -> ModelSettings
 
 
 def finetuning_settings(settings: Settings, init: str | Path) -> Settings:
-    """The settings of a training that goes on from checkpoint `init`: its model, with their own queue and momentum."""
+    """The settings of a training that goes on from checkpoint `init`: its model, with their own queue and momentum.
+
+    Of a BLIP also its layer and the paper's learning rate, in place of the preset's, which are a small ALBEF's.
+    """
     if is_official(init):
         return settings
     if is_blip(init):
-        blip, layer = blip_settings(init), settings.amc.layer
-        layer = blip.amc.layer if layer == preset(settings.tier).amc.layer else layer  # that of the preset is ALBEF's
-        return dataclasses.replace(settings, model=blip.model, amc=dataclasses.replace(settings.amc, layer=layer))
+        blip, usual, amc, training = blip_settings(init), preset(settings.tier), settings.amc, settings.finetuning
+        if amc.layer == usual.amc.layer:
+            amc = dataclasses.replace(amc, layer=blip.amc.layer)
+        if training.learning_rate == usual.finetuning.learning_rate:
+            rates = {name: getattr(blip.finetuning, name) for name in RATES}
+            training = dataclasses.replace(training, **rates)
+        return dataclasses.replace(settings, model=blip.model, amc=amc, finetuning=training)
     model = stored_settings(description(init)["settings"]).model
     return dataclasses.replace(settings, model=_with_training_of(settings, model))
 
