@@ -39,7 +39,7 @@ from amc_study.table import PHRASE, accuracy
 HUES = ("#5aa552", "#8d63b5")  # of the background's middle greys: green, on which phrases match, and violet
 NOTHING = "a picture"  # the phrase of every violet painting, without a box
 PAINTINGS = ("right background", "other background", "thing taken away")  # of a scene that is asked
-MEASURES = ("peak in the box", "heat in the box", "score falls without its background", "score falls without the thing")
+MEASURES = ("peak in the box", "heat in the box", "lost without its background", "lost without the thing")
 CODE = (*DRAWING, "notebooks/amc_study/explain/planted.py")
 SCENES_A_TASK = 25
 
@@ -140,12 +140,12 @@ def ask_planted(checkpoint: Checkpoint, scenes: int) -> pd.DataFrame:
 def planted_table(answers: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Means of MEASURES in percent with intervals over scenes; answers of `ask_planted` with columns system and seed.
 
-    Columns: system, measure, value, ci_low, ci_high, phrases, seeds. "score falls without ..." is the share of phrases
-    whose match probability is lower on the other background, or without the thing: 50 where it does not matter.
+    Columns: system, measure, value, ci_low, ci_high, phrases, seeds. "lost without ..." is by how much the match
+    probability is lower on the other background, or without the thing: 0 where that does not matter.
     """
     table = pd.concat(answers, ignore_index=True).assign(split="planted")
     right, other, away = (table[name] for name in PAINTINGS)
-    table = table.assign(**{MEASURES[2]: right > other, MEASURES[3]: right > away})
+    table = table.assign(**{MEASURES[2]: right - other, MEASURES[3]: right - away})
     named = table.rename(columns={"hit": MEASURES[0], "energy": MEASURES[1]})
     long = named.melt(["system", "seed", *PHRASE], [*MEASURES, *PAINTINGS], "measure")
     found = accuracy(long.astype({"value": float}), by=["system", "measure"], column="value")
