@@ -95,7 +95,7 @@ def test_02_says_how_well_the_base_matches(root, base):
     found = table(root, "base").set_index(["task", "score", "measure"])
     for kind in ("random", "similar"):
         measures = found.loc[(f"right or {kind} caption", "match")]
-        assert set(measures.index) == {"matching", "choice", "ITM loss"}
+        assert set(measures.index) == {"matching", "matching, fitted threshold", "choice", "ITM loss"}
         loss = measures.loc["ITM loss"]
         assert loss["ci_low"] <= loss["value"] <= loss["ci_high"]
         assert loss["chance"] == pytest.approx(np.log(2), abs=1e-3)
