@@ -280,10 +280,10 @@ TEXTS = [
     ("results", "phrase", "words"),
     [
         ([RECTANGLE, LABEL, *TEXTS], "b", ["B"]),
-        ([RECTANGLE, LABEL, *TEXTS], "phrase", ["cat"]),
-        ([RECTANGLE, TEXTS[0]], "phrase", ["A"]),
-        ([RECTANGLE, {"type": "choices", "value": {"choices": ["big", "red"]}}], "phrase", ["big", "red"]),
-        ([RECTANGLE, LABEL, {"type": "relation", "id": None}, {"type": "choices", "id": "x"}], "phrase", ["cat"]),
+        ([RECTANGLE, LABEL, *TEXTS], None, ["cat"]),
+        ([RECTANGLE, TEXTS[0]], None, ["A"]),
+        ([RECTANGLE, {"type": "choices", "value": {"choices": ["big", "red"]}}], None, ["big", "red"]),
+        ([RECTANGLE, LABEL, {"type": "relation", "id": None}, {"type": "choices", "id": "x"}], None, ["cat"]),
     ],
 )
 def test_label_studio_regions_are_joined_with_their_controls(folder, results, phrase, words):
@@ -328,8 +328,8 @@ def test_coco_boxes_that_cannot_be_used_are_named_and_small_overruns_clipped(tmp
 @pytest.mark.parametrize(
     ("attributes", "phrase", "words"),
     [
-        ({"id": "7", "Label": "cat", "note": "x"}, "phrase", "cat"),
-        ({"region_id": "7", "kind": "cat"}, "phrase", "cat"),
+        ({"id": "7", "Label": "cat", "note": "x"}, None, "cat"),
+        ({"region_id": "7", "kind": "cat"}, None, "cat"),
         ({"class": "x", "note": "cat"}, "Note", "cat"),
     ],
 )
@@ -338,6 +338,20 @@ def test_via_attribute_that_is_the_phrase(folder, attributes, phrase, words):
     for file in files.values():
         file["regions"][0]["region_attributes"] = attributes
     assert {*convert(write(folder / "via.json", files), folder, phrase)[0]["phrase"]} == {words}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("via.json", via_files(), "region 0: it has no field captoin; its fields are "),
+        ("x.csv", "image,caption,x1,y1,x2,y2\na.png,a cat,1,2,3,4\n", "has no column captoin; it has image, caption"),
+        ("labels/a.txt", "0 .5 .5 .5 .5\n", "YOLO's labels have no fields, so none is called captoin"),
+    ],
+)
+def test_mistyped_field_does_not_give_labels(folder, name, content, sentence):
+    path = write(folder / name, content)
+    with refused(sentence):
+        convert(folder if name.startswith("labels") else path, folder, "captoin")
 
 
 def test_pictures_of_one_name_in_two_folders_are_not_confused(tmp_path):

@@ -196,6 +196,12 @@ def test_parquet_boxes_that_are_corners_are_refused(root):
         refer.read(root, "refcoco+", "unc", "testA")
 
 
+def test_parquet_boxes_that_are_shares_are_refused(root):
+    write_parquet(root, [parquet_row(bbox=box) for box in ([0.1, 0.2, 0.9, 0.7], [0, 0, 0.5, 0.25])])
+    with refused("its boxes look like shares of the sides (0 to 1): a bbox is read in pixels"):
+        refer.read(root, "refcoco+", "unc", "testA")
+
+
 @pytest.mark.parametrize(
     ("name", "column"),
     [

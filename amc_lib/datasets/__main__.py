@@ -37,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     importing.add_argument("source", help="its file or folder")
     importing.add_argument("table", type=Path, help="the CSV to write")
     importing.add_argument("--images", help="the folder of the pictures; by default that of the source")
-    importing.add_argument(
-        "--phrase", default="phrase", help="a field of an annotation that is its phrase, not its label"
-    )
+    importing.add_argument("--phrase", help="a field of an annotation that is its phrase, not its label")
     options = parser.parse_args(arguments)
     if options.command == "import":
         return _import(Path(options.source), options.table, options.images, options.phrase)
@@ -58,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed > 0)
 
 
-def _import(source: Path, table: Path, images: str | None, phrase: str) -> int:
+def _import(source: Path, table: Path, images: str | None, phrase: str | None) -> int:
     """Write the table and say how many rows it has, what was left out, and whether it can be used as it is."""
     table = table.expanduser()
     try:

@@ -53,13 +53,18 @@ def refuse(sentence: str) -> NoReturn:
     raise ValueError(sentence)
 
 
-def chosen(fields: Mapping[str, Any], phrase: str, label: Any = None) -> Any:
-    """The words among named fields: those that `phrase` names, else the label, one of TEXT_NAMES, or the only ones.
+def chosen(fields: Mapping[str, Any], phrase: str | None, label: Any = None) -> Any:
+    """The words among named fields: those that `phrase` names; without it "phrase", the label, or one of TEXT_NAMES.
 
-    Capitals do not matter, and an id is never taken. ValueError if it could be several.
+    Where there is one field alone, it is taken. Capitals do not matter, and an id is never taken. ValueError if there
+    is no such field, or if it could be several.
     """
     known = {name.lower(): words for name, words in fields.items() if not re.search(r"(^|[_ ])id$", name.lower())}
-    words = known.get(phrase.lower()) or label
+    if phrase:
+        if phrase.lower() not in known:
+            raise ValueError(f"it has no field {phrase}; its fields are {', '.join(known) or 'none'}")
+        return known[phrase.lower()]
+    words = known.get("phrase") or label
     if words is not None:
         return words
     named = [known[name] for name in TEXT_NAMES if name in known]
@@ -68,7 +73,7 @@ def chosen(fields: Mapping[str, Any], phrase: str, label: Any = None) -> Any:
     return next(filter(None, named or known.values()), None)
 
 
-def read_json_file(path: Path, phrase: str) -> Annotations:
+def read_json_file(path: Path, phrase: str | None) -> Annotations:
     """Of COCO, VIA or Label Studio. ValueError for another tool's."""
     content = read_json(path, dict | list)
     if isinstance(content, list):
@@ -80,7 +85,7 @@ def read_json_file(path: Path, phrase: str) -> Annotations:
     return _via(path, content.get("_via_img_metadata", content), phrase)
 
 
-def _coco(path: Path, content: Mapping[str, Any], phrase: str) -> Annotations:
+def _coco(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
     with naming(f"{path}"):
         pictures = {image["id"]: image for image in content["images"]}
         categories = {category["id"]: category["name"] for category in content.get("categories", [])}
@@ -96,7 +101,7 @@ def _coco(path: Path, content: Mapping[str, Any], phrase: str) -> Annotations:
         yield f"{path}, annotation {number}", partial(read, annotation)
 
 
-def _via(path: Path, files: Mapping[str, Any], phrase: str) -> Annotations:
+def _via(path: Path, files: Mapping[str, Any], phrase: str | None) -> Annotations:
     for key, file in files.items():
         if not (isinstance(file, Mapping) and {"filename", "regions"} <= file.keys()):
             raise ValueError(f"{path}: is JSON, but of no known annotation tool ({key!r:.80})")
@@ -105,7 +110,7 @@ def _via(path: Path, files: Mapping[str, Any], phrase: str) -> Annotations:
             yield f"{path}, {file['filename']}, region {number}", partial(_via_box, file["filename"], region, phrase)
 
 
-def _via_box(name: str, region: Mapping[str, Any], phrase: str) -> Drawn:
+def _via_box(name: str, region: Mapping[str, Any], phrase: str | None) -> Drawn:
     shape = region["shape_attributes"]
     if shape["name"] != "rect":
         raise ValueError(f"it is a {shape['name']}, not a rectangle")
@@ -113,7 +118,7 @@ def _via_box(name: str, region: Mapping[str, Any], phrase: str) -> Drawn:
     return Drawn([name], words, box_from_size(shape["x"], shape["y"], shape["width"], shape["height"]))
 
 
-def _label_studio(path: Path, tasks: Iterable[Any], phrase: str) -> Annotations:
+def _label_studio(path: Path, tasks: Iterable[Any], phrase: str | None) -> Annotations:
     for number, task in enumerate(tasks):
         where = f"{path}, task {number}"
         if not (isinstance(task, Mapping) and {"data", "annotations"} <= task.keys()):
@@ -144,7 +149,7 @@ def _label_studio_names(data: Mapping[str, Any]) -> list[str]:
 
 
 def _label_studio_box(
-    images: list[str], result: Mapping[str, Any], same: list[Mapping[str, Any]], phrase: str
+    images: list[str], result: Mapping[str, Any], same: list[Mapping[str, Any]], phrase: str | None
 ) -> Drawn:
     """The box of a result, with the words of the controls that share its id."""
     value = result["value"]
@@ -161,7 +166,7 @@ def _label_studio_box(
     return Drawn(images, chosen(fields, phrase, labels or None), scaled(box, (size[0] / 100, size[1] / 100)), size)
 
 
-def read_csv_file(path: Path, phrase: str) -> Annotations:
+def read_csv_file(path: Path, phrase: str | None) -> Annotations:
     """Of VIA, or a table. ValueError for one that has no header, or not the columns."""
     text = read_text(path)
     if "temporal_coordinates" in text[:4000]:
@@ -183,19 +188,22 @@ def read_csv_file(path: Path, phrase: str) -> Annotations:
         yield f"{path}, row {number}", partial(read, row)
 
 
-def _via_row(row: Mapping[str, str], phrase: str) -> Drawn:
+def _via_row(row: Mapping[str, str], phrase: str | None) -> Drawn:
     names = ("shape_attributes", "region_shape_attributes"), ("region_attributes", "region_attributes")
     return _via_box(row["filename"], {name: json.loads(row[column]) for name, column in names}, phrase)
 
 
-def _columns(path: Path, names: Iterable[str], phrase: str) -> tuple[str, str, list[str], bool, str | None]:
+def _columns(path: Path, names: Iterable[str], phrase: str | None) -> tuple[str, str, list[str], bool, str | None]:
     """Which columns are the picture, the phrase, the box, whether the box is given by its size, and the split."""
     known = {name.lower(): name for name in names}
 
     def first(*choices: str) -> str | None:
         return next((known[choice] for choice in choices if choice in known), None)
 
-    image, text = first(*IMAGE_NAMES), first(phrase.lower(), *(name for name in TEXT_NAMES if name != "name"))
+    if phrase and phrase.lower() not in known:
+        raise ValueError(f"{path}: has no column {phrase}; it has {', '.join(known)}")
+    texts = [phrase.lower()] if phrase else [name for name in TEXT_NAMES if name != "name"]
+    image, text = first(*IMAGE_NAMES), first(*texts)
     corners = [first(*pair) for pair in (("x1", "xmin"), ("y1", "ymin"), ("x2", "xmax"), ("y2", "ymax"))]
     sized = [first(*pair) for pair in (("x", "x1", "xmin"), ("y", "y1", "ymin"), ("w", "width"), ("h", "height"))]
     edges = corners if all(corners) else sized

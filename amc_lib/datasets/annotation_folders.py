@@ -32,7 +32,7 @@ def _split(path: PurePath) -> str:
     return next((name[1] for name in names if name), "")
 
 
-def voc(folder: Path, paths: Iterable[Path], phrase: str) -> Annotations:
+def voc(folder: Path, paths: Iterable[Path], phrase: str | None) -> Annotations:
     """Of XML files below a folder."""
     for path in paths:
         try:
@@ -49,7 +49,7 @@ def voc(folder: Path, paths: Iterable[Path], phrase: str) -> Annotations:
 
 
 def _voc_box(
-    root: ElementTree.Element, thing: ElementTree.Element, images: list[str], split: str, phrase: str
+    root: ElementTree.Element, thing: ElementTree.Element, images: list[str], split: str, phrase: str | None
 ) -> Drawn:
     fields = {one.tag: one.text for one in thing} | {
         one.findtext("name", ""): one.findtext("value") for one in thing.iterfind("attributes/attribute")

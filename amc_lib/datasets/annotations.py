@@ -1,8 +1,8 @@
 """What annotation tools write, as rows of the table that `own_table` reads: image, phrase, x1, y1, x2, y2 (pixels).
 
 `annotation_files` and `annotation_folders` list what is read. The label is the phrase, unless the annotation has a
-field, attribute or control of the name that `phrase` says. Folders named train, val (or valid) and test become the
-column `split` of VOC's and YOLO's tables.
+field, attribute or control called "phrase"; where `phrase` names another one, each annotation must have it. Folders
+named train, val (or valid) and test become the column `split` of VOC's and YOLO's tables.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def picture_folder(source: str | Path) -> Path:
     return next((folder / name for name in ("images", "JPEGImages") if (folder / name).is_dir()), folder)
 
 
-def convert(source: str | Path, images: Path, phrase: str = "phrase") -> tuple[pd.DataFrame, list[str], int]:
+def convert(source: str | Path, images: Path, phrase: str | None = None) -> tuple[pd.DataFrame, list[str], int]:
     """The table of a source, a sentence for each annotation that is left out, and how many boxes were clipped.
 
     images: the folder of the pictures. Boxes are scaled to a picture of another size than the tool states, if it has
@@ -68,12 +68,14 @@ def convert(source: str | Path, images: Path, phrase: str = "phrase") -> tuple[p
     return table if table["split"].any() else table.drop(columns="split"), skipped, clipped
 
 
-def _annotations(source: Path, phrase: str) -> Annotations:
+def _annotations(source: Path, phrase: str | None) -> Annotations:
     """What a file or folder holds. ValueError if it is of no known kind."""
     kind, folder = source.suffix.lower(), source if source.is_dir() else source.parent
     if source.is_dir() and (paths := files(source, ".xml")):
         return voc(source, paths, phrase)
     if (source.is_dir() or kind in (".yaml", ".yml")) and (paths := label_files(folder)):
+        if phrase:
+            raise ValueError(f"{source}: YOLO's labels have no fields, so none is called {phrase}")
         return yolo(source, folder, paths)
     if source.is_file() and kind in (".csv", ".json"):
         return (read_csv_file if kind == ".csv" else read_json_file)(source, phrase)
