@@ -179,7 +179,8 @@ def measures_figure(table: pd.DataFrame, label: str) -> Figure:
     """A block for each measure, a row for each system. table: columns system, measure, value, ci_low, ci_high."""
     table = _in_order(table.assign(measure=table["measure"].replace(MEASURES)), "measure")
     figure = dot_and_whisker(table, "value", "system", block="measure", width=4.6)
-    figure.axes[0].set(xlim=(1.05 * min(0, table["ci_low"].min()), 1.05 * table["ci_high"].max()))
+    low, high = min(0, table["ci_low"].min()), table["ci_high"].max()
+    figure.axes[0].set(xlim=(low - 0.03 * (high - low) if low < 0 else 0, 1.05 * high))  # a marker below 0 is whole
     for heading in figure.axes[0].texts[-table["measure"].nunique() :]:
         heading.set(ha="left", x=0)
     figure.supxlabel(label, fontsize=9)
