@@ -30,6 +30,7 @@ HEADINGS = {  # a column of table 1 -> split, group of concepts
     "referring B": ("referring B", "all"),
     "phrases, never boxed": ("phrases", "unboxed"),
 }
+VERDICT_WORDS = {"holds": "ahead of", "does not hold": "behind", "undecided": "not told apart from"}
 SIGNIFICANT = 0.05  # corrected p below which a difference counts
 
 
@@ -149,17 +150,19 @@ def side_by_side(photos: Results, scenes: Results) -> pd.DataFrame:
 
 
 def agreements(photos: Results, scenes: Results) -> dict[str, list[str]]:
-    """The claims tested in both tiers by whether their verdicts agree: "ALBEF: phrases", or with both verdicts."""
+    """What is found where both tiers test a claim, in words: `agree`, and `differ` with AMC's lead in each."""
     both = photos.table("claims").merge(scenes.table("claims"), on="claim", suffixes=("", "_drawn"))
+    names = both["claim"].str.extract("than (?P<other>.*): (?P<test>.*)")
     found: dict[str, list[str]] = {"agree": [], "differ": []}
-    for row in both.itertuples():
-        name = row.claim.removeprefix("AMC is better than ")
-        if row.verdict == row.verdict_drawn:
-            found["agree"].append(f"{name} ({row.verdict})")
+    for (other, *verdicts), rows in both.join(names).groupby(["other", "verdict", "verdict_drawn"], sort=False):
+        real, drawn = (VERDICT_WORDS[verdict] for verdict in verdicts)
+        tests = listed([*rows["test"]])
+        if real == drawn:
+            found["agree"].append(f"it is {real} {other} on {tests}")
         else:
-            pairs = (("photographs", row.verdict, row.difference), ("scenes", row.verdict_drawn, row.difference_drawn))
-            sides = [f"{place}: {verdict}, {signed(difference)}" for place, verdict, difference in pairs]
-            found["differ"].append(f"{name} ({'; '.join(sides)})")
+            leads = [", ".join(map(signed, rows[column])) for column in ("difference", "difference_drawn")]
+            sides = f"{real} {other} on photographs ({leads[0]}) and {drawn} it on scenes ({leads[1]})"
+            found["differ"].append(f"on {tests} it is {sides}")
     return found
 
 
