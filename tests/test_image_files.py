@@ -108,6 +108,12 @@ def test_file_that_is_not_a_picture_is_named(tmp_path, read, data, message):
         read(path)
 
 
+@pytest.mark.parametrize("array", [np.zeros((4, 5, 3)), np.zeros((3, 4, 5), np.uint8)])
+def test_array_of_another_form_is_named(array):
+    with pytest.raises(ValueError, match=rf"it is {array.dtype} \[[345, ]+\], not uint8 \[H, W, 3\]"):
+        read_image(array)
+
+
 def test_folder_does_not_count_what_macos_leaves(tmp_path):
     for name in ("1.jpg", "._1.jpg", ".DS_Store", "__MACOSX/2.jpg"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)

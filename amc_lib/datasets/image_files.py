@@ -88,7 +88,10 @@ def read_image(image: Picture) -> Image.Image:
     named = image if isinstance(image, Path) else f"the {type(image).__name__}"
     with reading(named, image):
         if isinstance(image, np.ndarray):
-            image = Image.fromarray(image)
+            try:
+                image = Image.fromarray(image)
+            except TypeError as error:
+                raise ValueError(f"it is {image.dtype} {[*image.shape]}, not uint8 [H, W, 3]") from error
         picture = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else open_image(image))
         if picture.has_transparency_data:
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
