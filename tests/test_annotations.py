@@ -104,6 +104,30 @@ def via_csv(folder: Path) -> Path:
     return folder / "via.csv"
 
 
+def via_3(folder: Path) -> Path:
+    """As its version 3 saves a project: one text and one choice, a rectangle and one through four points."""
+    attributes = {"1": {"aname": "phrase", "type": 1, "options": {}}}
+    attributes["2"] = {"aname": "label", "type": 4, "options": {"c": "cat", "d": "dog"}}
+    files = {f"{n}": {"fid": f"{n}", "fname": name, "src": name} for n, name in ((1, "a.png"), (2, "b.png"))}
+    metadata = {
+        "1_x": {"vid": "1", "z": [], "xy": [2, 4, 3, 16, 15], "av": {"1": "red cat", "2": "c"}},
+        "2_x": {"vid": "2", "z": [], "xy": [8, 9, 0, 40, 9, 9, 30, 0, 9], "av": {"2": "d"}},
+        "2_y": {"vid": "2", "z": [], "xy": [], "av": {"3": "about the picture"}},
+    }
+    views = {"1": {"fid_list": ["1"]}, "2": {"fid_list": [2]}}
+    content = {"project": {}, "attribute": attributes, "file": files, "metadata": metadata, "view": views}
+    return write(folder / "via3.json", content)
+
+
+def label_studio_min(folder: Path) -> Path:
+    size = {"original_width": 40, "original_height": 30, "rotation": 0}
+    cat = {"x": 10, "y": 10, "width": 40, "height": 50, "rectanglelabels": ["red cat"]} | size
+    dog = {"x": 0, "y": 0, "width": 100, "height": 100, "rectanglelabels": ["dog"]} | size
+    task = {"annotator": 1, "created_at": "2026-01-01T00:00:00Z", "verdict": "good", "texts": ["one", "two"]}
+    rows = [{"id": 1, "image": "/data/upload/1/0a1b2c3d-a.png", "boxes": [cat], "annotation_id": 3} | task]
+    return write(folder / "min.json", [*rows, {"id": 2, "image": "b.png", "boxes": [dog], "annotation_id": 4} | task])
+
+
 def corners(folder: Path) -> Path:
     head = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
     return write(folder / "corners.csv", f"{head}a.png,40,30,red cat,4,3,20,18\nb.png,40,30,dog,0,0,40,30\n")
@@ -113,7 +137,9 @@ def sizes(folder: Path) -> Path:
     return write(folder / "sizes.csv", "Image; Label; x; y; w; h\na.png;red cat;4;3;16;15\nb.png;dog;0;0;40;30\n")
 
 
-FORMATS = pytest.mark.parametrize("made", [coco, voc, yolo, label_studio, via, via_csv, corners, sizes])
+FORMATS = pytest.mark.parametrize(
+    "made", [coco, voc, yolo, label_studio, label_studio_min, via, via_csv, via_3, corners, sizes]
+)
 
 
 @FORMATS
@@ -376,9 +402,14 @@ def test_pictures_of_one_name_in_two_folders_are_not_confused(tmp_path):
         ("x.csv", "picture,left,top\n", "its first row must name a column for the picture, one for the label"),
         ("x.txt", "", "is none of COCO, VIA, Label Studio"),
         ("x.json", "{", "is not JSON, or not all of it"),
-        ("x.json", [{"image": "a.png", "label": []}], "of Label Studio's exports take JSON, not JSON_MIN"),
-        ("x.json", {"metadata": {}, "view": {}, "file": {}}, "x.json: is of VIA 3, whose boxes are not read"),
-        ("x.csv", "# CSV_HEADER = metadata_id,temporal_coordinates,spatial_coordinates\n", "is of VIA 3"),
+        ("x.json", [{"image": "a.png", "label": []}], "is of none of Label Studio's exports JSON and JSON_MIN"),
+        (
+            "x.json",
+            [{"annotator": 1, "image": "a.png", "b": [{"points": []}]}],
+            "a.png, result 0: it is a region, not an",
+        ),
+        ("x.json", {"metadata": {"1_a": {"xy": [7, 1, 2, 3, 4]}}, "view": {}}, "1_a: its shape is VIA's number 7, not"),
+        ("x.csv", "# CSV_HEADER = metadata_id,temporal_coordinates,spatial_coordinates\n", "is the CSV of VIA 3"),
         ("x.csv", "image,phrase,x1,y1,x2,y2\na.png,a cat,a dog,1,2,3,4\n", "a row has more cells than the header"),
     ],
 )

@@ -1,10 +1,10 @@
-"""The boxes in the files of annotation tools, as they were drawn.
+"""The boxes in the files of annotation tools, as they were drawn; those of Label Studio are read by `label_studio`.
 
 | kind | known by |
 |---|---|
 | COCO | JSON with `images` and `annotations` (bbox x, y, width, height) |
 | VIA 2 | its JSON (project or annotations) or CSV with `region_shape_attributes`: rectangles |
-| Label Studio | its export JSON, a list of tasks: rectangles in percent, upright |
+| VIA 3 | its project (JSON) with `metadata` and `view`: rectangles, also by their extreme points |
 | table | CSV with filename, class, xmin, ymin, xmax, ymax, or x, y, w, h, or the table's own names |
 """
 
@@ -17,20 +17,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import unquote
 
 import pandas as pd
 
-from amc_lib.datasets.image_files import ENDINGS
 from amc_lib.datasets.own_table import require_header
-from amc_lib.datasets.records import box_from_size, box_xyxy, naming, read_json, read_text, scaled
+from amc_lib.datasets.records import box_from_size, box_xyxy, naming, read_text
 from amc_lib.regions import Box
 
 IMAGE_NAMES = ("image", "filename", "file_name", "file", "path")
 TEXT_NAMES = ("phrase", "label", "name", "class", "caption", "text")
-VIA_3 = "is of VIA 3, whose boxes are not read: draw or open them in VIA 2, and export its JSON or CSV"
-BESIDE_REGIONS = ("labels", "textarea", "choices", "taxonomy", "rating", "number", "datetime", "relation")
-WORDS = ("text", "choices", "labels", "rectanglelabels")  # of a Label Studio result
+VIA_RECTANGLE, VIA_EXTREMES = 2, 8  # VIA 3's numbers of a rectangle, and of one through four points
 SHARES = (1, 1)  # as the size of a picture: boxes are in shares of its sides
 
 
@@ -73,15 +69,12 @@ def chosen(fields: Mapping[str, Any], phrase: str | None, label: Any = None) -> 
     return next(filter(None, named or known.values()), None)
 
 
-def read_json_file(path: Path, phrase: str | None) -> Annotations:
-    """Of COCO, VIA or Label Studio. ValueError for another tool's."""
-    content = read_json(path, dict | list)
-    if isinstance(content, list):
-        return _label_studio(path, content, phrase)
+def tool_of(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
+    """Of the JSON of COCO or VIA. ValueError for another tool's."""
     if {"images", "annotations"} <= content.keys():
         return _coco(path, content, phrase)
     if {"metadata", "view"} <= content.keys():
-        raise ValueError(f"{path}: {VIA_3}")
+        return _via_3(path, content, phrase)
     return _via(path, content.get("_via_img_metadata", content), phrase)
 
 
@@ -118,59 +111,32 @@ def _via_box(name: str, region: Mapping[str, Any], phrase: str | None) -> Drawn:
     return Drawn([name], words, box_from_size(shape["x"], shape["y"], shape["width"], shape["height"]))
 
 
-def _label_studio(path: Path, tasks: Iterable[Any], phrase: str | None) -> Annotations:
-    for number, task in enumerate(tasks):
-        where = f"{path}, task {number}"
-        if not (isinstance(task, Mapping) and {"data", "annotations"} <= task.keys()):
-            raise ValueError(f"{where}: has no data and annotations: of Label Studio's exports take JSON, not JSON_MIN")
-        with naming(where):
-            images = _label_studio_names(task["data"])
-            every = [(one["result"], one.get("was_cancelled")) for one in task["annotations"]]
-        for results, cancelled in every:
-            if cancelled:
-                yield f"{where}, {images[0]}", partial(refuse, f"it was cancelled, with {len(results)} results")
-                continue
-            for place, result in enumerate(results):
-                if result["type"] not in BESIDE_REGIONS:
-                    same = [other for other in results if "id" in result and other.get("id") == result["id"]]
-                    read = partial(_label_studio_box, images, result, same or [result], phrase)
-                    yield f"{where}, {images[0]}, result {place}", read
+def _via_3(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
+    for key, one in content["metadata"].items():
+        if one.get("xy"):  # else it is about a picture, or a time
+            yield f"{path}, metadata {key}", partial(_via_3_box, content, one, phrase)
 
 
-def _label_studio_names(data: Mapping[str, Any]) -> list[str]:
-    """What the picture of a task may be called: as its address says, and without the 8 digits that uploading adds."""
-    if not any(isinstance(value, str) for value in data.values()):
-        raise ValueError("its data name no picture")
-    texts = {key: re.sub(r"^.*\?d=|\?.*$", "", value) for key, value in data.items() if isinstance(value, str)}
-    known = {key: key.lower() in ("image", "img", "picture", "photo") for key in texts}
-    key = max(texts, key=lambda key: (known[key], texts[key].lower().endswith(ENDINGS)))
-    name = unquote(texts[key] if "?d=" in data[key] else re.split(r"[/\\]", texts[key])[-1])
-    return [name, re.sub(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)", r"\1", name)]
-
-
-def _label_studio_box(
-    images: list[str], result: Mapping[str, Any], same: list[Mapping[str, Any]], phrase: str | None
-) -> Drawn:
-    """The box of a result, with the words of the controls that share its id."""
-    value = result["value"]
-    if not re.fullmatch("rectangle(labels)?", result["type"]) or value.get("rotation"):
-        kind = f"turned {result['type']}" if value.get("rotation") else result["type"]
-        raise ValueError(f"it is a {kind}, not an upright rectangle")
-    fields, labels = {}, []
-    for one in same:
-        if words := next((one["value"][kind] for kind in WORDS if one["value"].get(kind)), None):
-            fields[one.get("from_name", one["type"])] = words
-            labels += words if one["type"].endswith("labels") else []
-    size = result["original_width"], result["original_height"]
-    box = box_from_size(value["x"], value["y"], value["width"], value["height"])
-    return Drawn(images, chosen(fields, phrase, labels or None), scaled(box, (size[0] / 100, size[1] / 100)), size)
+def _via_3_box(content: Mapping[str, Any], one: Mapping[str, Any], phrase: str | None) -> Drawn:
+    shape, *edges = one["xy"]
+    if shape not in (VIA_RECTANGLE, VIA_EXTREMES):
+        raise ValueError(f"its shape is VIA's number {shape}, not a rectangle")
+    xs, ys = edges[::2], edges[1::2]
+    box = box_from_size(*edges) if shape == VIA_RECTANGLE else (min(xs), min(ys), max(xs), max(ys))
+    file = content["file"][str(content["view"][str(one["vid"])]["fid_list"][0])]
+    fields = {}
+    for number, value in one["av"].items():
+        attribute = content["attribute"][number]
+        options = attribute.get("options") or {}
+        fields[attribute["aname"]] = [options[name] for name in value.split(",") if name] if options else value
+    return Drawn([file["fname"], file.get("src") or file["fname"]], chosen(fields, phrase), box)
 
 
 def read_csv_file(path: Path, phrase: str | None) -> Annotations:
     """Of VIA, or a table. ValueError for one that has no header, or not the columns."""
     text = read_text(path)
     if "temporal_coordinates" in text[:4000]:
-        raise ValueError(f"{path}: {VIA_3}")
+        raise ValueError(f"{path}: is the CSV of VIA 3, which does not say all: save its project, and take that JSON")
     separator = max(",;\t|", key=text.partition("\n")[0].count)
     try:
         table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)

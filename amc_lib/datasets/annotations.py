@@ -1,8 +1,8 @@
 """What annotation tools write, as rows of the table that `own_table` reads: image, phrase, x1, y1, x2, y2 (pixels).
 
-`annotation_files` and `annotation_folders` list what is read. The label is the phrase, unless the annotation has a
-field, attribute or control called "phrase"; where `phrase` names another one, each annotation must have it. Folders
-named train, val (or valid) and test become the column `split` of VOC's and YOLO's tables.
+`annotation_files`, `label_studio` and `annotation_folders` say what is read. The label is the phrase, unless the
+annotation has a field, attribute or control called "phrase"; where `phrase` names another one, each annotation must
+have it. Folders named train, val (or valid) and test become the column `split` of VOC's and YOLO's tables.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 
 import pandas as pd
 
-from amc_lib.datasets.annotation_files import SHARES, Annotations, read_csv_file, read_json_file
+from amc_lib.datasets import label_studio
+from amc_lib.datasets.annotation_files import SHARES, Annotations, read_csv_file, tool_of
 from amc_lib.datasets.annotation_folders import files, label_files, voc, yolo
 from amc_lib.datasets.image_files import ENDINGS, ImageFile
 from amc_lib.datasets.own_table import COLUMNS
-from amc_lib.datasets.records import box_xyxy, naming, scale, scaled, visible, words_of
+from amc_lib.datasets.records import box_xyxy, naming, read_json, scale, scaled, visible, words_of
 from amc_lib.regions import Box
 
 PLAIN_FOLDERS = ("images", "jpegimages", "labels", "annotations", "", ".", "..")  # tell no picture from another
@@ -78,7 +79,10 @@ def _annotations(source: Path, phrase: str | None) -> Annotations:
             raise ValueError(f"{source}: YOLO's labels have no fields, so none is called {phrase}")
         return yolo(source, folder, paths)
     if source.is_file() and kind in (".csv", ".json"):
-        return (read_csv_file if kind == ".csv" else read_json_file)(source, phrase)
+        if kind == ".csv":
+            return read_csv_file(source, phrase)
+        content = read_json(source, dict | list)
+        return (label_studio.tasks if isinstance(content, list) else tool_of)(source, content, phrase)
     kinds = "COCO, VIA, Label Studio, CSV, a folder of VOC's XML, or YOLO's with labels/"
     raise ValueError(f"{source}: is none of {kinds}" if source.exists() else f"{source}: no such file or folder")
 
