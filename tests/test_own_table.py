@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_split_column_is_kept(folder):
 def test_table_of_windows_is_read_and_that_is_said(folder, capsys):
     (region,) = read(table(folder, f"{HEADER}a.png,café,1,2,10,20\n".encode("cp1252")))
     assert region.phrase == "café" and "is read as Windows' cp1252" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("beginning", [b"PK\3\4", b"\xd0\xcf\x11\xe0"])
+def test_workbook_is_named(folder, beginning):
+    with (folder / "book.xlsx").open("wb") as file, zipfile.ZipFile(file, "w") as book:
+        book.writestr("xl/sheet.xml", bytes(range(256)))
+    content = beginning + (folder / "book.xlsx").read_bytes()[4:]
+    refused(folder, content, "is a workbook of a spreadsheet program: save the sheet as CSV")
 
 
 PHRASES = st.tuples(st.sampled_from(["cat", "Ünï 7", "two, cats"]), st.text("äb \t\n\"';,", max_size=5)).map("".join)

@@ -44,6 +44,7 @@ SPELLINGS = {  # of the columns, small and without signs; edges also with "bbox"
 COLUMN_OF = {spelling: column for column, spellings in SPELLINGS.items() for spelling in spellings.split()}
 UNCLEAR = {"x": "x1", "y": "y1", "w": "x2 (x + w)", "h": "y2 (y + h)"}  # x, y may also be the centre
 UNCLEAR |= {"width": "x2 (x + width)", "height": "y2 (y + height)"}
+OFFICE = b"PK\3\4", b"\xd0\xcf\x11\xe0"  # how a workbook begins (xlsx and ods, xls)
 NUMBER = re.compile(r"-?\d+([.,]\d+)?")
 ROUNDED = 0.01  # by how much of the side a box may lie outside, where it was rounded or drawn by hand
 PERCENT_SIDE = 150  # pixels: boxes that all end below 100, most of them in longer pictures, look like percent
@@ -123,6 +124,8 @@ def _text(path: Path) -> str:
         return read_text(path)
     except ValueError as error:
         data = path.read_bytes() if isinstance(error.__cause__, UnicodeDecodeError) else b""
+        if data.startswith(OFFICE):
+            raise ValueError(f"{path}: is a workbook of a spreadsheet program: save the sheet as CSV") from error
         encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "cp1252"
         text = data.decode(encoding, errors="replace")
         if not text or {"\0", "\ufffd"} & {*text}:  # as no text holds them
