@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
+import string
 import threading
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -248,20 +248,24 @@ def heatmap_layer(checkpoint: Checkpoint) -> int:
 
 
 def unknown_words(tokenizer: Tokenizer, phrase: str) -> tuple[str, ...]:
-    """Words in other letters than Latin ones, those that are [UNK], and those of a beginning and single letters.
+    """Words in other letters than Latin ones, those that are [UNK], and those that are spelled letter by letter.
+
+    Spelled is what begins with a single letter, or has two or more behind its beginning: "surfer ##s" is known.
 
     A vocabulary may hold other scripts, as BERT's does; captions in English never taught what they mean. Signs are
     words as well, marks of punctuation are not.
     """
     words = [word for word in clean(phrase).split() if not all(unicodedata.category(c)[0] == "P" for c in word)]
-    return tuple(word for word in words if not _is_known(tokenizer, re.sub(r"^\W+|\W+$", "", word)))
+    return tuple(word for word in words if not _is_known(tokenizer, word))
 
 
 def _is_known(tokenizer: Tokenizer, word: str) -> bool:
+    word = word.strip("".join(c for c in word if unicodedata.category(c)[0] == "P" or c in string.punctuation))
     if not word or any(c.isalpha() and "LATIN" not in unicodedata.name(c, "") for c in word):
         return False
     _, *pieces, _ = tokenizer.tokens(word)  # between [CLS] and [SEP]
-    spelled = pieces[1:] and all(len(piece) == len("##x") for piece in pieces[1:])
+    letters = pieces[1:] and all(len(piece) == len("##x") for piece in pieces[1:])
+    spelled = letters and (len(pieces[0]) == 1 or len(pieces) > 2)
     return pieces[:1] not in ([], ["[UNK]"]) and not spelled
 
 

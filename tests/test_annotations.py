@@ -321,6 +321,14 @@ def test_label_studio_regions_are_joined_with_their_controls(folder, results, ph
         convert(studio(folder, [RECTANGLE, LABEL], {"image": "a.png"}, was_cancelled=True), folder)
 
 
+def test_command_does_not_write_over_its_source_or_a_folder(folder, capsys):
+    source = corners(folder)
+    before = source.read_bytes()
+    assert main(["import", str(source), str(source)]) == 1 and source.read_bytes() == before
+    assert "is the source, which stays as it is: name another table" in capsys.readouterr().out
+    assert main(["import", str(source), str(folder)]) == 1 and str(folder) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -60,6 +60,8 @@ def _import(source: Path, table: Path, images: str | None, phrase: str | None) -
     """Write the table and say how many rows it has, what was left out, and whether it can be used as it is."""
     table = table.expanduser()
     try:
+        if table.absolute() == source.expanduser().absolute():
+            raise ValueError(f"{table}: is the source, which stays as it is: name another table")
         folder = Path(images).expanduser() if images else picture_folder(source)
         rows, skipped, clipped = convert(source, folder, phrase)
         write_csv(table, rows)
@@ -67,7 +69,7 @@ def _import(source: Path, table: Path, images: str | None, phrase: str | None) -
         left_out = f"{len(skipped)} left out, {clipped} clipped to their picture"
         print(f"{table}: {len(rows)} boxes of {rows['image'].nunique()} pictures, {left_out}")
         regions = own_table.read(table, folder)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(error)
         return 1
     splits, images = ({getattr(region, name) for region in regions} for name in ("split", "image_id"))
