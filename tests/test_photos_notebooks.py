@@ -103,23 +103,24 @@ def test_02_says_how_well_the_base_matches(root, base):
     assert (root / "figures" / "photos" / "base_curves.png").is_file()
 
 
-def test_02_sets_a_base_beside_others(root, base):
+def test_03_goes_on_from_the_base_on_boxed_phrases(trained, base):
+    amc, control = (run_folder.open_run(trained / "seed-0" / name) for name in ("amc", "albef-finetuned"))
+    assert amc.metrics["init_sha256"] == control.metrics["init_sha256"] == load_checkpoint(base).sha256
+    assert amc.metrics["final"]["amc"] > 0 == control.metrics["final"]["amc"]
+
+
+def test_02_sets_a_base_beside_others_and_what_is_finetuned_above_them(root, base, trained):
     second = str(root / "runs" / "second")
     run_notebook("02_pretrain", tier="photos", seed=1, output=second, figures=str(root / "figures" / "second"))
-    folders = {"beside": second, "figures": str(root / "figures" / "both")}
+    folders = {"beside": f"{second} {trained / 'seed-0' / 'amc'}", "figures": str(root / "figures" / "both")}
     bases = run_notebook("02_pretrain", tier="photos", **folders)["bases"].set_index("base")
-    assert bases["seed"].to_dict() == {base.name: 0, "second": 1}
+    assert bases["seed"].to_dict() == {base.name: 0, "second": 1, "amc": 0}
+    assert bases["stage"].to_dict() == {base.name: "pretraining", "second": "pretraining", "amc": "finetuning"}
     written = pd.read_csv(root / "figures" / "both" / "photos" / "bases.csv").set_index("base")
     alone = table(root, "base").set_index(["task", "score", "measure"])["value"].sort_index()
     expected = alone[("right or random caption", "match", "ITM loss")]
     assert written.loc[base.name, "ITM loss"] == expected != written.loc["second", "ITM loss"]
     assert written["weights"].nunique() == 1 and (written["pointing"] <= 100).all()
-
-
-def test_03_goes_on_from_the_base_on_boxed_phrases(trained, base):
-    amc, control = (run_folder.open_run(trained / "seed-0" / name) for name in ("amc", "albef-finetuned"))
-    assert amc.metrics["init_sha256"] == control.metrics["init_sha256"] == load_checkpoint(base).sha256
-    assert amc.metrics["final"]["amc"] > 0 == control.metrics["final"]["amc"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Bases beside one another: what each pretraining cost and what its model knows before any box is seen."""
+"""Bases beside one another: what each pretraining cost, what its model knows, and where finetuning takes it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ MEASURES = {  # column -> task, score, measure of `base_table`
 
 
 def bases_table(runs: Mapping[str, Run], split: Split) -> pd.DataFrame:
-    """A row for each pretraining run by its name, asked a split of captioned pictures with phrases.
+    """A row for each run by its name, asked a split of captioned pictures with phrases.
 
-    Columns: base, words (what the text tower reads: "minilm", or "none" for words learnt from nothing), epochs, seed,
-    weights (trained ones, the momentum copy not counted), minutes, threads, layer (the fusion layer that points best),
-    pointing (of that layer), and MEASURES; percent, the ITM loss in nats.
+    Columns: base, stage ("pretraining", or "finetuning" above one), words (what the text tower reads: "minilm", or
+    "none" for words learnt from nothing), epochs (of that stage, as seed, minutes and threads), weights (trained ones,
+    the momentum copy not counted), layer (the fusion layer that points best), pointing (of that layer), and MEASURES;
+    percent, the ITM loss in nats.
     """
     pairs, rows = captioned(split), []
     for name, run in runs.items():
@@ -38,8 +39,10 @@ def bases_table(runs: Mapping[str, Run], split: Split) -> pd.DataFrame:
         best = max(layers, key=layers.get)
         found = base_table(retrieve(checkpoint, pairs), pairs.image_ids)
         values = found.set_index(["task", "score", "measure"])["value"]
-        row = {"base": name, "words": settings.model.text.trunk, "epochs": settings.pretraining.epochs}
-        row |= {"seed": account["seed"], "weights": trained_weights(checkpoint.model)}
+        stage = run.metrics["stage"]
+        row = {"base": name, "stage": stage, "words": settings.model.text.trunk}
+        row |= {"epochs": getattr(settings, stage).epochs, "seed": account["seed"]}
+        row |= {"weights": trained_weights(checkpoint.model)}
         row |= {"minutes": round(account["seconds"] / 60), "threads": account["threads"]}
         row |= {"layer": best, "pointing": round(layers[best], 2)}
         rows.append(row | {column: values[key] for column, key in MEASURES.items()})
