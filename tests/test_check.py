@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import mini_paper
 import pandas as pd
 import pytest
-from paper_data import write_paper_data
+import torch
 
+from amc_lib import presets
 from amc_lib.datasets.__main__ import main
 from amc_lib.datasets.check import PHOTOS, SENTENCES, check
 
@@ -16,10 +18,14 @@ from amc_lib.datasets.check import PHOTOS, SENTENCES, check
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole")
-    write_paper_data(root)
-    (root / "checkpoints").mkdir()
-    (root / "checkpoints" / "ALBEF.pth").write_bytes(b"weights")
+    mini_paper.write(root)
     return root
+
+
+@pytest.fixture(autouse=True)
+def settings_of_a_tiny_model(whole, monkeypatch):
+    tiny = mini_paper.settings(whole)
+    monkeypatch.setattr(presets, "_PRESETS", presets._PRESETS | {"paper": lambda: tiny})
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def test_counts_stand_beside_those_of_the_complete_sets(whole):
     assert row(rows, "pictures of VG_100K") == (12, 108_077, "differs")
     assert row(rows, "region descriptions") == (37, 5_408_689, "differs")
     assert row(rows, "pictures of dets.json") == (12, None, "ok")
-    assert row(rows, "bytes of ALBEF.pth") == (7, None, "ok")
+    assert row(rows, "bytes of ALBEF.pth") == ((whole / "checkpoints" / "ALBEF.pth").stat().st_size, None, "ok")
     assert row(rows, "tokens")[1:] == (30_522, "differs")
     assert set(rows["verdict"]) == {"ok", "differs", "absent"}
     absent = rows[rows["verdict"] == "absent"]  # RefCOCO, RefCOCOg and UNC's RefCLEF are not in the mini data
@@ -128,6 +134,29 @@ def test_broken_files_are_one_sentence_each(root):
     broken = check(root).query("verdict == 'broken'")
     names = {what.removeprefix(f"{root}/").partition(":")[0] for what in broken["what"]}
     assert names == {"refer/refcoco+/instances.json", "refer/refclef/refs(berkeley).p", "bert-base-uncased/vocab.txt"}
+
+
+WEIGHTS, DETECTIONS = "checkpoints/ALBEF.pth", "refer/refcoco+/dets.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        (WEIGHTS, "<html>", "cannot be read as a checkpoint: it is a web page, not the file itself: download it again"),
+        (WEIGHTS, {"temp": torch.zeros(2)}, "does not fit the model: size mismatch for temp: "),
+        (WEIGHTS, {"fc.weight": torch.zeros(3, 4)}, "does not fit the model: missing "),
+        ("bert-base-uncased/vocab.txt", "version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer, not the"),
+        (DETECTIONS, '{"images": [], "annotations": []}', "holds no detection"),
+        (DETECTIONS, '{"42": [[1, 2, 30, 40]]}', "its image ids are none of those that are asked about, such as 98304"),
+    ],
+)
+def test_files_of_something_else_are_broken(root, name, content, sentence):
+    if isinstance(content, str):
+        (root / name).write_text(content, encoding="utf-8")
+    else:
+        torch.save(content, root / name)
+    (broken,) = check(root).query("verdict == 'broken'")["what"]
+    assert broken.startswith(f"{root / name}: ") and sentence in broken
 
 
 def test_records_left_out_fail_evaluation_but_not_training(root):

@@ -105,6 +105,35 @@ def test_malformed_record_is_left_out_and_named(root, name, text, message):
         assert [r.phrase for r in regions] == ["a dog"]
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("<html><body>404</body></html>", "is a web page, not the file itself: download it again"),
+        ("<annotations></annotations>", "its outermost element is annotations, not annotation"),
+    ],
+)
+def test_xml_of_something_else_is_named(root, text, sentence):
+    path = root / "Annotations" / "7.xml"
+    path.write_text(text, encoding="utf-8")
+    regions = flickr30k.read(root, "test")
+    assert regions == [] and regions.skipped == [f"{root / 'test.txt'}, image 7: {path}: {sentence}"]
+
+
+def test_chains_are_read_with_spaces_and_a_missing_one_is_named(root):
+    expected = flickr30k.read(root, "test")
+    annotate(root, "<name>1</name>", "<name>\n 1 </name>")
+    assert flickr30k.read(root, "test") == expected
+    missing = "the chain of its box, or one of several, is not named"
+    for number, old, new, boxes in (
+        (1, "<object><name>1</name><bndbox>", "<object><bndbox>", {"1": (SECOND,), "2": (SECOND,)}),
+        (2, "<name>1</name><name>2</name>", "<name> </name><name>2</name>", {"1": (FIRST,), "2": (SECOND,)}),
+    ):
+        annotate(root, old, new)
+        regions = flickr30k.read(root, "test")
+        assert regions.skipped == [f"{root / 'Annotations' / '7.xml'}, object {number}: {missing}"]
+        assert {region.chain: region.boxes for region in regions} == boxes
+
+
 def test_other_pictures_are_read_beside_a_missing_one(root):
     (root / "test.txt").write_text("8\n7\n", encoding="utf-8")
     for folder, suffix in (("Sentences", "txt"), ("Annotations", "xml")):

@@ -268,7 +268,7 @@ def test_set_that_is_missing_is_left_out_aloud(root, settings, capsys):
     ("detections", "line"),
     [
         ({"7": [[1, 2, 3, 4]]}, "its image ids are none of those that are asked about"),
-        ({"dets": [{"image_id": 7}]}, "dets.json, detection 0: has no box"),
+        ({"dets": [{"image_id": 7}]}, "dets.json, detection 0: {'image_id': 7} is not an image_id and a box"),
     ],
 )
 def test_detections_that_are_broken_or_of_other_pictures_do_not_stop_the_set(root, settings, capsys, detections, line):

@@ -196,9 +196,48 @@ def test_parquet_boxes_that_are_corners_are_refused(root):
         refer.read(root, "refcoco+", "unc", "testA")
 
 
-def test_parquet_boxes_that_are_shares_are_refused(root):
-    write_parquet(root, [parquet_row(bbox=box) for box in ([0.1, 0.2, 0.9, 0.7], [0, 0, 0.5, 0.25])])
-    with refused("its boxes look like shares of the sides (0 to 1): a bbox is read in pixels"):
+UNITS = [(0.01, "shares of the sides (0 to 1)"), (1, "percent of the sides (0 to 100)")]
+
+
+@pytest.mark.parametrize(("unit", "look"), UNITS)
+def test_parquet_boxes_that_are_no_pixels_are_refused(root, unit, look):
+    """The picture is 451 x 300; nine boxes that all end below 100 are not enough to tell percent."""
+    boxes = [[9 * n * unit, 5 * n * unit, 19 * unit, 9 * unit] for n in range(10)]
+    path = write_parquet(root, [parquet_row(bbox=box) for box in boxes])
+    with refused(f"{path}: its boxes look like {look}, and only pixels are read"):
+        refer.read(root, "refcoco+", "unc", "testA")
+    write_parquet(root, [parquet_row(bbox=box) for box in [*boxes, [300, 50, 20, 20]]])
+    assert len(refer.read(root, "refcoco+", "unc", "testA")) == 22
+    if unit == 1:
+        write_parquet(root, [parquet_row(bbox=box) for box in [*boxes[1:], boxes[1]]])
+        assert len(refer.read(root, "refcoco+", "unc", "testA")) == 20
+
+
+@pytest.mark.parametrize(("unit", "look"), UNITS)
+def test_boxes_of_instances_that_are_no_pixels_are_refused(root, unit, look):
+    Image.new("L", (300, 200)).save(root / refer.IMAGE_FOLDERS["refcoco+"] / f"{NAME}.jpg")
+    annotations = [{"id": n, "bbox": [n * unit, 0, 30 * unit, 90 * unit]} for n in range(10)]
+    path = root / "refcoco+" / "instances.json"
+    path.write_text(json.dumps({"annotations": annotations}), encoding="utf-8")
+    write_refs(root, [FIRST | {"ref_id": n, "ann_id": n, "sentences": SENTENCES} for n in range(10)])
+    with refused(f"{path}: its boxes look like {look}, and only pixels are read"):
+        refer.read(root, "refcoco+", "unc", "testA")
+    annotations[0]["bbox"] = [200, 100, 90, 90]
+    path.write_text(json.dumps({"annotations": annotations}), encoding="utf-8")
+    assert len(refer.read(root, "refcoco+", "unc", "testA")) == 20
+
+
+def test_ids_and_splits_that_are_not_there_or_there_twice_are_named(root):
+    path, unsaid = root / "refcoco+" / "refs(unc).p", {name: REFS[1][name] for name in REFS[1] if name != "split"}
+    write_refs(root, [REFS[0], unsaid, REFS[0]])
+    regions = refer.read(root, "refcoco+", "unc", "testA")
+    assert [r.id for r in regions] == ["5-1", "5-2"] and regions.skipped == [
+        f"{path}, ref 1: has no split",
+        f"{path}, ref 2, sentence 0: its id 5-1 is that of another sentence",
+        f"{path}, ref 2, sentence 1: its id 5-2 is that of another sentence",
+    ]
+    write_refs(root, [unsaid])
+    with refused(f"{path}: no split 'testA'; it has none, and 1 refs do not say theirs as text"):
         refer.read(root, "refcoco+", "unc", "testA")
 
 
@@ -262,6 +301,10 @@ def test_damaged_pickle_is_named(root, data):
     ("ref", "annotation", "message"),
     [
         ({"ann_id": 99}, {}, "refs(unc).p, ref 0: instances.json has no annotation 99"),
+        ({"sentences": []}, {}, "refs(unc).p, ref 0: has no list of sentences"),
+        ({"sentences": "dog"}, {}, "refs(unc).p, ref 0: has no list of sentences"),
+        ({"split": ["testA", "testB"]}, {}, "refs(unc).p, ref 0: its split ['testA', 'testB'] is not text"),
+        ({"split": None}, {}, "refs(unc).p, ref 0: its split None is not text"),
         ({"sentences": [{"sent_id": 1}]}, {}, "refs(unc).p, ref 0, sentence 0: has no sent"),
         ({"sentences": [{"sent_id": 1, "sent": " "}]}, {}, "ref 0, sentence 0: the phrase ' ' has no words"),
         ({"file_name": "COCO_train2014_43_0.jpg"}, {}, "ref 0: the image 'COCO_train2014_43.jpg' is not in"),
@@ -316,8 +359,18 @@ def test_detections_of_each_shape(tmp_path, detections):
     ("detections", "message"),
     [
         (3, "dets.json: holds a int"),
-        ([{"box": [1, 2, 3, 4]}], "dets.json, detection 0: has no image_id"),
-        ({"42": [[1, 2, 3, 4], [1, 2, 3]]}, "dets.json, detection 1: "),
+        (
+            [{"box": [1, 2, 3, 4]}],
+            "detection 0: {'box': [1, 2, 3, 4]} is not an image_id and a box [x, y, width, height]",
+        ),
+        ([{"box": [1, 2, 3, 4], "image_id": None}], "detection 0: {'box': [1, 2, 3, 4], 'image_id': None} is not an "),
+        ({"42": [[1, 2, 3, 4], [1, 2, 3]]}, "dets.json, detection 1: {'image_id': '42', 'box': [1, 2, 3]} is not an "),
+        (
+            {"annotations": [{"image_id": 42, "bbox": [1, 2, 3, 4]}]},
+            "dets.json, detection 0: {'image_id': 'annotations'",
+        ),
+        ({"42": [[0.1, 0.2, 0.3, 0.4]]}, "dets.json: its boxes look like shares of the sides (0 to 1)"),
+        ({"dets": []}, "dets.json: holds no detection"),
         ({"42": [[1, 2, 0, 4]]}, "dets.json, detection 0: the box (1, 2, 1, 6) has no area"),
     ],
 )

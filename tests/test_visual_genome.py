@@ -89,6 +89,37 @@ def test_equal_phrases_of_an_image_are_one_region(root):
     assert len({r.id.rpartition("-")[0] for r in both}) == len(both) == 5  # rows of their own
 
 
+def test_one_name_or_attribute_need_not_be_a_list(root):
+    write(root, "attributes", [{"id": 1, "attributes": [ATTRIBUTED[0] | {"names": "cat", "attributes": "black"}]}])
+    assert [r.phrase for r in visual_genome.read(root, sources=("attributes",))] == ["black cat"]
+
+
+SHARES, PERCENT = "shares of the sides (0 to 1)", "percent of the sides (0 to 100)"
+
+
+@pytest.mark.parametrize(("unit", "look"), [(1 / 300, SHARES), (100 / 300, PERCENT), (1, None)])
+def test_boxes_that_are_no_pixels_are_refused_for_the_whole_file(root, unit, look):
+    """Twenty boxes in a picture of 300 x 300, of which one overruns it; as pixels, two end beyond 100."""
+    Image.new("RGB", (300, 300)).save(root / "VG_100K" / "1.jpg")
+    write(root, "image_data", [{"image_id": 1, "width": 300, "height": 300}])
+    corners = [(4 * n * unit, n * unit, (4 * n + 30) * unit, (n + 30) * unit) for n in range(19)]
+    corners.append((0, 0, 9 * unit, 700 * unit))
+    records = [{"image": "VG_100K/1.jpg", "caption": f"cat {n}", "bbox": [box]} for n, box in enumerate(corners)]
+    sides = ({"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1} for x1, y1, x2, y2 in corners)
+    described = [{"region_id": n, "phrase": f"cat {n}", **place} for n, place in enumerate(sides)]
+    write(root, "region_descriptions", [{"id": 1, "regions": described}])
+    write(root, "records", records)
+    for name, read in (
+        ("region_descriptions.json", lambda: visual_genome.read(root, ("regions",))),
+        ("records.json", lambda: visual_genome.read_records(root / "records.json", root)),
+    ):
+        if look:
+            with refused(f"{root / name}: its boxes look like {look}, and only pixels are read"):
+                read()
+        else:
+            assert len(read()) == 20 and not read().skipped
+
+
 def test_outer_names_of_the_versions_differ(root):
     """Version 1.0 calls every image `id`; newer region files may name the image outside only."""
     write(root, "attributes", [{"id": 1, "attributes": ATTRIBUTED}])

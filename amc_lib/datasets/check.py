@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from amc_lib.datasets import flickr30k, refer, visual_genome
 from amc_lib.datasets.image_files import ImageFolder
 from amc_lib.datasets.records import Regions, read_text
 from amc_lib.files import unexpected_content
+from amc_lib.model import ALBEF
+from amc_lib.official import load_official
+from amc_lib.presets import preset
 
 FAILED = ("missing", "broken")  # the verdicts that stop the study
 SENTENCES = 5  # about the records of one part, before a count of the others
@@ -54,15 +60,31 @@ def _files(folder: Path, ending: str) -> int:
 
 
 def _weights(root: Path) -> int:
-    """The size of ALBEF.pth in bytes. ValueError where it is something else than a file of torch's."""
+    """The size of ALBEF.pth in bytes. ValueError where it does not fit the model, of which shapes alone are made."""
     path = root / "checkpoints" / "ALBEF.pth"
+    size = path.stat().st_size
+    with torch.device("meta"):
+        model = ALBEF(preset("paper").model)
+    with warnings.catch_warnings(action="ignore"):  # that nothing is copied into such a model
+        load_official(path, model)
+    return size
+
+
+def _tokens(root: Path) -> int:
+    path = root / "bert-base-uncased" / "vocab.txt"
+    tokens = read_text(path).splitlines()
     if content := unexpected_content(path):
         raise ValueError(f"{path}: is {content}")
-    return path.stat().st_size
+    return len(tokens)
 
 
 def _detections(root: Path) -> int:
-    return len(refer.read_detections(root / "refer/refcoco+/dets.json"))
+    """The pictures of dets.json. ValueError where it is of other pictures than RefCOCO+'s, if those are known."""
+    asked = set()
+    for split in ("testA", "testB"):
+        with suppress(OSError, ValueError):
+            asked |= {region.image_id for region in _refer("refcoco+", split)(root)}
+    return len(refer.read_detections(root / "refer/refcoco+/dets.json", asked))
 
 
 PHOTOS = (  # below `photos_root()`: Flickr8k's pictures, with the annotations of Flickr30k Entities
@@ -92,7 +114,7 @@ PAPER = (  # below `data_root()`
     Part("RefCLEF", "sentences of testC", _refer("refclef", "testC"), None, "optional"),
     Part("RefCLEF", "sentences of Berkeley's test", _refer("refclef", "test", "berkeley"), None, "optional"),
     Part("ALBEF", "bytes of ALBEF.pth", _weights),
-    Part("BERT", "tokens", lambda root: len(read_text(root / "bert-base-uncased/vocab.txt").splitlines()), 30_522),
+    Part("BERT", "tokens", _tokens, 30_522),
 )
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
 from amc_lib.datasets.records import Regions, box_xyxy, read_text, region, scale, scaled, visible
+from amc_lib.files import content_or
 from amc_lib.regions import Box, Region
 
 SPLITS = ("train", "val", "test")
@@ -129,6 +130,8 @@ def chain_boxes(path: Path, regions: Regions) -> tuple[dict[str, tuple[Box, ...]
         annotation = ElementTree.fromstring(read_text(path))
     except ElementTree.ParseError as error:
         raise ValueError(f"{path}: is not XML: {error}") from error
+    if annotation.tag != "annotation":
+        raise ValueError(f"{path}: {content_or(path, f'its outermost element is {annotation.tag}, not annotation')}")
     size = annotation.find("size")
     if size is not None:
         size = float(size.findtext("width")), float(size.findtext("height"))
@@ -136,11 +139,12 @@ def chain_boxes(path: Path, regions: Regions) -> tuple[dict[str, tuple[Box, ...]
     for number, thing in enumerate(annotation.findall("object"), start=1):
         if (corners := thing.find("bndbox")) is None:
             continue  # `nobndbox` or `scene`: named, but without a place
-        chains = {name.text for name in thing.findall("name")} - {None, NOT_VISUAL}
-        box = None
+        chains, box = {(name.text or "").strip() for name in thing.findall("name")} or {""}, None
         with regions.record(f"{path}, object {number}"):
             edges = [float(corners.findtext(edge)) - 1 for edge in ("xmin", "ymin", "xmax", "ymax")]
             box = box_xyxy(*edges, size=size)
-        for chain in chains:
+            if "" in chains:
+                raise ValueError("the chain of its box, or one of several, is not named")
+        for chain in chains - {"", NOT_VISUAL}:
             boxes[chain].append(box)
     return {chain: tuple(its_boxes) for chain, its_boxes in boxes.items() if None not in its_boxes}, size

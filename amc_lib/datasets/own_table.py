@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from amc_lib.datasets.image_files import ENDINGS, ImageFile, open_image, reading, to_rgb
 from amc_lib.datasets.records import Regions, read_text, region
+from amc_lib.datasets.units import LOOKS, ROUNDED, other_unit
 from amc_lib.files import named_path
 from amc_lib.regions import Box
 from amc_lib.tokens import clean
@@ -46,8 +47,6 @@ UNCLEAR = {"x": "x1", "y": "y1", "w": "x2 (x + w)", "h": "y2 (y + h)"}  # x, y m
 UNCLEAR |= {"width": "x2 (x + width)", "height": "y2 (y + height)"}
 OFFICE = b"PK\3\4", b"\xd0\xcf\x11\xe0"  # how a workbook begins (xlsx and ods, xls)
 NUMBER = re.compile(r"-?\d+([.,]\d+)?")
-ROUNDED = 0.01  # by how much of the side a box may lie outside, where it was rounded or drawn by hand
-PERCENT_SIDE = 150  # pixels: boxes that all end below 100, most of them in longer pictures, look like percent
 
 
 class _Row(NamedTuple):
@@ -229,15 +228,10 @@ def _sizes(path: Path, rows: Mapping[int, _Row], root: Path) -> dict[str, tuple[
 def _unit_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]]) -> dict[int, str]:
     """All rows of a table that says no unit and whose boxes, taken together, do not look like pixels."""
     largest = max(max(row.box) for row in rows.values())
-    longer = sum(max(sizes[row.image]) > PERCENT_SIDE for row in rows.values())
-    if largest <= 1 + ROUNDED:
-        unit, look = "share", "shares of the sides (0 to 1)"
-    elif largest <= 100 * (1 + ROUNDED) and longer > len(rows) / 2:
-        unit, look = "percent", "percent of the sides (0 to 100)"
-    else:
+    if not (unit := other_unit(largest, (max(sizes[row.image]) for row in rows.values()))):
         return {}
     remedy = f"add a column unit that says {unit} in every row, or pixel if that is what they are"
-    faults = dict.fromkeys(rows, f"the boxes of the table look like {look}: {remedy}")
+    faults = dict.fromkeys(rows, f"the boxes of the table look like {LOOKS[unit]}: {remedy}")
     return {number: fault for number, fault in faults.items() if not rows[number].unit}
 
 

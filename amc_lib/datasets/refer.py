@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from amc_lib.datasets import refer_parquet
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
 from amc_lib.datasets.records import Regions, box_from_size, naming, read_json, region, scale, scaled
+from amc_lib.datasets.units import require_pixel_boxes, require_pixels
 from amc_lib.files import content_or
 from amc_lib.regions import Box
 
@@ -32,32 +34,35 @@ def read(root: str | Path, dataset: str, split_by: str, split: str) -> Regions:
 
     RefCLEF's UNC file has testA, testB and testC, and refs that count for two of them; Berkeley's has one `test`.
     Boxes are xyxy in pixels of the picture's file, scaled where instances.json states another size of the same shape.
-    A malformed ref or sentence, and one whose picture has another shape, is left out and named in `skipped`.
-    ValueError for a damaged file, and for a split that no ref names, with those that there are.
+    A malformed ref or sentence, and one whose picture has another shape, is left out and named in `skipped`; one that
+    does not say its split, in every split. ValueError for a damaged file, for one whose boxes evidently are no pixels,
+    and for a split that no ref names, with those that there are.
     """
     if dataset not in IMAGE_FOLDERS:
         raise ValueError(f"unknown refer data set {dataset!r}; known: {', '.join(IMAGE_FOLDERS)}")
-    root, regions = Path(root).expanduser(), Regions()
+    root, regions, ids = Path(root).expanduser(), Regions(), set()
     path = root / dataset / f"refs({split_by}).p"
     if _in_parquet(path):
         return refer_parquet.read(path.parent, split)
-    refs = read_refs(path)
-    splits = {name for ref in refs for name in _splits(ref)}
-    if split not in splits:
-        raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits)[:9])}")
+    refs = _refs_of(path, split, regions)
     annotations, pictures = _instances(root / dataset / "instances.json")
     images, stored_size = ImageFolder(root, (IMAGE_FOLDERS[dataset],)), cache(ImageFile.size)
-    for number, ref in enumerate(refs):
-        where = f"{path}, ref {number}"
-        if split in _splits(ref):
-            with regions.record(where):
-                picture = pictures.get(ref["image_id"], {})
-                image = images.find(picture.get("file_name") or _image_name(ref["file_name"]))
-                box = _box(ref, annotations, picture, stored_size(image))
-                for n, sentence in enumerate(ref["sentences"]):
-                    with regions.record(f"{where}, sentence {n}"):
-                        name = f"{ref['ref_id']}-{sentence['sent_id']}"
-                        regions.append(region(name, split, image, str(ref["image_id"]), sentence["sent"], [box]))
+    for where, ref in refs:
+        with regions.record(where):
+            picture = pictures.get(ref["image_id"], {})
+            image = images.find(picture.get("file_name") or _image_name(ref["file_name"]))
+            box = _box(ref, annotations, picture, stored_size(image))
+            if not ref["sentences"] or isinstance(ref["sentences"], str):
+                raise ValueError("has no list of sentences")
+            for n, sentence in enumerate(ref["sentences"]):
+                with regions.record(f"{where}, sentence {n}"):
+                    name = f"{ref['ref_id']}-{sentence['sent_id']}"
+                    if name in ids:
+                        raise ValueError(f"its id {name} is that of another sentence")
+                    regions.append(region(name, split, image, str(ref["image_id"]), sentence["sent"], [box]))
+                    ids.add(name)
+    with naming(f"{root / dataset / 'instances.json'}"):
+        require_pixels(regions)
     return regions
 
 
@@ -78,9 +83,25 @@ def _in_parquet(path: Path) -> bool:
     return not path.is_file() and bool(refer_parquet.files_of(path.parent))
 
 
+def _refs_of(path: Path, split: str, regions: Regions) -> list[tuple[str, Mapping[str, Any]]]:
+    """The refs of a split, each behind where it stands. ValueError where there are none."""
+    refs, splits = [], set()
+    for number, ref in enumerate(read_refs(path)):
+        with regions.record(where := f"{path}, ref {number}"):
+            names = _splits(ref)
+            splits.update(names)
+            if split in names:
+                refs.append((where, ref))
+    if not refs:
+        unsaid = f", and {len(regions.skipped)} refs do not say theirs as text" if regions.skipped else ""
+        raise ValueError(f"{path}: no split {split!r}; it has {', '.join(sorted(splits)[:9]) or 'none'}{unsaid}")
+    return refs
+
+
 def _splits(ref: Mapping[str, Any]) -> tuple[str, ...]:
-    """The splits that a ref belongs to."""
-    name = str(ref.get("split"))
+    """The splits that a ref belongs to. ValueError where it says none, or says it in another form than a text."""
+    if not isinstance(name := ref["split"], str):
+        raise ValueError(f"its split {name!r:.80} is not text")
     return COUNTS_AS.get(name, (name,))
 
 
@@ -136,11 +157,12 @@ def read_refs(path: Path) -> list[Mapping[str, Any]]:
     return refs
 
 
-def read_detections(path: str | Path) -> dict[str, tuple[Box, ...]]:
+def read_detections(path: str | Path, asked: Collection[str] = ()) -> dict[str, tuple[Box, ...]]:
     """A detector's boxes for each image id (MAttNet's dets.json), xyxy in pixels of the original picture.
 
     Each shape in circulation is read: image id -> boxes [x, y, width, height], or a list of records with `image_id`
-    and `box`, alone or as "dets". Raises ValueError with one sentence that names the record.
+    and `box`, alone or as "dets". Raises ValueError with one sentence that names the record, and for a file that has
+    none of the image ids that are asked about.
     """
     path, boxes = Path(path), {}
     detections = read_json(path, list | dict)
@@ -151,5 +173,15 @@ def read_detections(path: str | Path) -> dict[str, tuple[Box, ...]]:
             detections = [{"image_id": image_id, "box": box} for image_id in detections for box in detections[image_id]]
     for number, detection in enumerate(detections):
         with naming(f"{path}, detection {number}"):
-            boxes.setdefault(str(detection["image_id"]), []).append(box_from_size(*detection["box"]))
+            match detection:
+                case {"image_id": int() | str() as image_id, "box": [_, _, _, _] as box}:
+                    boxes.setdefault(str(image_id), []).append(box_from_size(*box))
+                case _:
+                    raise ValueError(f"{detection!r:.80} is not an image_id and a box [x, y, width, height]")
+    with naming(f"{path}"):
+        if not boxes:
+            raise ValueError("holds no detection")
+        if asked and not boxes.keys() & asked:
+            raise ValueError(f"its image ids are none of those that are asked about, such as {min(asked)}")
+        require_pixel_boxes([*chain.from_iterable(boxes.values())])
     return {image_id: tuple(its_boxes) for image_id, its_boxes in boxes.items()}

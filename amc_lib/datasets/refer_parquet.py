@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from amc_lib.datasets.image_files import ImageBytes
-from amc_lib.datasets.own_table import ROUNDED
 from amc_lib.datasets.records import Regions, box_from_size, naming, region, visible
+from amc_lib.datasets.units import require_pixels
 from amc_lib.files import content_or
 
 TEXTS = ("sentences", "sentence", "captions", "caption", "expressions", "expression", "phrases", "phrase", "answer")
@@ -45,7 +45,7 @@ def read(folder: Path, split: str) -> Regions:
     for file in files_of(folder):
         with naming(f"{file}"):
             rows = _rows(file, folder, lambda name: name in ("", _split(split)))
-            texts = _checked(rows)
+            texts, before = _checked(rows), len(regions)
             for number, row in rows:
                 with regions.record(f"{file}, row {number}"):
                     if not _split(row.get("split", split)):
@@ -60,6 +60,7 @@ def read(folder: Path, split: str) -> Regions:
                     for n, text in enumerate(_phrases(row[texts])):
                         with regions.record(f"{file}, row {number}, sentence {n}"):
                             regions.append(region(f"{ref}-{n}", split, image, image_id, text, [box]))
+            require_pixels(regions[before:])
     if not regions and not regions.skipped:
         reason = f"no parquet file has the split {split!r}, in a column split or in its name"
         raise ValueError(f"{folder}: {reason}") from FileNotFoundError(folder)
@@ -122,8 +123,8 @@ def _split(name: Any) -> str:
 def _checked(rows: Rows) -> str | None:
     """The column of texts; None without rows.
 
-    ValueError where a column is missing, where all boxes evidently are shares of the sides, and where they evidently
-    are corners: where more of them fit their pictures as x1, y1, x2, y2 alone than as x, y, width, height alone.
+    ValueError where a column is missing, and where boxes evidently are corners: where more of them fit their pictures
+    as x1, y1, x2, y2 alone than as x, y, width, height alone.
     """
     if not rows:
         return None
@@ -131,17 +132,13 @@ def _checked(rows: Rows) -> str | None:
     if texts is None or not {"image", "bbox"} <= rows[0][1].keys():
         raise ValueError(f"needs image, bbox and one of {', '.join(TEXTS)}; its columns are {', '.join(rows[0][1])}")
     corners = sizes = 0
-    ends = []  # of the boxes: the larger of x + width and y + height
     for _, row in rows:
         with suppress(ValueError):  # named when it is read
             x, y, w, h = _bbox(row["bbox"])
-            ends.append(max(x + w, y + h))
             height, width = ImageBytes("", _bytes(row["image"])).size()
             as_sizes = x + w <= width + 1 and y + h <= height + 1  # a pixel for rounding
             as_corners = x < w <= width + 1 and y < h <= height + 1
             corners, sizes = corners + (as_corners > as_sizes), sizes + (as_sizes > as_corners)
-    if ends and max(ends) <= 1 + ROUNDED:
-        raise ValueError("its boxes look like shares of the sides (0 to 1): a bbox is read in pixels")
     if corners > sizes:
         fit = "overrun their pictures as x, y, width, height and fit as x1, y1, x2, y2, which is not read"
         raise ValueError(f"{corners} of {len(rows)} boxes {fit}")

@@ -32,6 +32,7 @@ from amc_lib.datasets.records import (
     scaled,
     words_of,
 )
+from amc_lib.datasets.units import require_pixels
 from amc_lib.regions import Box, Region
 
 SPLIT = "train"
@@ -81,13 +82,14 @@ def read(
     Boxes are xyxy in pixels of the picture's file, scaled where image_data.json states another size of the same shape,
     and clipped to it, since many overrun. What is malformed, or of another shape, is left out
     and named in `skipped`: an image that is missing, a phrase without words, a box without area inside the picture.
-    ValueError for a damaged file.
+    ValueError for a damaged file, and for one whose boxes evidently are no pixels.
     """
     root, regions = Path(root).expanduser(), Regions()
     pictures = _pictures(root, held_out, regions)
     regions.held_out = len(pictures.keys() & set(held_out))
     for source in sources:
         name, regions_of = _SOURCES[source]
+        before = len(regions)
         for number, record in enumerate(read_json(root / name, list)):
             where = f"{root / name}, image {number}"
             with regions.record(where):
@@ -95,6 +97,8 @@ def read(
                     raise ValueError(f"image_data.json has no image {image_id}")
                 if picture := pictures[image_id]:
                     regions += regions_of(record[source], picture, where, regions)
+        with naming(f"{root / name}"):
+            require_pixels(regions[before:])
     return regions
 
 
@@ -138,14 +142,19 @@ def _attributed(things: Sequence[Any], picture: _Picture, where: str, regions: R
     boxes: dict[str, dict[Box, None]] = {}
     for number, thing in enumerate(things):
         with regions.record(f"{where}, object {number}"):
-            words = [words_of(attribute) for attribute in thing.get("attributes", ())]
-            phrases = [f"{word} {words_of(name)}" for word in words for name in thing["names"]]
+            words = [words_of(attribute) for attribute in _listed(thing.get("attributes", ()))]
+            phrases = [f"{word} {words_of(name)}" for word in words for name in _listed(thing["names"])]
             box = _clipped(thing, ("w", "h"), picture) if phrases else None
             for phrase in phrases:
                 boxes.setdefault(phrase, {})[box] = None
     for number, (phrase, its_boxes) in enumerate(boxes.items()):
         name = f"attributes:{picture.image_id}:{number}-0"
         yield region(name, SPLIT, picture.image, picture.image_id, phrase, [*its_boxes])
+
+
+def _listed(texts: Any) -> Any:
+    """One text as a list of it; anything else as it is."""
+    return [texts] if isinstance(texts, str) else texts
 
 
 _SOURCES = {"regions": ("region_descriptions.json", _described), "attributes": ("attributes.json", _attributed)}
@@ -155,7 +164,7 @@ def read_records(path: str | Path, image_root: str | Path) -> Regions:
     """The authors' annotation files: a JSON list of {image, caption (text or list), bbox [[x1, y1, x2, y2], ...]}.
 
     Boxes are pixels of the original picture. Every caption is one region with all boxes of its record; ids are
-    `FILE:RECORD-CAPTION`. A record with any fault is left out whole and named in `skipped`.
+    `FILE:RECORD-CAPTION`. A record with any fault is left out whole and named in `skipped`. ValueError as `read`.
     """
     path, image_root, regions = Path(path), Path(image_root), Regions()
     is_file = cache(os.path.isfile)  # a picture has many records
@@ -168,6 +177,8 @@ def read_records(path: str | Path, image_root: str | Path) -> Regions:
             image, boxes = ImageFile(image_root / name), [box_xyxy(*box) for box in record["bbox"]]
             regions += [
                 region(f"{path.stem}:{number}-{n}", SPLIT, image, name, caption, boxes)
-                for n, caption in enumerate(captions if isinstance(captions, list) else [captions])
+                for n, caption in enumerate(_listed(captions))
             ]
+    with naming(f"{path}"):
+        require_pixels(regions)
     return regions
