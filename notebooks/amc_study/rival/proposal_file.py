@@ -26,12 +26,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from amc_lib.datasets.units import LOOKS, ROUNDED, other_unit
 from amc_lib.files import ROOT, atomic_folder, content_or
 from amc_study.rival.proposals import RegionInputs
 
 CACHE = ROOT / "data" / "cache"
 ENDINGS = (".npz", ".parquet")
-ROUNDED = 0.01  # by how much of a side a box may lie outside of it
 IMAGES = "images.json"  # in the folder of an unpacked file: names of its pictures, hash and name of the file
 
 
@@ -144,8 +144,8 @@ def _misplaced(images: np.ndarray, sizes: np.ndarray, boxes: np.ndarray, feature
     inside, swapped = (_inside(boxes, corner) for corner in (sizes[:, ::-1], sizes))
     turned = (boxes[..., :2] > boxes[..., 2:]).any((1, 2))
     finite = np.array([np.isfinite(of_picture).all() for of_picture in features])  # one by one: they may be many
-    if 0 < boxes.max() <= 1 + ROUNDED:
-        return "boxes look like shares of the sides (0 to 1), and must be pixels of size"
+    if boxes.any() and (unit := other_unit(boxes.max(), sizes.max(1))):
+        return f"boxes look like {LOOKS[unit]}, and must be pixels of size"
     if turned.any():
         return f"boxes of {images[turned.argmax()]} must be x1, y1, x2, y2, but one has x2 below x1 or y2 below y1"
     if swapped.all() and not inside.all():
