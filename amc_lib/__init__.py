@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ALBEF": "amc_lib.model",
     "Grounder": "amc_lib.grounder",
-    "Grounding": "amc_lib.grounder",
+    "Grounding": "amc_lib.grounding",
     "amc_loss": "amc_lib.losses",
     "heatmap": "amc_lib.gradcam",
     "max_loss": "amc_lib.losses",

@@ -20,7 +20,8 @@ from amc_lib.datasets.image_files import ENDINGS, UnreadableImageError
 from amc_lib.presets import DEFAULT_CHECKPOINT
 
 if TYPE_CHECKING:
-    from amc_lib.grounder import Grounder, Grounding
+    from amc_lib.grounder import Grounder
+    from amc_lib.grounding import Grounding
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

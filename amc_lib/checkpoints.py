@@ -104,6 +104,8 @@ def load_checkpoint(source: str | Path, build: Callable[[ModelSettings], ALBEF] 
     An official file becomes a model of the paper tier's settings, and so does a BLIP, but for its sizes. Raises
     CheckpointError with one sentence if the source is missing, damaged, or does not fit its own settings.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(f"a checkpoint is a path or a name, got {source!r:.80}")
     if is_official(source):
         settings = preset("paper")
         model = ALBEF(settings.model)

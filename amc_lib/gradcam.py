@@ -28,8 +28,8 @@ def watch_attention(
     whatever happens inside. ValueError for a layer that does not look at the image.
     """
     first, end = text_encoder.fusion_from, len(text_encoder.layers)
-    if not first <= layer < end:
-        raise ValueError(f"layer {layer} has no cross-attention; fusion layers are {first}-{end - 1}")
+    if not isinstance(layer, int) or not first <= layer < end:
+        raise ValueError(f"layer {layer!r:.80} has no cross-attention; fusion layers are {first}-{end - 1}")
     return text_encoder.watch(layer, twice=twice, above=explanation == "layers")
 
 

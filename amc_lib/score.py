@@ -22,6 +22,7 @@ from amc_lib.evaluate import Pointing, point_at, point_hits
 from amc_lib.files import annotated_folder
 from amc_lib.grounder import heatmap_layer, model_input
 from amc_lib.regions import Region
+from amc_lib.tokens import says_nothing, unknown_words
 
 IMAGES_AT_ONCE = 8
 DRAWS = 2000  # of the bootstrap
@@ -112,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(str(error))
     about = {"layer": heatmap_layer(checkpoint), "skipped": len(regions.skipped)}
     about |= {"first_skipped": regions.skipped[:SHOWN], "without_picture": regions.without_picture}
+    phrases = (region.phrase for region in regions)
+    about["unknown"] = sum(says_nothing(phrase, unknown_words(checkpoint.tokenizer, phrase)) for phrase in phrases)
     found, types = summary(hits, regions), by_type(hits, regions)
     centre = summary(centre_hits(regions), regions)
     if given.json:
@@ -123,8 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(line("centre", centre))
     print(
         "{photographs} photographs; 95 % intervals over photographs; heatmap of layer {layer}; centre: the middle of "
-        "each picture; {skipped} records could not be read, {without_picture} ids have no picture".format(
-            **found, **about
-        )
+        "each picture; {skipped} records could not be read, {without_picture} ids have no picture; "
+        "of {unknown} phrases the checkpoint knows no word: they are scored like the others".format(**found, **about)
     )
     print(*regions.skipped[:SHOWN], sep="\n", end="\n" if regions.skipped else "")

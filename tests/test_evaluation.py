@@ -180,12 +180,14 @@ def test_command_scores_a_folder_of_flickr30k_entities(tmp_path, capsys):
     write_paper_data(tmp_path)
     root, grounder = tmp_path / "flickr30k", Grounder.load("amc-scenes")
     regions = flickr30k.read(root, "test")
-    points = np.array([grounder.ground(region.image.open(), region.phrase).point for region in regions])
+    answers = [grounder.ground(region.image.open(), region.phrase) for region in regions]
+    points = np.array([answer.point for answer in answers])
     main(["amc-scenes", str(root), "test", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["phrases"] == len(regions) > 3 and found["hits"] == point_hits(points, regions).sum() > 0
     assert found["accuracy"] == pytest.approx(100 * found["hits"] / found["phrases"])
     assert sum(of_type["hits"] for of_type in found["by_type"].values()) == found["hits"]
+    assert found["unknown"] == sum(answer.unknown for answer in answers) > 0
     low, high = found["interval"]
     assert 0 <= low < found["accuracy"] < high <= 100 and found["photographs"] == len({r.image_id for r in regions})
     main(["amc-scenes", str(root), "test"])

@@ -18,7 +18,7 @@ from traitlets.utils.bunch import Bunch
 
 from amc_lib import Grounder, gradcam
 from amc_lib.config import AmcSettings
-from amc_lib.grounder import Grounding
+from amc_lib.grounding import Grounding
 from amc_study.explain.explanation import box_terms, heading, outlined, overlay, token_strip
 from amc_study.explain.explore import SPLIT, Explorer, load_systems, quick_png
 from amc_study.rival.region_grounder import RegionGrounder
@@ -100,7 +100,7 @@ def test_outline_stands_where_the_box_is():
 
 
 def test_heading_says_whether_the_point_lies_inside_a_box(an_answer):
-    answer = replace(an_answer, point=(5, 5), score=0.5, image=Image.new("RGB", (40, 40)))
+    answer = replace(an_answer, point=(5, 5), score=0.5, picture=Image.new("RGB", (40, 40)))
     assert heading("AMC", answer, (0.1, 0.1, 0.9, 0.9)) == "<b>AMC</b> match 50 %, points inside the box"
     assert heading("AMC", answer, (0.125, 0.1, 0.9, 0.9)).endswith("points outside the box")  # on its edge: strictly
     assert heading("AMC", answer, None) == "<b>AMC</b> match 50 %"

@@ -24,12 +24,12 @@ from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.datasets.image_files import read_image
 from amc_lib.evaluate import ground_phrases, peak
-from amc_lib.grounder import Calibration, unknown_words
+from amc_lib.grounding import Calibration
 from amc_lib.model import minilm
 from amc_lib.model.trunk import pixels
 from amc_lib.overlay import heat_overlay
 from amc_lib.presets import preset
-from amc_lib.tokens import SPECIAL, Tokenizer, word_vocabulary
+from amc_lib.tokens import SPECIAL, Tokenizer, unknown_words, word_vocabulary
 
 WIDTH, HEIGHT = 60, 40
 PHRASES = ["w1 w2", "w3", "w4 w5 w6"]
@@ -126,6 +126,43 @@ def test_generators_and_series_are_lists_of_pictures_and_of_phrases(grounder, pi
     assert equal(*grounder.ground(iter([picture]), "w1"), grounder.ground(picture, "w1"))
 
 
+def test_answers_about_files_hold_no_picture_and_an_iterator_is_asked_as_it_is_read(grounder, picture, tmp_path):
+    paths = [tmp_path / f"{k}.png" for k in range(2)]
+    for path in paths:
+        picture.save(path)
+    waiting = iter(paths)
+    answers = grounder.ground(waiting, "w1")
+    first = next(answers)
+    assert next(waiting) == paths[1] and first.picture == paths[0] and first.size == picture.size
+    assert (np.asarray(first.image) == np.asarray(picture)).all()
+    assert (np.asarray(first.overlay()) == np.asarray(grounder.ground(picture, "w1").overlay())).all()
+    paths[0].unlink()
+    assert first.box() and first.heatmap.any()
+    with refused(f"{paths[0]}: no such image"):
+        first.overlay()
+
+
+def test_answer_does_not_depend_on_the_phrases_beside_it(grounder, picture):
+    alone, (beside, longer) = grounder.ground(picture, "w1"), grounder.ground(picture, ["w1", "w2 w3 w4 w5 w6"])
+    torch.testing.assert_close(beside.raw, alone.raw)
+    for answer in (alone, beside, longer):
+        torch.testing.assert_close(answer.token_maps.sum(0), answer.raw)
+    assert len({alone, beside, alone}) == 2 and alone != beside
+
+
+def test_what_is_no_checkpoint_no_layer_no_phrase_and_no_picture_is_said(folder, grounder, picture, tmp_path):
+    with refused("a checkpoint is a path or a name, got None"):
+        Grounder.load(None)
+    with refused("layer '3' has no cross-attention"):
+        Grounder.load(folder, layer="3").ground(picture, "w1")
+    for phrase in ("caf\udce9", "\ud800"):
+        with refused("holds bytes that are no text: write it in UTF-8"):
+            grounder.ground(picture, phrase)
+    (tmp_path / "a.txt").write_text("w1")
+    with open(tmp_path / "a.txt") as text, refused("a file open for bytes, got TextIOWrapper"):
+        grounder.ground(text, "w1")
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)])
 def test_the_answer_is_the_same_in_every_mode_of_torch(folder, grounder, picture, mode):
     expected = grounder.ground(picture, "w1 w2")
@@ -216,7 +253,7 @@ def answer_of(heatmap: np.ndarray) -> Grounding:
     """A grounding that has this heatmap, but for its scale; nothing else in it matters."""
     y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
     raw = torch.from_numpy(heatmap.astype(np.float32))
-    return Grounding("w1", (int(x), int(y)), 0.5, (), (), Image.new("RGB", heatmap.shape[::-1]), raw, None)
+    return Grounding("w1", (int(x), int(y)), 0.5, (), (), heatmap.shape[::-1], None, raw, None)
 
 
 def test_box_bounds_the_region_around_the_peak_and_no_other():
@@ -235,8 +272,8 @@ def test_box_bounds_the_region_around_the_peak_and_no_other():
 def test_box_of_a_flat_map_is_the_picture_and_a_threshold_outside_its_range_is_refused():
     answer = answer_of(np.zeros((6, 9), np.float32))
     assert answer.box() == (0, 0, 9, 6)
-    for threshold in (0, 1.1, float("nan")):
-        with refused(f"the threshold of a box must lie in (0, 1], got {threshold}"):
+    for threshold in (0, 1.1, float("nan"), [0.5]):
+        with refused(f"the threshold of a box must be a number in (0, 1], got {threshold}"):
             answer.box(threshold)
 
 
@@ -319,8 +356,8 @@ def test_a_picture_is_the_same_question_in_whatever_form_it_comes(grounder, pict
     picture.save(path := tmp_path / "picture.png")
     data = path.read_bytes()
     as_datasets_gives_them = {"bytes": data, "path": "elsewhere.png"}, {"bytes": None, "path": str(path)}
-    forms = picture, path, str(path), np.asarray(picture), path.open("rb"), data, *as_datasets_gives_them
-    first, *others = (grounder.ground(form, "w1 w2") for form in forms)
+    forms = picture, path, str(path), np.asarray(picture), path.open("rb"), data, bytearray(data), memoryview(data)
+    first, *others = (grounder.ground(form, "w1 w2") for form in (*forms, *as_datasets_gives_them))
     assert all(equal(first, other) for other in others)
 
 
@@ -354,8 +391,12 @@ def test_missing_or_broken_picture_is_named(grounder, tmp_path, data, sentence):
 @pytest.mark.parametrize(
     ("picture", "phrase", "sentence"),
     [
-        (7, "w1", "an image must be a PIL image, an array or a path, got int"),
-        (torch.zeros(3, 5, 5), "w1", "an image must be a PIL image, an array or a path, got Tensor"),
+        (7, "w1", "an image must be a PIL image, an array, a path or a file open for bytes, got int"),
+        (
+            torch.zeros(3, 5, 5),
+            "w1",
+            "an image must be a PIL image, an array, a path or a file open for bytes, got Tensor",
+        ),
         (b"GIF", "w1", "cannot be read as an image of BMP"),
         (Image.new("RGB", (0, 5)), "w1", "it has 0 x 5 pixels"),
         (Image.new("RGB", (5, 5)), "?!", "the phrase '?!' has no words"),

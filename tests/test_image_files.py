@@ -58,6 +58,12 @@ def test_kinds_look_as_they_should(
     assert np.abs(np.asarray(picture).astype(float) - np.asarray(expected)).mean() <= tolerance
 
 
+@pytest.mark.parametrize(("scale", "dtype"), [(1, np.int32), (257, np.int32), (257, np.uint16)])
+def test_grey_of_more_bits_keeps_its_brightness(scale, dtype):
+    grey = (GREY[..., 0].astype(int) * scale).astype(dtype)
+    assert np.abs(np.asarray(read_image(grey)).astype(float) - GREY).max() <= 1
+
+
 def test_rotated_picture_is_turned_for_a_person_and_not_for_the_boxes_of_a_data_set(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6

@@ -63,7 +63,7 @@ def open_image(source: Any) -> Image.Image:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """The first frame as RGB; 16 bits of grey are scaled, which Pillow would cut off.
+    """The first frame as RGB; 16 bits of grey are scaled, which Pillow would cut off; 32 too, if 8 do not hold them.
 
     ValueError for floats, for a picture without pixels, and for one of more than MOST_PIXELS.
     """
@@ -72,7 +72,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         raise ValueError("its values are floats, whose range is not known")
     if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+        values = np.asarray(picture)
+        whole = 255 if picture.mode == "I" and values.max() <= 255 else 65_535
+        picture = Image.fromarray((values * (255 / whole)).clip(0, 255).astype(np.uint8))
     return picture.convert("RGB")
 
 
@@ -81,8 +83,10 @@ def read_image(image: Picture) -> Image.Image:
 
     ValueError with one sentence if it is missing or damaged.
     """
-    if not isinstance(image, Image.Image | np.ndarray | str | Path) and not hasattr(image, "read"):
-        raise ValueError(f"an image must be a PIL image, an array or a path, got {type(image).__name__}")
+    known = isinstance(image, Image.Image | np.ndarray | str | Path)
+    if isinstance(image, io.TextIOBase) or not (known or hasattr(image, "read")):
+        kinds = "a PIL image, an array, a path or a file open for bytes"
+        raise ValueError(f"an image must be {kinds}, got {type(image).__name__}")
     if isinstance(image, str | Path):
         image = named_path(image)
     named = image if isinstance(image, Path) else f"the {type(image).__name__}"

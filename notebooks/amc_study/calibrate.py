@@ -20,7 +20,7 @@ from torchvision.ops import box_iou
 from amc_lib.checkpoints import DESCRIPTION, find
 from amc_lib.evaluate import Pointing
 from amc_lib.files import write_json
-from amc_lib.grounder import Calibration, box_around
+from amc_lib.grounding import Calibration, box_around
 from amc_study.answers import ask
 from amc_study.comparison import layer_accuracies
 from amc_study.explain.heatmap_quality import THRESHOLDS, picture_maps

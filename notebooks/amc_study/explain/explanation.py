@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from amc_lib import gradcam
 from amc_lib.config import AmcSettings
 from amc_lib.data import box_mask
-from amc_lib.grounder import Grounding
+from amc_lib.grounding import Grounding
 from amc_lib.losses import amc_loss, max_loss, mean_loss
 from amc_lib.overlay import heat_overlay
 from amc_lib.regions import Box
