@@ -218,7 +218,7 @@ def test_pictures_and_classes_that_are_not_there_are_named(folder):
     _, skipped, _ = convert(source, picture_folder(source))
     assert [sentence.partition(", ")[2] for sentence in skipped] == [
         f"line 1: there is no picture a below {folder / 'images'}",
-        "line 1: has no 9",
+        "line 1: refers to 9, which is not there",
         "line 3: the 3 numbers after its class are neither a box nor a polygon",
     ]
     with refused("there is no picture a below " + str(folder / "labels") + " (and the other 3 cannot be used either)"):

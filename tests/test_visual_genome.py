@@ -155,7 +155,7 @@ def test_what_a_set_does_not_say_is_named_and_the_rest_held_out(tmp_path):
         ("region_descriptions", {"phrase": "?!"}, "image 0, region 0: the phrase '?!' has no words"),
         ("region_descriptions", {"width": 0}, "image 0, region 0: the box (1, 2, 1, 10) has no area"),
         ("region_descriptions", {"x": 50}, "region 0: the box (50, 2, 59, 10) lies outside the image of 50 x 40"),
-        ("region_descriptions", {"x": "a"}, "image 0, region 0: could not convert string to float"),
+        ("region_descriptions", {"x": "a"}, "image 0, region 0: 'a' is no number"),
         ("attributes", {"attributes": ["black", ""]}, "image 0, object 0: the phrase '' has no words"),
     ],
 )
