@@ -196,9 +196,13 @@ def test_parquet_boxes_that_are_corners_are_refused(root):
         refer.read(root, "refcoco+", "unc", "testA")
 
 
-def test_parquet_boxes_that_are_shares_are_refused(root):
-    write_parquet(root, [parquet_row(bbox=box) for box in ([0.1, 0.2, 0.9, 0.7], [0, 0, 0.5, 0.25])])
-    with refused("its boxes look like shares of the sides (0 to 1): a bbox is read in pixels"):
+@pytest.mark.parametrize(
+    ("factor", "look"), [(1, "shares of the sides (0 to 1)"), (100, "percent of the sides (0 to 1")]
+)
+def test_parquet_boxes_that_are_not_in_pixels_are_refused(root, factor, look):
+    boxes = ([0.1, 0.2, 0.9, 0.7], [0, 0, 0.5, 0.25], [0.5, 0.5, 0.25, 0.25])
+    write_parquet(root, [parquet_row(bbox=[factor * edge for edge in box]) for box in boxes])
+    with refused(f"its boxes look like {look}"):
         refer.read(root, "refcoco+", "unc", "testA")
 
 

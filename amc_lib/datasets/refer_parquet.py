@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from amc_lib.datasets.image_files import ImageBytes
-from amc_lib.datasets.own_table import ROUNDED
 from amc_lib.datasets.records import Regions, box_from_size, naming, region, visible
+from amc_lib.datasets.units import LOOKS, evident_unit
 from amc_lib.files import content_or
 
 TEXTS = ("sentences", "sentence", "captions", "caption", "expressions", "expression", "phrases", "phrase", "answer")
@@ -122,7 +122,7 @@ def _split(name: Any) -> str:
 def _checked(rows: Rows) -> str | None:
     """The column of texts; None without rows.
 
-    ValueError where a column is missing, where all boxes evidently are shares of the sides, and where they evidently
+    ValueError where a column is missing, where the boxes evidently are not in pixels, and where they evidently
     are corners: where more of them fit their pictures as x1, y1, x2, y2 alone than as x, y, width, height alone.
     """
     if not rows:
@@ -131,20 +131,20 @@ def _checked(rows: Rows) -> str | None:
     if texts is None or not {"image", "bbox"} <= rows[0][1].keys():
         raise ValueError(f"needs image, bbox and one of {', '.join(TEXTS)}; its columns are {', '.join(rows[0][1])}")
     corners = sizes = 0
-    ends = []  # of the boxes: the larger of x + width and y + height
+    boxes = []
     for _, row in rows:
         with suppress(ValueError):  # named when it is read
             x, y, w, h = _bbox(row["bbox"])
-            ends.append(max(x + w, y + h))
             height, width = ImageBytes("", _bytes(row["image"])).size()
+            boxes.append(((x, y, x + w, y + h), (width, height)))
             as_sizes = x + w <= width + 1 and y + h <= height + 1  # a pixel for rounding
             as_corners = x < w <= width + 1 and y < h <= height + 1
             corners, sizes = corners + (as_corners > as_sizes), sizes + (as_sizes > as_corners)
-    if ends and max(ends) <= 1 + ROUNDED:
-        raise ValueError("its boxes look like shares of the sides (0 to 1): a bbox is read in pixels")
     if corners > sizes:
         fit = "overrun their pictures as x, y, width, height and fit as x1, y1, x2, y2, which is not read"
         raise ValueError(f"{corners} of {len(rows)} boxes {fit}")
+    if unit := evident_unit(boxes):
+        raise ValueError(f"its boxes look like {LOOKS[unit]}: a bbox is read in pixels")
     return texts
 
 

@@ -1,0 +1,65 @@
+"""Units of boxes: those that a column may say, and how boxes of which nothing is said betray another than pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from amc_lib.regions import Box
+
+UNITS = {"pixel": None, "percent": 100, "share": 1, "permille": 1000}  # how many are a side of the picture
+LOOKS = {
+    "percent": "percent of the sides (0 to 100)",
+    "share": "shares of the sides (0 to 1)",
+    "permille": "thousandths of the sides (0 to 1000)",
+}
+ROUNDED = 0.01  # by how much of the side a box may lie outside, where it was rounded or drawn by hand
+ENDS = 0.9, 1.05  # units of the side, between which the last edge of a table lies, with a few boxes drawn without care
+FEW = 0.05  # of the boxes
+LONGER = 1.5  # times as many pixels as a side has units: boxes that end below that number seem to be in units
+UNLIKELY = 0.005
+OUTSIDE = 0.1  # of the boxes outside of their pictures, from which on they can hardly be in pixels
+Sized = Collection[tuple[Box, tuple[int, int]]]  # boxes, each with the (width, height) of its picture
+
+
+def unit_of(cell: str) -> str:
+    """The unit that a cell says, also in the plural. ValueError for another one."""
+    unit = cell.lower().removesuffix("s")
+    if unit not in UNITS:
+        raise ValueError(f"the unit {cell!r} is none of {', '.join(UNITS)}")
+    return unit
+
+
+def likely_unit(boxes: Sized) -> str:
+    """The unit that boxes, taken together, more likely are in than in pixels; else ""."""
+    end = max((max(box) for box, _ in boxes), default=math.inf)
+    longer = sum(max(size) > LONGER * UNITS["percent"] for _, size in boxes)
+    in_corners = end <= UNITS["percent"] * (1 + ROUNDED) and longer > len(boxes) / 2
+    return evident_unit(boxes) or ("percent" if in_corners else "")
+
+
+def evident_unit(boxes: Sized) -> str:
+    """The unit that boxes, taken together, evidently are in, not in pixels; else "".
+
+    They must end where the picture does, in that unit, and be impossible as pixels (many outside of their picture) or
+    unlikely: pixels that may end anywhere in much larger pictures would by chance all end so early.
+    """
+    end = max((max(box) for box, _ in boxes), default=math.inf)
+    if end <= 1 + ROUNDED:
+        return "share"
+    outside = sum(max(box[2] / size[0], box[3] / size[1]) > 1 + ROUNDED for box, size in boxes)
+    for unit in ("percent", "permille"):
+        whole = UNITS[unit]
+        beyond = sum(max(box) > whole * (1 + ROUNDED) for box, _ in boxes)
+        ends_there = ENDS[0] < end / whole <= ENDS[1] and beyond <= max(1, FEW * len(boxes))
+        chance = math.prod(whole / side for _, size in {*boxes} for side in size if side > LONGER * whole)
+        if ends_there and (chance < UNLIKELY or outside > OUTSIDE * len(boxes)):
+            return unit
+    return ""
+
+
+def doubt(unit: str) -> str:
+    """What is said of boxes that are read in pixels and look like another unit."""
+    return (
+        f"look like {LOOKS[unit]}: add a column unit that says {unit} in every row, or pixel if that is what they are"
+    )
