@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import zipfile
@@ -48,7 +49,8 @@ def annotated_folder(root: str | Path) -> Path:
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file to write to, which becomes `path` when the block ends without an error.
 
-    Missing folders are made. If the block raises, an older file at `path` stays as it was and nothing new remains.
+    Missing folders are made. If the block raises, an older file at `path` stays as it was and nothing new remains; an
+    OSError names `path`, not the neighbour.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +61,10 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if f"{error.filename}" == f"{temporary}":
+            raise OSError(error.errno, error.strerror, f"{path}") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -113,6 +119,10 @@ BEGINNINGS = {  # of files, in lower case -> what they are
     (b"%pdf",): "a PDF document",
     (b"\x1f\x8b", b"bzh", b"\xfd7zxz", b"7z\xbc\xaf", b"rar!"): "a compressed archive: unpack it",
 }
+OFFICE = re.compile(
+    rb"\xd0\xcf\x11\xe0|PK\x03\x04.{26}(\[Content_Types\]|_rels/|docProps/|xl/|mimetypeapplication/vnd\.oasis)",
+    re.DOTALL,
+)  # how a workbook begins: xls, or xlsx and ods by the first file in their archive
 BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC picture"
 )  # of ISO media files
@@ -124,6 +134,8 @@ def what_it_is(head: bytes) -> str | None:
         return "an empty file" if not head else "a file of zeros: an interrupted download or copy"
     if head[4:8] == b"ftyp":
         return BRANDS.get(head[8:12].lower(), "a video")
+    if OFFICE.match(head):
+        return "a workbook of a spreadsheet program: save the sheet as CSV"
     if head[257:262] == b"ustar":
         return "a compressed archive: unpack it"
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()

@@ -134,11 +134,26 @@ def corners(folder: Path) -> Path:
 
 
 def sizes(folder: Path) -> Path:
-    return write(folder / "sizes.csv", "Image; Label; x; y; w; h\na.png;red cat;4;3;16;15\nb.png;dog;0;0;40;30\n")
+    return write(folder / "sizes.csv", "Image; Label; x; y; w; h\na.png;red cat;4;3,0;16;15\nb.png;dog;0;0;40;30\n")
+
+
+def make_sense(folder: Path) -> Path:
+    head = "label_name,bbox_x,bbox_y,bbox_width,bbox_height,image_name,image_width,image_height\n"
+    rows = "red cat,8,6,32,30,a.png,80,60\ndog,0,0,40,30,b.png,40,30\n"
+    return write(folder / "make_sense.csv", head + rows)
+
+
+def percent(folder: Path) -> Path:
+    head = "filename\tclass\tx_center\ty_center\twidth\theight\tunit\n"
+    rows = "a.png\tred cat\t30\t35\t40\t50\tpercent\nb.png\tdog\t50\t50\t100\t100\tpercent\n"
+    path = write(folder / "percent.tsv", "")
+    path.write_bytes((head + rows).encode("utf-16"))
+    return path
 
 
 FORMATS = pytest.mark.parametrize(
-    "made", [coco, voc, yolo, label_studio, label_studio_min, via, via_csv, via_3, corners, sizes]
+    "made",
+    [coco, voc, yolo, label_studio, label_studio_min, via, via_csv, via_3, corners, sizes, make_sense, percent],
 )
 
 
@@ -169,7 +184,7 @@ def test_what_macos_leaves_is_no_annotation(tmp_path):
         convert(tmp_path / "voc", tmp_path)
 
 
-@pytest.mark.parametrize("made", [coco, voc, label_studio])
+@pytest.mark.parametrize("made", [coco, voc, label_studio, corners])
 def test_boxes_are_brought_to_the_size_of_the_picture(folder, made):
     """The annotations state another size than the files have."""
     source = made(folder)
@@ -182,6 +197,66 @@ def test_boxes_are_brought_to_the_size_of_the_picture(folder, made):
     pictures["a.png"].resize((40, 90)).save(picture_folder(source) / "a.png")
     table, skipped, _ = convert(source, picture_folder(source))
     assert len(table) == 1 and "the image has another shape than its annotation" in skipped[0]
+
+
+def test_open_images_are_read_as_shares_which_is_said(folder, capsys):
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\n"
+    source = write(folder / "x.csv", f"{head}a,xclick,red cat,1,0.1,0.5,0.1,0.6\nb,xclick,dog,1,0,1,0,1\n")
+    assert [*convert(source, folder)[0].itertuples(index=False, name=None)] == EXPECTED
+    assert capsys.readouterr().out == f"{source}: its boxes are read as shares of the sides (0 to 1)\n"
+    source = write(folder / "x.csv", "filename,class,xmin,ymin,xmax,ymax,width,height\na.png,cat,0,0,1,1,30,40\n")
+    with refused("row 2: the image has another shape than its annotation"):
+        convert(source, folder)
+
+
+def test_thousandths_are_refused_before_any_of_them_is_taken_for_pixels(folder):
+    head = "filename,class,xmin,ymin,xmax,ymax"
+    rows = ("a.png,cat,10,10,39,29", "b.png,dog,200,100,990,700")
+    with refused(
+        "x.csv: its boxes look like thousandths of the sides (0 to 1000): add a column unit that says permille"
+    ):
+        convert(write(folder / "x.csv", "\n".join((head, *rows))), folder)
+    source = write(folder / "x.csv", "\n".join((f"{head},unit", *(f"{row},permille" for row in rows))))
+    assert [*convert(source, folder)[0].iloc[1, 2:]] == [8, 3, 39.6, 21]
+
+
+def test_small_boxes_whose_unit_is_known_stay_pixels(folder):
+    """They look like percent, and the table that is written is not refused for that."""
+    Image.new("RGB", (400, 300)).save(folder / "a.png")
+    rows = "filename,class,xmin,ymin,xmax,ymax,unit\na.png,cat,1,2,30,40,pixel\n"
+    table, *_ = convert(write(folder / "x.csv", rows), folder)
+    assert [*table["unit"]] == ["pixel"]
+    assert main(["import", str(folder / "x.csv"), str(folder / "own.csv")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"result": None}, "task 1, b.png: its results are null, not a list"),
+        ({"result": {"a": 1}}, "task 1, b.png: its results are dict, not a list"),
+        ({"result": [{"id": "z", "value": {}}]}, "task 1, b.png, result 0: has no type"),
+        ({"result": ["x"]}, "task 1, b.png, result 0: is of another form than expected: "),
+        ({"regions": None}, "b.png: its regions are null, not a list"),
+        ({"regions": 3}, "b.png: its regions are int, not a list"),
+        ({"annotations": None}, "coco.json: its annotations are null, not a list"),
+    ],
+    ids=str,
+)
+def test_annotations_that_are_no_list_are_left_out_and_counted(folder, change, sentence):
+    if "result" in change:
+        content = json.loads((source := label_studio(folder)).read_text(encoding="utf-8"))
+        content[1]["annotations"] = [change]
+    elif "regions" in change:
+        source, content = folder / "via.json", via_files()
+        content["b.png456"] |= change
+    else:
+        content = json.loads((source := coco(folder)).read_text(encoding="utf-8")) | change
+    if "annotations" in change:
+        with refused(sentence):
+            convert(write(source, content), folder)
+    else:
+        table, (skipped,), _ = convert(write(source, content), folder)
+        assert len(table) == 1 and sentence in skipped
 
 
 def test_column_of_splits_is_kept(folder, capsys):
@@ -218,13 +293,19 @@ def test_pictures_and_classes_that_are_not_there_are_named(folder):
     _, skipped, _ = convert(source, picture_folder(source))
     assert [sentence.partition(", ")[2] for sentence in skipped] == [
         f"line 1: there is no picture a below {folder / 'images'}",
-        "line 1: has no 9",
+        "line 1: its class 9 is none of the 2 that have a name",
         "line 3: the 3 numbers after its class are neither a box nor a polygon",
     ]
     with refused("there is no picture a below " + str(folder / "labels") + " (and the other 3 cannot be used either)"):
         convert(source, folder / "labels")
     with refused(f"{folder / 'none'}: no such folder of pictures"):
         convert(source, folder / "none")
+    write(folder / "labels" / "b.txt", "0.0 0.5 0.5 1 1\n")
+    assert [*convert(source, picture_folder(source))[0]["phrase"]] == ["dog"]
+    for names in ("cat", "3", ""):
+        write(folder / "data.yaml", f"names: {names}\n")
+        with refused("data.yaml: its names must be a list of the classes' names, and are "):
+            convert(source, folder)
     (folder / "data.yaml").unlink()
     with refused(f"{folder}: has neither data.yaml nor classes.txt"):
         convert(source, folder)
@@ -326,7 +407,8 @@ def test_command_does_not_write_over_its_source_or_a_folder(folder, capsys):
     before = source.read_bytes()
     assert main(["import", str(source), str(source)]) == 1 and source.read_bytes() == before
     assert "is the source, which stays as it is: name another table" in capsys.readouterr().out
-    assert main(["import", str(source), str(folder)]) == 1 and str(folder) in capsys.readouterr().out
+    assert main(["import", str(source), str(folder)]) == 1
+    assert capsys.readouterr().out == f"[Errno 21] Is a directory: '{folder}'\n"
 
 
 @pytest.mark.parametrize(
@@ -410,7 +492,7 @@ def test_pictures_of_one_name_in_two_folders_are_not_confused(tmp_path):
         ("x.csv", "picture,left,top\n", "its first row must name a column for the picture, one for the label"),
         ("x.txt", "", "is none of COCO, VIA, Label Studio"),
         ("x.json", "{", "is not JSON, or not all of it"),
-        ("x.json", [{"image": "a.png", "label": []}], "is of none of Label Studio's exports JSON and JSON_MIN"),
+        ("x.json", [{"image": "a.png", "label": []}], "x.json, task 0: is of no known annotation tool (Label"),
         (
             "x.json",
             [{"annotator": 1, "image": "a.png", "b": [{"points": []}]}],
@@ -418,7 +500,7 @@ def test_pictures_of_one_name_in_two_folders_are_not_confused(tmp_path):
         ),
         ("x.json", {"metadata": {"1_a": {"xy": [7, 1, 2, 3, 4]}}, "view": {}}, "1_a: its shape is VIA's number 7, not"),
         ("x.csv", "# CSV_HEADER = metadata_id,temporal_coordinates,spatial_coordinates\n", "is the CSV of VIA 3"),
-        ("x.csv", "image,phrase,x1,y1,x2,y2\na.png,a cat,a dog,1,2,3,4\n", "a row has more cells than the header"),
+        ("x.csv", "image,phrase,x1,y1,x2,y2\na.png,a cat,a dog,1,2,3,4\n", "row 2: has more cells than the header"),
     ],
 )
 def test_source_of_no_known_kind_is_refused_with_one_sentence(tmp_path, name, content, sentence):

@@ -87,7 +87,7 @@ def test_other_name_of_the_image_folder_and_a_byte_order_mark(root):
         ("Sentences/7.txt", "[/EN#1/people Two men stand .", "Sentences/7.txt: has no marked phrase, or one that is"),
         ("Sentences/7.txt", "[/EN#1/people ...]", "Sentences/7.txt, phrase 0: the phrase '...' has no words"),
         ("Annotations/7.xml", "<annotation>", "Annotations/7.xml: is not XML"),
-        ("Annotations/7.xml", ANNOTATIONS.replace("<xmin>21", "<xmin>x"), "7.xml, object 2: could not convert string"),
+        ("Annotations/7.xml", ANNOTATIONS.replace("<xmin>21", "<xmin>x"), "7.xml, object 2: 'x' is no number"),
         ("Annotations/7.xml", ANNOTATIONS.replace("<xmax>11", "<xmax>1"), "object 1: the box (0, 1, 0, 21) has no"),
         (
             "Annotations/7.xml",

@@ -120,8 +120,8 @@ def test_array_of_another_form_is_named(array):
         read_image(array)
 
 
-def test_folder_does_not_count_what_macos_leaves(tmp_path):
-    for name in ("1.jpg", "._1.jpg", ".DS_Store", "__MACOSX/2.jpg"):
+def test_folder_does_not_count_what_systems_and_browsers_leave(tmp_path):
+    for name in ("1.jpg", "._1.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "2.jpg.part", "__MACOSX/2.jpg"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes(b"")
     folder = ImageFolder(tmp_path, ["images"])

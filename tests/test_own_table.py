@@ -77,8 +77,13 @@ def test_rows_of_one_image_and_phrase_are_the_boxes_of_one_region(folder):
         b"Image ID,category_name,Left,top,RIGHT,bottom\n.\\a.png,cat,1,2,10,20\n",
         b"img,label,bbox_x1,bbox_y1,bbox_x2,bbox_y2\nsub/../a.png,cat,1,2,10,20\n",
         b"filename,class,x_min,ymin,xmax,y_max,unit\na.png,cat,1,2,10,20,pixels\n",
+        b"sep=;\r\nimage;phrase;x1;y1;x2;y2\r\na.png;cat;1,0;2;10;20\r\n",
+        b'\n ,,,\nimage,phrase,x1,y1,x2,y2,\na.png, "cat",1,2,10,20,\n',
     ],
-    ids=["order, capitals, blank rows, byte order mark", "semicolons", "UTF-16", "sizes", "sides", "bbox", "corners"],
+    ids=[
+        *("order, capitals, blank rows, byte order mark", "semicolons", "UTF-16", "sizes", "sides", "bbox", "corners"),
+        *("sep=", "blank first rows and last column"),
+    ],
 )
 def test_forms_that_do_not_matter(folder, content):
     assert read(table(folder, content)) == read(table(folder, HEADER + "a.png,cat,1,2,10,20\n"))
@@ -113,11 +118,11 @@ def test_table_of_windows_is_read_and_that_is_said(folder, capsys):
     assert region.phrase == "café" and "is read as Windows' cp1252" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("beginning", [b"PK\3\4", b"\xd0\xcf\x11\xe0"])
-def test_workbook_is_named(folder, beginning):
+@pytest.mark.parametrize("name", ["xl/sheet.xml", "[Content_Types].xml", None])
+def test_workbook_is_named(folder, name):
     with (folder / "book.xlsx").open("wb") as file, zipfile.ZipFile(file, "w") as book:
-        book.writestr("xl/sheet.xml", bytes(range(256)))
-    content = beginning + (folder / "book.xlsx").read_bytes()[4:]
+        book.writestr(name or "x", bytes(range(256)))
+    content = (folder / "book.xlsx").read_bytes() if name else b"\xd0\xcf\x11\xe0" + bytes(range(256))
     refused(folder, content, "is a workbook of a spreadsheet program: save the sheet as CSV")
 
 
@@ -197,6 +202,12 @@ def test_boxes_that_are_not_in_pixels_are_recognised(folder):
     refused(folder, HEADER + percent.replace("90", "100.1"), "look like percent of the sides")
     mixed = "a.png,cat,1,2,10,20\nlarge.png,dog,0.1,0.2,0.5,0.9\n"
     refused(folder, HEADER + mixed, "row 3: the box is smaller than a pixel: is it given as shares of the sides?")
+    overrun = "large.png,dog,5,5,60,103\nlarge.png,cow,5,5,60,40\n"
+    refused(folder, HEADER + percent + overrun, "row 2: the boxes of the table look like percent of the sides")
+    thousandths = "large.png,cat,100,100,950,500\na.png,dog,200,200,600,400\n"
+    refused(
+        folder, HEADER + thousandths, "look like thousandths of the sides (0 to 1000): add a column unit that says p"
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +217,13 @@ def test_boxes_that_are_not_in_pixels_are_recognised(folder):
         ("Percent", (10, 20, 50, 100.5), (40, 60, 200, 300)),
         ("shares", (0.1, 0.2, 0.5, 1), (40, 60, 200, 300)),
         ("share", (0.1, 0.2, 0.5, 1.1), "row 2: the box lies outside the image of 400 x 300, or partly"),
-        ("inch", (1, 2, 3, 4), "row 2: the unit 'inch' is none of pixel, percent, share"),
+        ("inch", (1, 2, 3, 4), "row 2: the unit 'inch' is none of pixel, percent, share, permille"),
+        ("permille", (100, 200, 500, 1000), (40, 60, 200, 300)),
+        (
+            "percent",
+            (0.1, 0.2, 0.5, 1),
+            "row 2: the column unit says percent, and the boxes look like shares of the sides (0 to 1): let it",
+        ),
     ],
 )
 def test_column_unit_decides_what_boxes_are_in(folder, unit, box, pixels):
@@ -220,10 +237,19 @@ def test_column_unit_decides_what_boxes_are_in(folder, unit, box, pixels):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not a CSV table"),
+        (b"", "is an empty file"),
+        (b" \n,,\n", "holds no row"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
+        (b"%PDF-1.4", "is a PDF document"),
+        (b' [{"image": "a.png"}]', "is JSON, not CSV: a name that ends in .json"),
+        ("image,Phrase,phrase,phrase,x1,y1,x2,y2\n", ".csv, row 1: has two columns phrase"),
         (HEADER, "holds no row below its header"),
         ("image,phrase,x1,y1,x2,y2,spilt\n", "they are image, phrase, x1, y1, x2, y2, spilt"),
-        ("a.png,cat,1,2,10,20\n", "has no header: put the line image,phrase,x1,y1,x2,y2 above the first row"),
+        (
+            "a.png,cat,1,2,10,20\n",
+            ".csv, row 1: has no header: put the line image,phrase,x1,y1,x2,y2 above the first row",
+        ),
         ("train;1;2,5;10;20;cat;a.png\n", "put the line split;x1;y1;x2;y2;phrase;image above the first row"),
         ("a.png,cat,1,2,10,20,0.9\n", "put the line image,phrase,x1,y1,x2,y2 above the first row"),
         (
@@ -233,8 +259,9 @@ def test_column_unit_decides_what_boxes_are_in(folder, unit, box, pixels):
         ("file,image,label,x1,y1,x2,y2\n", "they are file, image, label, x1, y1, x2, y2, or let"),
         ("image,phrase,x,y,w,h\n", "; change x to x1, y to y1, w to x2 (x + w), h to y2 (y + h)"),
         (f"{HEADER}a.png,cat,1,2,10\n", "row 2: y2 is '', which is not a number"),
-        (f"{HEADER}a.png,a cat, a dog,1,2,10,20\n", "a row has more cells than the header has names"),
-        (f'{HEADER}a.png,"cat,1,2,10,20\n', "is not a CSV table"),
+        (f"{HEADER}a.png,a cat, a dog,1,2,10,20\n", ".csv, row 2: has more cells than the header has names"),
+        (f'{HEADER}a.png,"cat,1,2,10,20\n', ".csv, row 2: has a quotation mark that is not closed"),
+        (f"\n{HEADER}\na.png,cat,1,2,x,20\n", ".csv, row 4: x2 is 'x'"),
         (b"\xff\x00a.png\n", "cannot be read as UTF-8 text"),
     ],
     ids=lambda value: str(value)[:40],

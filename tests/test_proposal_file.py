@@ -117,7 +117,10 @@ def test_parquet_of_another_form_is_named(tmp_path, changes, message):
         ({"boxes": BOXES * np.nan}, "boxes of folder/one.jpg lie outside"),
         ({"size": np.array([[40, 30], [0, 0]]), "boxes": BOXES * [[[1]], [[0]]]}, "boxes of two.png lie outside"),
         ({"boxes": BOXES / 40}, "boxes look like shares of the sides"),
-        ({"size": GOOD["size"] * 20}, r"boxes look like percent of the sides \(0 to 100\), and must be pixels of size"),
+        (
+            {"size": GOOD["size"] * 20, "boxes": BOXES * 2.5},
+            r"boxes look like percent of the sides \(0 to 100\), and must be pixels of size",
+        ),
         ({"boxes": BOXES[..., [2, 3, 0, 1]]}, "boxes of folder/one.jpg must be x1, y1, x2, y2"),
         ({"size": GOOD["size"][:, ::-1]}, "size must be height, width"),
         ({"features": np.where(np.arange(2)[:, None, None], np.nan, GOOD["features"])}, "features of two.png hold NaN"),

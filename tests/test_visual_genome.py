@@ -99,10 +99,10 @@ SHARES, PERCENT = "shares of the sides (0 to 1)", "percent of the sides (0 to 10
 
 @pytest.mark.parametrize(("unit", "look"), [(1 / 300, SHARES), (100 / 300, PERCENT), (1, None)])
 def test_boxes_that_are_no_pixels_are_refused_for_the_whole_file(root, unit, look):
-    """Twenty boxes in a picture of 300 x 300, of which one overruns it; as pixels, two end beyond 100."""
+    """Twenty boxes in a picture of 300 x 300, of which one overruns it."""
     Image.new("RGB", (300, 300)).save(root / "VG_100K" / "1.jpg")
     write(root, "image_data", [{"image_id": 1, "width": 300, "height": 300}])
-    corners = [(4 * n * unit, n * unit, (4 * n + 30) * unit, (n + 30) * unit) for n in range(19)]
+    corners = [(14 * n * unit, n * unit, (14 * n + 30) * unit, (n + 30) * unit) for n in range(19)]
     corners.append((0, 0, 9 * unit, 700 * unit))
     records = [{"image": "VG_100K/1.jpg", "caption": f"cat {n}", "bbox": [box]} for n, box in enumerate(corners)]
     sides = ({"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1} for x1, y1, x2, y2 in corners)
@@ -186,7 +186,7 @@ def test_what_a_set_does_not_say_is_named_and_the_rest_held_out(tmp_path):
         ("region_descriptions", {"phrase": "?!"}, "image 0, region 0: the phrase '?!' has no words"),
         ("region_descriptions", {"width": 0}, "image 0, region 0: the box (1, 2, 1, 10) has no area"),
         ("region_descriptions", {"x": 50}, "region 0: the box (50, 2, 59, 10) lies outside the image of 50 x 40"),
-        ("region_descriptions", {"x": "a"}, "image 0, region 0: could not convert string to float"),
+        ("region_descriptions", {"x": "a"}, "image 0, region 0: 'a' is no number"),
         ("attributes", {"attributes": ["black", ""]}, "image 0, object 0: the phrase '' has no words"),
     ],
 )

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import yaml
 
-from amc_lib.datasets.annotation_files import SHARES, Annotations, Drawn, chosen, refuse
+from amc_lib.datasets.annotation_files import Annotations, Drawn, chosen, refuse
 from amc_lib.datasets.records import box_from_size, naming, read_text, visible
 from amc_lib.regions import Box
 
@@ -71,12 +71,14 @@ def label_files(folder: Path) -> list[Path]:
 
 def yolo(source: Path, folder: Path, labels: Iterable[Path]) -> Annotations:
     """Of label files below a folder; source: the folder, or its data.yaml. ValueError without names of classes."""
-    names, with_points = _classes(source)
+    names, with_points = _classes(source)  # by number, of which 0 and 0.0 are the same
 
     def read(image: PurePath, line: str) -> Drawn:
-        kind, *numbers = line.split()
-        box = _yolo_box([*map(float, numbers)], with_points)
-        return Drawn([image.with_suffix("").as_posix()], names[int(kind)], box, SHARES, _split(image))
+        kind, *numbers = map(float, line.split())
+        if kind not in names:
+            raise ValueError(f"its class {kind:g} is none of the {len(names)} that have a name")
+        box = _yolo_box(numbers, with_points)
+        return Drawn([image.with_suffix("").as_posix()], names[kind], box, None, _split(image), "share")
 
     for path in labels:
         image = PurePath(*(part for part in path.relative_to(folder).parts if part != "labels"))
@@ -112,6 +114,8 @@ def _classes(source: Path) -> tuple[dict[int, str], bool]:
             settings = {"names": text.splitlines()} if path.suffix == ".txt" else yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"is not YAML: {' '.join(str(error).split())}") from error
-        names = settings["names"]
+        names = settings.get("names") if isinstance(settings, dict) else None
+        if not isinstance(names, dict | list):
+            raise ValueError(f"its names must be a list of the classes' names, and are {names!r:.80}")
         names = {int(number): name for number, name in (names.items() if isinstance(names, dict) else enumerate(names))}
         return names, "kpt_shape" in settings

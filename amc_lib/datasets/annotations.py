@@ -17,11 +17,13 @@ from typing import Any
 import pandas as pd
 
 from amc_lib.datasets import label_studio
-from amc_lib.datasets.annotation_files import SHARES, Annotations, read_csv_file, tool_of
+from amc_lib.datasets.annotation_files import Annotations, Drawn, tool_of
 from amc_lib.datasets.annotation_folders import files, label_files, voc, yolo
+from amc_lib.datasets.annotation_tables import read_csv_file
+from amc_lib.datasets.csv_table import COLUMNS
 from amc_lib.datasets.image_files import ENDINGS, ImageFile
-from amc_lib.datasets.own_table import COLUMNS
 from amc_lib.datasets.records import box_xyxy, naming, read_json, scale, scaled, visible, words_of
+from amc_lib.datasets.units import UNITS, doubt, evident_unit, likely_unit
 from amc_lib.regions import Box
 
 PLAIN_FOLDERS = ("images", "jpegimages", "labels", "annotations", "", ".", "..")  # tell no picture from another
@@ -43,17 +45,22 @@ def convert(source: str | Path, images: Path, phrase: str | None = None) -> tupl
     """The table of a source, a sentence for each annotation that is left out, and how many boxes were clipped.
 
     images: the folder of the pictures. Boxes are scaled to a picture of another size than the tool states, if it has
-    the same shape. ValueError for a source of no known kind, or without an annotation that can be used.
+    the same shape. There is a column `unit` where the source says units and pixels look like another one. ValueError
+    for a source of no known kind, without an annotation that can be used, or with boxes evidently not in pixels.
     """
     pictures, skipped, clipped = _Pictures(images), [], 0
+    sizes, unsaid = {}, []  # of pictures by name; boxes whose unit is not said, and the sizes that they were drawn in
     rows: dict[tuple[str, str, Box], tuple] = {}  # by image, cleaned phrase and box: phrase, split, where it stands
     for where, read in _annotations(Path(source).expanduser(), phrase):
         try:
             with naming(where):
                 drawn = read()
                 path = pictures.find(drawn.images)
-                box, cut = _fitted(drawn.box, drawn.size, pictures.size(path))
                 name = path.relative_to(images).as_posix()
+                sizes[name] = pictures.size(path)
+                if not drawn.unit:
+                    unsaid.append((drawn.box, drawn.size or sizes[name]))
+                box, cut = _fitted(drawn, sizes[name])
                 new = {(name, words_of(text), box): (text, drawn.split, where) for text in _texts(drawn.words)}
                 if new.keys() <= rows.keys():
                     raise ValueError(f"repeats {rows[next(iter(new))][2].rpartition(', ')[2]}")
@@ -61,12 +68,17 @@ def convert(source: str | Path, images: Path, phrase: str | None = None) -> tupl
                 clipped += cut
         except ValueError as error:
             skipped.append(str(error))
+    if any(box[2] > size[0] or box[3] > size[1] for box, size in unsaid) and (unit := evident_unit(unsaid)):
+        raise ValueError(f"{source}: its boxes {doubt(unit)}")
     if not rows:
         others = f" (and the other {len(skipped) - 1} cannot be used either)" if skipped[1:] else ""
         raise ValueError(f"{skipped[0]}{others}" if skipped else f"{source}: holds no annotation")
     cells = [(image, text, *box, split) for (image, _, box), (text, split, _) in rows.items()]
     table = pd.DataFrame(cells, columns=[*COLUMNS, "split"])
-    return table if table["split"].any() else table.drop(columns="split"), skipped, clipped
+    table = table if table["split"].any() else table.drop(columns="split")
+    if not unsaid and likely_unit([(box, sizes[image]) for image, _, box in rows]):
+        table["unit"] = "pixel"
+    return table, skipped, clipped
 
 
 def _annotations(source: Path, phrase: str | None) -> Annotations:
@@ -78,8 +90,8 @@ def _annotations(source: Path, phrase: str | None) -> Annotations:
         if phrase:
             raise ValueError(f"{source}: YOLO's labels have no fields, so none is called {phrase}")
         return yolo(source, folder, paths)
-    if source.is_file() and kind in (".csv", ".json"):
-        if kind == ".csv":
+    if source.is_file() and kind in (".csv", ".tsv", ".json"):
+        if kind != ".json":
             return read_csv_file(source, phrase)
         content = read_json(source, dict | list)
         return (label_studio.tasks if isinstance(content, list) else tool_of)(source, content, phrase)
@@ -98,14 +110,15 @@ def _texts(words: Any) -> list[str]:
     return texts
 
 
-def _fitted(box: Box, drawn: tuple[float, float] | None, size: tuple[int, int]) -> tuple[Box, bool]:
+def _fitted(drawn: Drawn, size: tuple[int, int]) -> tuple[Box, bool]:
     """A box in a picture of `size` (width, height), in its pixels, and whether it had to be clipped to it by OVERRUN.
 
-    drawn: the size that the picture had when the box was drawn, SHARES, or None if nothing is known of it.
     ValueError for a box that lies further outside, has no area or is smaller than a pixel.
     """
-    if drawn:
-        box = scaled(box, size if drawn == SHARES else scale(tuple(map(float, drawn)), size))
+    factors = scale(drawn.size or size, size)
+    if whole := UNITS[drawn.unit or "pixel"]:
+        factors = size[0] / whole, size[1] / whole
+    box = scaled(drawn.box, factors)
     box = box_xyxy(*(round(edge, 6) for edge in box), size=size)
     x1, y1, x2, y2 = inside = tuple(min(max(edge, 0.0), side) for edge, side in zip(box, size * 2, strict=True))
     over = [abs(edge - kept) for edge, kept in zip(box, inside, strict=True)]

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from amc_lib.datasets.records import LITTER
 from amc_lib.files import named_path, what_it_is
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow knows more, some of which start programs
@@ -145,7 +146,7 @@ class ImageFolder:
     """The pictures of a data set by name, listed once, which is much faster than asking the disk for each.
 
     They lie directly in one of the folders `names` below `root`, or in any folder `images` of theirs (SAIAPR TC-12
-    comes as 00/images/, 01/images/, ...). Names that begin with a dot are not pictures. ValueError without any folder.
+    comes as 00/images/, 01/images/, ...). LITTER is no picture. ValueError without any folder.
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
@@ -157,7 +158,7 @@ class ImageFolder:
         for folder in folders:
             for parent, _, files in os.walk(folder):
                 if Path(parent) == folder or Path(parent).name == "images":
-                    self._paths |= {file: parent for file in files if not file.startswith(".")}
+                    self._paths |= {file: parent for file in files if not LITTER.fullmatch(file)}
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from amc_lib.datasets.annotation_files import Annotations, Drawn, chosen, refuse
+from amc_lib.datasets.annotation_files import Annotations, Drawn, chosen, each, refuse
 from amc_lib.datasets.image_files import ENDINGS
 from amc_lib.datasets.records import box_from_size, naming, scaled
 
@@ -23,32 +23,43 @@ def tasks(path: Path, content: Iterable[Any], phrase: str | None) -> Annotations
         where = f"{path}, task {number}"
         task = _whole(task) if isinstance(task, Mapping) and {"annotator", "annotation_id"} & task.keys() else task
         if not (isinstance(task, Mapping) and {"data", "annotations"} <= task.keys()):
-            raise ValueError(f"{where}: is of none of Label Studio's exports JSON and JSON_MIN")
+            known = "Label Studio's tasks have data and annotations"
+            raise ValueError(f"{where}: is of no known annotation tool ({known})")
         with naming(where):
             images = _names(task["data"])
-            every = [(one["result"], one.get("was_cancelled")) for one in task["annotations"]]
+            every = [(one["result"], one.get("was_cancelled")) for one in task["annotations"] or []]
         for results, cancelled in every:
-            if cancelled:
-                yield f"{where}, {images[0]}", partial(refuse, f"it was cancelled, with {len(results)} results")
-                continue
-            for place, result in enumerate(results):
-                if result["type"] not in BESIDE_REGIONS:
-                    same = [other for other in results if "id" in result and other.get("id") == result["id"]]
-                    read = partial(_box, images, result, same or [result], phrase)
-                    yield f"{where}, {images[0]}, result {place}", read
+            yield from _regions(f"{where}, {images[0]}", images, results, cancelled, phrase)
+
+
+def _regions(where: str, images: list[str], results: Any, cancelled: bool, phrase: str | None) -> Annotations:
+    """Of one annotation of a task."""
+    if cancelled and isinstance(results, list):
+        yield where, partial(refuse, f"it was cancelled, with {len(results)} results")
+        return
+    annotations = each(where, "result", results, partial(_box, images, results, phrase))
+    yield from (one for number, one in enumerate(annotations) if not _beside(results, number))
+
+
+def _beside(results: Any, number: int) -> bool:
+    """Whether a result is no region, but a control of the whole picture or of a region."""
+    result = results[number] if isinstance(results, list) else None
+    return isinstance(result, Mapping) and result.get("type") in BESIDE_REGIONS
 
 
 def _whole(task: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A task of JSON_MIN as JSON has it; controls of a region other than its own labels have lost it there."""
-    result = []
-    for control, values in task.items():
-        for value in values if isinstance(values, list) else []:
-            if isinstance(value, Mapping):
-                shape = "rectangle" if {"width", "height"} <= value.keys() else "region"
-                kind = next((name for name in value if name.endswith("labels")), shape)
-                size = {name: value.get(name) for name in ("original_width", "original_height")}
-                result.append({"type": kind, "from_name": control, "value": value} | size)
-    return {"data": task, "annotations": [{"result": result}]}
+    """A task of JSON_MIN as JSON has it."""
+    values = [(control, value) for control, several in task.items() if isinstance(several, list) for value in several]
+    regions = [_result(control, value) for control, value in values if isinstance(value, Mapping)]
+    return {"data": task, "annotations": [{"result": regions}]}
+
+
+def _result(control: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A region of JSON_MIN as JSON has it; controls other than its own labels have lost it there."""
+    shape = "rectangle" if {"width", "height"} <= value.keys() else "region"
+    kind = next((name for name in value if name.endswith("labels")), shape)
+    size = {name: value.get(name) for name in ("original_width", "original_height")}
+    return {"type": kind, "from_name": control, "value": value} | size
 
 
 def _names(data: Mapping[str, Any]) -> list[str]:
@@ -62,17 +73,19 @@ def _names(data: Mapping[str, Any]) -> list[str]:
     return [name, re.sub(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)", r"\1", name)]
 
 
-def _box(images: list[str], result: Mapping[str, Any], same: list[Mapping[str, Any]], phrase: str | None) -> Drawn:
+def _box(images: list[str], results: list[Any], phrase: str | None, result: Mapping[str, Any]) -> Drawn:
     """The box of a result, with the words of the controls that share its id."""
-    value = result["value"]
-    if not re.fullmatch("rectangle(labels)?", result["type"]) or value.get("rotation"):
-        kind = f"turned {result['type']}" if value.get("rotation") else result["type"]
-        raise ValueError(f"it is a {kind}, not an upright rectangle")
+    kind, value = result["type"], result["value"]
+    if not re.fullmatch("rectangle(labels)?", kind) or value.get("rotation"):
+        raise ValueError(f"it is a {'turned ' if value.get('rotation') else ''}{kind}, not an upright rectangle")
+    same = (
+        [one for one in results if isinstance(one, Mapping) and one.get("id") == result["id"]] if "id" in result else []
+    )
     fields, labels = {}, []
-    for one in same:
+    for one in same or [result]:
         if words := next((one["value"][kind] for kind in WORDS if one["value"].get(kind)), None):
             fields[one.get("from_name", one["type"])] = words
             labels += words if one["type"].endswith("labels") else []
     size = result["original_width"], result["original_height"]
-    box = box_from_size(value["x"], value["y"], value["width"], value["height"])
-    return Drawn(images, chosen(fields, phrase, labels or None), scaled(box, (size[0] / 100, size[1] / 100)), size)
+    box = scaled(box_from_size(value["x"], value["y"], value["width"], value["height"]), (size[0] / 100, size[1] / 100))
+    return Drawn(images, chosen(fields, phrase, labels or None), box, size, unit="pixel")

@@ -3,50 +3,32 @@
 Columns, in any order: `image` (a path below the folder of the pictures, or a whole one), `phrase`, `x1`, `y1`, `x2`,
 `y2` and, if wanted, `split` (one of SPLITS, the same for all rows of an image) and `unit` (of the box, one of UNITS;
 without it pixels of the stored picture, and a table whose boxes look like something else is refused). Other tools'
-names are known (SPELLINGS). Rows that share image and phrase are the boxes of one region. UTF-8, UTF-16 or Windows'
-cp1252; between semicolons numbers may have a decimal comma. Rows are counted as spreadsheets do: the header is row 1.
-Nothing is left out: a row that cannot be read is an error.
+names are known (SPELLINGS), and CSV in the forms of `csv_table`. Rows that share image and phrase are the boxes of one
+region. Nothing is left out: a row that cannot be read is an error.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
-import re
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
 from PIL import ExifTags
 from tqdm.auto import tqdm
 
-from amc_lib.datasets.image_files import ENDINGS, ImageFile, open_image, reading, to_rgb
-from amc_lib.datasets.records import Regions, read_text, region
-from amc_lib.datasets.units import LOOKS, ROUNDED, other_unit
+from amc_lib.datasets.csv_table import COLUMN_OF, COLUMNS, EDGES, OTHER_SPLITS, SPLITS, plain_name, read_table
+from amc_lib.datasets.image_files import ImageFile, open_image, reading, to_rgb
+from amc_lib.datasets.records import Regions, region
+from amc_lib.datasets.units import LOOKS, ROUNDED, UNITS, doubt, evident_unit, likely_unit, unit_of
 from amc_lib.files import named_path
 from amc_lib.regions import Box
 from amc_lib.tokens import clean
 
-EDGES = ("x1", "y1", "x2", "y2")
-COLUMNS = ("image", "phrase", *EDGES)
-SPLITS = ("train", "val", "test")
-OTHER_SPLITS = {"training": "train", "valid": "val", "validation": "val"}
-UNITS = {"pixel": None, "percent": 100, "share": 1}  # of a box: how many are a side of the picture
 BY_SIZE = ("x1", "y1", "width", "height")  # a box as some tools give it, in place of EDGES
-SPELLINGS = {  # of the columns, small and without signs; edges also with "bbox" before
-    "image": "image imageid imagepath imagename imagefile file filename filepath path img imgpath imgname",
-    "phrase": "phrase sentence caption text label labelname class classname category categoryname name",
-    **{"x1": "x1 xmin left bboxx", "y1": "y1 ymin top bboxy", "x2": "x2 xmax right", "y2": "y2 ymax bottom"},
-    **{"width": "bboxw bboxwidth", "height": "bboxh bboxheight", "split": "split", "unit": "unit"},
-}
-COLUMN_OF = {spelling: column for column, spellings in SPELLINGS.items() for spelling in spellings.split()}
 UNCLEAR = {"x": "x1", "y": "y1", "w": "x2 (x + w)", "h": "y2 (y + h)"}  # x, y may also be the centre
 UNCLEAR |= {"width": "x2 (x + width)", "height": "y2 (y + height)"}
-OFFICE = b"PK\3\4", b"\xd0\xcf\x11\xe0"  # how a workbook begins (xlsx and ods, xls)
-NUMBER = re.compile(r"-?\d+([.,]\d+)?")
 
 
 class _Row(NamedTuple):
@@ -96,72 +78,27 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
 
 def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Row number and cells by column of every row that is not empty."""
-    text = _text(path)
-    separator = max(",;\t|", key=text.partition("\n")[0].count)
-    kept = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
-    try:
-        table = pd.read_csv(io.StringIO(text), sep=separator, **kept).fillna("")
-    except ValueError as error:  # of pandas, also for an empty file
-        raise ValueError(f"{path}: is not a CSV table: {error}") from error
-    names = [str(name).strip().lower() for name in table.columns]
-    require_header(path, names, separator)
-    columns = _columns(path, names)
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ValueError(f"{path}: a row has more cells than the header has names")
-    table = table.set_axis(columns, axis=1).apply(lambda column: column.str.strip())
-    if separator == ";":
-        table = table.assign(**table.filter([*EDGES, *BY_SIZE]).replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True))
-    table = table[(table != "").any(axis=1)]
-    if table.empty:
+    table = read_table(path)
+    columns = _columns(path, table.header, [name.lower() for name in table.names])
+    if not table.rows:
         raise ValueError(f"{path}: holds no row below its header")
-    return zip(table.index + 2, table.to_dict("records"), strict=True)
+    for number, row in table.rows.items():
+        cells = dict(zip(columns, row, strict=True))
+        yield number, cells | {name: table.number(cells[name]) for name in {*EDGES, *BY_SIZE} & {*cells}}
 
 
-def _text(path: Path) -> str:
-    """The text of a table in UTF-8, UTF-16 or, which is said, Windows' cp1252. ValueError naming the file."""
-    try:
-        return read_text(path)
-    except ValueError as error:
-        data = path.read_bytes() if isinstance(error.__cause__, UnicodeDecodeError) else b""
-        if data.startswith(OFFICE):
-            raise ValueError(f"{path}: is a workbook of a spreadsheet program: save the sheet as CSV") from error
-        encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "cp1252"
-        text = data.decode(encoding, errors="replace")
-        if not text or {"\0", "\ufffd"} & {*text}:  # as no text holds them
-            raise
-    if encoding == "cp1252":
-        print(f"{path}: is not UTF-8, and is read as Windows' cp1252; if letters come out wrong, save it as UTF-8")
-    return text
-
-
-def _columns(path: Path, names: Sequence[str]) -> list[str]:
+def _columns(path: Path, header: int, names: Sequence[str]) -> list[str]:
     """The columns of a table by the names in its header. ValueError where one is unknown, missing or there twice."""
-    signless = [re.sub(r"[\W_]", "", name) for name in names]
-    columns = [COLUMN_OF.get(name) or COLUMN_OF.get(name.removeprefix("bbox")) for name in signless]
+    columns = [COLUMN_OF.get(plain_name(name)) for name in names]
     box = BY_SIZE if {"width", "height"} & {*columns} else EDGES
     if set(columns) - {"split", "unit"} == {"image", "phrase", *box} and len(set(columns)) == len(columns):
         return columns
-    needed = f"the columns must be {', '.join(COLUMNS)} and perhaps split and unit; they are {', '.join(names)}"
+    there = ", ".join(name or "one without a name" for name in names)
+    needed = f"the columns must be {', '.join(COLUMNS)} and perhaps split and unit; they are {there}"
     unclear = UNCLEAR if {"x", "y"} <= {*names} else {}  # else width and height are the picture's
     rename = ", ".join(f"{name} to {unclear[name]}" for name in names if name in unclear)
     command = f"or let 'python -m amc_lib.datasets import {path} TABLE.csv' convert it"
-    raise ValueError(f"{path}, row 1: {needed:.300}{rename and '; change '}{rename}, {command}")
-
-
-def require_header(path: Path, names: Iterable[str], separator: str = ",") -> None:
-    """ValueError where the first row of a table, its `names`, holds numbers: with a header that fits their order."""
-    names, edges = list(names), iter(EDGES)
-    if any(map(NUMBER.fullmatch, names)):
-        fitting = [next(edges, "") if NUMBER.fullmatch(name) else _kind_of(name) for name in names]
-        header = fitting if {*fitting} - {"split"} == {*COLUMNS} and len({*fitting}) == len(names) else COLUMNS
-        raise ValueError(f"{path}: has no header: put the line {separator.join(header)} above the first row")
-
-
-def _kind_of(cell: str) -> str:
-    """The column in which a text, in small letters, seems to stand."""
-    if cell.endswith(ENDINGS):
-        return "image"
-    return "split" if cell in (*SPLITS, *OTHER_SPLITS) else "phrase"
+    raise ValueError(f"{path}, row {header}: {needed:.300}{rename and '; change '}{rename}, {command}")
 
 
 def _row(cells: Mapping[str, str], root: Path) -> _Row:
@@ -175,12 +112,10 @@ def _row(cells: Mapping[str, str], root: Path) -> _Row:
         raise ValueError(f"the phrase {cells['phrase']!r} has no words") from error
     if not (edges[0] < edges[2] and edges[1] < edges[3]):
         raise ValueError("the box has no area: x1 must be smaller than x2, y1 than y2")
-    split, unit = cells.get("split", "train").lower(), cells.get("unit", "pixel").lower().removesuffix("s")
+    split = cells.get("split", "train").lower()
     if (split := OTHER_SPLITS.get(split, split)) not in SPLITS:
         raise ValueError(f"the split {cells['split']!r} is none of {', '.join(SPLITS)}")
-    if unit not in UNITS:
-        raise ValueError(f"the unit {cells['unit']!r} is none of {', '.join(UNITS)}")
-    split, unit = (said if name in cells else "" for name, said in (("split", split), ("unit", unit)))
+    split, unit = split if "split" in cells else "", unit_of(cells["unit"]) if "unit" in cells else ""
     return _Row(_image_name(cells["image"], root), cells["phrase"], words, tuple(edges), split, unit)
 
 
@@ -226,13 +161,16 @@ def _sizes(path: Path, rows: Mapping[int, _Row], root: Path) -> dict[str, tuple[
 
 
 def _unit_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]]) -> dict[int, str]:
-    """All rows of a table that says no unit and whose boxes, taken together, do not look like pixels."""
-    largest = max(max(row.box) for row in rows.values())
-    if not (unit := other_unit(largest, (max(sizes[row.image]) for row in rows.values()))):
-        return {}
-    remedy = f"add a column unit that says {unit} in every row, or pixel if that is what they are"
-    faults = dict.fromkeys(rows, f"the boxes of the table look like {LOOKS[unit]}: {remedy}")
-    return {number: fault for number, fault in faults.items() if not rows[number].unit}
+    """All rows whose boxes, taken together, do not look like what they say to be or, where they say nothing, pixels."""
+    faults = {}
+    for said in ("", "percent", "permille"):
+        same = {number: (row.box, sizes[row.image]) for number, row in rows.items() if row.unit == said}
+        if not said and (unit := likely_unit(same.values())):
+            faults |= dict.fromkeys(same, f"the boxes of the table {doubt(unit)}")
+        elif said and evident_unit(same.values()) == "share":
+            look = f"the boxes look like {LOOKS['share']}"
+            faults |= dict.fromkeys(same, f"the column unit says {said}, and {look}: let it say share")
+    return faults
 
 
 def _in_pixels(row: _Row, size: tuple[int, int]) -> Box:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from amc_lib.files import content_or
 from amc_lib.regions import Box, ImageSource, Region
 from amc_lib.tokens import clean
 
+LITTER = re.compile(r"\..*|thumbs\.db|desktop\.ini|.*\.(part|crdownload)", re.IGNORECASE | re.DOTALL)
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what reading a bad record raises
 
 
@@ -22,8 +24,20 @@ def naming(where: str) -> Iterator[None]:
     try:
         yield
     except MALFORMED as error:
-        reason = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{where}: {reason:.200}") from error
+        raise ValueError(f"{where}: {_reason(error):.200}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a record, by the error that reading it raised."""
+    if isinstance(error, KeyError):
+        name = error.args[0]
+        known = isinstance(name, str) and name.isidentifier()
+        return f"has no {name}" if known else f"refers to {name!r}, which is not there"
+    if isinstance(error, AttributeError | TypeError):
+        return f"is of another form than expected: {error}"
+    return re.sub(
+        r"^(could not convert string to float|invalid literal for int.*?): (.*)", r"\2 is no number", f"{error}"
+    )
 
 
 class Regions(list[Region]):
@@ -68,8 +82,8 @@ class Regions(list[Region]):
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:
-    """Without what macOS leaves in archives, and other hidden files: `._1.jpg`, `.DS_Store`, `__MACOSX/`."""
-    return [path for path in paths if not path.name.startswith(".") and "__MACOSX" not in path.parts]
+    """Without what systems and browsers leave beside data: LITTER (`._1.jpg`, `Thumbs.db`, ...) and `__MACOSX/`."""
+    return [path for path in paths if not LITTER.fullmatch(path.name) and "__MACOSX" not in path.parts]
 
 
 def read_text(path: Path) -> str:

@@ -1,50 +1,87 @@
-"""What boxes are measured in, seen from all boxes of a file together: pixels, or evidently something else."""
+"""Units of boxes: those that a column may say, and how boxes of which nothing is said betray another than pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
 from amc_lib.datasets.image_files import ImageBytes, ImageFile
 from amc_lib.regions import Box, Region
 
-LOOKS = {"share": "shares of the sides (0 to 1)", "percent": "percent of the sides (0 to 100)"}
+UNITS = {"pixel": None, "percent": 100, "share": 1, "permille": 1000}  # how many are a side of the picture
+LOOKS = {
+    "percent": "percent of the sides (0 to 100)",
+    "share": "shares of the sides (0 to 1)",
+    "permille": "thousandths of the sides (0 to 1000)",
+}
 ROUNDED = 0.01  # by how much of the side a box may lie outside, where it was rounded or drawn by hand
-PERCENT_SIDE = 150  # pixels: boxes that all end below 100, most of them in longer pictures, look like percent
-FEW = 10  # different boxes: fewer may well be pixels that all end below 100
-MOST = 0.95  # of a data set's boxes; some overrun their pictures by far
+ENDS = 0.9, 1.05  # units of the side, between which the last edge of a table lies, with a few boxes drawn without care
+FEW = 0.05  # of the boxes
+LONGER = 1.5  # times as many pixels as a side has units: boxes that end below that number seem to be in units
+UNLIKELY = 0.005
+MOST = 0.95  # of a data set's boxes, by which it is judged: some overrun their pictures by far
+OUTSIDE = 0.1  # of the boxes outside of their pictures, from which on they can hardly be in pixels
+Sized = Collection[tuple[Box, tuple[int, int]]]  # boxes, each with the (width, height) of its picture
 
 
-def other_unit(largest: float, sides: Iterable[float]) -> str | None:
-    """Which of LOOKS boxes are that should be pixels, None where they may be.
+def unit_of(cell: str) -> str:
+    """The unit that a cell says, also in the plural. ValueError for another one."""
+    unit = cell.lower().removesuffix("s")
+    if unit not in UNITS:
+        raise ValueError(f"the unit {cell!r} is none of {', '.join(UNITS)}")
+    return unit
 
-    largest: of their edges; sides: the longer ones of their pictures, in pixels, asked for only where they decide.
+
+def likely_unit(boxes: Sized) -> str:
+    """The unit that boxes, taken together, more likely are in than in pixels; else ""."""
+    end = max((max(box) for box, _ in boxes), default=math.inf)
+    longer = sum(max(size) > LONGER * UNITS["percent"] for _, size in boxes)
+    in_corners = end <= UNITS["percent"] * (1 + ROUNDED) and longer > len(boxes) / 2
+    return evident_unit(boxes) or ("percent" if in_corners else "")
+
+
+def evident_unit(boxes: Sized) -> str:
+    """The unit that boxes, taken together, evidently are in, not in pixels; else "".
+
+    They must end where the picture does, in that unit, and be impossible as pixels (many outside of their picture) or
+    unlikely: pixels that may end anywhere in much larger pictures would by chance all end so early.
     """
-    if largest <= 1 + ROUNDED:
+    if are_shares(box for box, _ in boxes):
         return "share"
-    if largest > 100 * (1 + ROUNDED):
-        return None
-    longer = [side > PERCENT_SIDE for side in sides]
-    return "percent" if sum(longer) > len(longer) / 2 else None
+    end = max((max(box) for box, _ in boxes), default=math.inf)
+    outside = sum(max(box[2] / size[0], box[3] / size[1]) > 1 + ROUNDED for box, size in boxes)
+    for unit in ("percent", "permille"):
+        whole = UNITS[unit]
+        beyond = sum(max(box) > whole * (1 + ROUNDED) for box, _ in boxes)
+        ends_there = ENDS[0] < end / whole <= ENDS[1] and beyond <= max(1, FEW * len(boxes))
+        chance = math.prod(whole / side for _, size in {*boxes} for side in size if side > LONGER * whole)
+        if ends_there and (chance < UNLIKELY or outside > OUTSIDE * len(boxes)):
+            return unit
+    return ""
+
+
+def are_shares(boxes: Iterable[Box]) -> bool:
+    """Whether boxes evidently are shares of the sides."""
+    return max(map(max, boxes), default=math.inf) <= 1 + ROUNDED
 
 
 def require_pixels(regions: Sequence[Region]) -> None:
-    """ValueError where the boxes of a file's regions evidently are no pixels."""
-    images = {region.image_id: region.image for region in regions}.values()
-    require_pixel_boxes([box for region in regions for box in region.boxes], images)
-
-
-def require_pixel_boxes(boxes: Sequence[Box], images: Iterable[ImageFile | ImageBytes] = ()) -> None:
-    """ValueError where MOST boxes in these pictures evidently are no pixels; without pictures shares alone can be."""
-    ends = sorted(map(max, boxes))
-    unit = other_unit(ends[math.ceil(MOST * len(ends)) - 1] if ends else math.inf, _longer_sides(images))
-    if unit == "share" or (unit and len({*boxes}) >= FEW):
+    """ValueError where the boxes of a data set's regions evidently are shares or percent of the sides."""
+    boxes = sorted(((box, region.image) for region in regions for box in region.boxes), key=lambda pair: max(pair[0]))
+    most = boxes[: math.ceil(MOST * len(boxes))]
+    if not most or max(most[-1][0]) > ENDS[1] * UNITS["percent"]:
+        return
+    sizes: dict[ImageFile | ImageBytes, tuple[int, int]] = {}  # (width, height) of those that open
+    for image in {image for _, image in most}:
+        with suppress(ValueError):
+            sizes[image] = image.size()[::-1]
+    if unit := evident_unit([(box, sizes[image]) for box, image in most if image in sizes]):
         raise ValueError(f"its boxes look like {LOOKS[unit]}, and only pixels are read")
 
 
-def _longer_sides(images: Iterable[ImageFile | ImageBytes]) -> Iterator[int]:
-    """Of those that open."""
-    for image in images:
-        with suppress(ValueError):
-            yield max(image.size())
+def doubt(unit: str) -> str:
+    """What is said of boxes that are read in pixels and look like another unit."""
+    return (
+        f"look like {LOOKS[unit]}: add a column unit that says {unit} in every row, or pixel if that is what they are"
+    )

@@ -115,7 +115,7 @@ class Explorer:
         self.image, self.size, self.inputs, self.answers = small, image.size, {}, {}
         for name, system in self.systems.items():
             if isinstance(system, Grounder):
-                self.inputs[name] = replace(system.encode(image), picture=small)
+                self.inputs[name] = replace(system.encode(image), size=small.size, picture=small)
             else:
                 self.inputs[name] = system.propose(image).resized((small.height, small.width))
         self.boxes = {region.phrase: region.boxes[0] for region in regions if len(region.boxes) == 1}

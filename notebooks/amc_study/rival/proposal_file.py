@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from amc_lib.datasets.units import LOOKS, ROUNDED, other_unit
+from amc_lib.datasets.units import LOOKS, ROUNDED, evident_unit
 from amc_lib.files import ROOT, atomic_folder, content_or
 from amc_study.rival.proposals import RegionInputs
 
@@ -144,7 +144,9 @@ def _misplaced(images: np.ndarray, sizes: np.ndarray, boxes: np.ndarray, feature
     inside, swapped = (_inside(boxes, corner) for corner in (sizes[:, ::-1], sizes))
     turned = (boxes[..., :2] > boxes[..., 2:]).any((1, 2))
     finite = np.array([np.isfinite(of_picture).all() for of_picture in features])  # one by one: they may be many
-    if boxes.any() and (unit := other_unit(boxes.max(), sizes.max(1))):
+    pictures = zip(boxes.tolist(), sizes.tolist(), strict=True)
+    sized = [(tuple(box), (width, height)) for rows, (height, width) in pictures for box in rows if any(box)]
+    if unit := evident_unit(sized):
         return f"boxes look like {LOOKS[unit]}, and must be pixels of size"
     if turned.any():
         return f"boxes of {images[turned.argmax()]} must be x1, y1, x2, y2, but one has x2 below x1 or y2 below y1"

@@ -1,0 +1,100 @@
+"""The boxes in the CSV of annotation tools, as they were drawn.
+
+| kind | known by |
+|---|---|
+| VIA 2 | a column `region_shape_attributes`: rectangles |
+| table | a column for the picture, one for the label (SPELLINGS) and those of one of FORMS |
+
+A column `unit` is that of `own_table`; without it boxes that all lie within 0 to 1 are shares. Columns `width` and
+`height` that are not the box's, or `image_width` and `image_height`, are the picture's where the box was drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from amc_lib.datasets.annotation_files import Annotations, Drawn, via_box
+from amc_lib.datasets.csv_table import SPELLINGS, Table, plain_name, read_table
+from amc_lib.datasets.records import box_from_size, box_xyxy
+from amc_lib.datasets.units import LOOKS, ROUNDED, unit_of
+from amc_lib.regions import Box
+
+
+def _around(x: float, y: float, width: float, height: float) -> Box:
+    """The box around a centre."""
+    return box_from_size(x - width / 2, y - height / 2, width, height)
+
+
+ACROSS, DOWN = "bboxw bboxwidth w width", "bboxh bboxheight h height"
+FORMS: Sequence[tuple[Callable[..., Box], list[str]]] = (  # what makes a box xyxy, and the spellings of its columns
+    (box_xyxy, [SPELLINGS[edge] for edge in ("x1", "y1", "x2", "y2")]),
+    (_around, ["xcenter xcentre centerx centrex cx xc", "ycenter ycentre centery centrey cy yc", ACROSS, DOWN]),
+    (box_from_size, [f"x {SPELLINGS['x1']}", f"y {SPELLINGS['y1']}", ACROSS, DOWN]),
+)
+
+
+def read_csv_file(path: Path, phrase: str | None) -> Annotations:
+    """ValueError for a file that has no header, or not the columns."""
+    table = read_table(path)
+    if "region_shape_attributes" in table.names:
+        shape = table.names.index("region_shape_attributes")
+        rows = {number: cells for number, cells in table.rows.items() if cells[shape] != "{}"}  # else no region
+        read = partial(_via_row, table.names, phrase)
+    else:
+        rows, read = table.rows, _boxes(path, table, phrase)
+    for number, cells in rows.items():
+        yield f"{path}, row {number}", partial(read, cells)
+
+
+def _via_row(names: Sequence[str], phrase: str | None, cells: Sequence[str]) -> Drawn:
+    row = dict(zip(names, cells, strict=True))
+    shape, attributes = (json.loads(row[f"region_{kind}"]) for kind in ("shape_attributes", "attributes"))
+    return via_box(row["filename"], phrase, {"shape_attributes": shape, "region_attributes": attributes})
+
+
+def _boxes(path: Path, table: Table, phrase: str | None) -> Callable[[list[str]], Drawn]:
+    """What reads the cells of a row. ValueError for a table without the columns."""
+    places = {plain_name(name): place for place, name in reversed([*enumerate(table.names)])}
+
+    def find(spellings: str, *taken: int) -> int | None:
+        there = (places[spelling] for spelling in spellings.split() if spelling in places)
+        return next((place for place in there if place not in taken), None)
+
+    names = [name.lower() for name in table.names]
+    if phrase and phrase.lower() not in names:
+        raise ValueError(f"{path}: has no column {phrase}; it has {', '.join(names)}")
+    image, split, unit = (find(SPELLINGS[column]) for column in ("image", "split", "unit"))
+    text = names.index(phrase.lower()) if phrase else find(SPELLINGS["phrase"])
+    forms = ((made, [find(spellings) for spellings in columns]) for made, columns in FORMS)
+    made, edges = next((form for form in forms if None not in form[1]), (None, []))
+    if image is None or text is None or made is None:
+        needed = "a column for the picture, one for the label, and xmin, ymin, xmax, ymax or x, y, w, h"
+        raise ValueError(f"{path}: its first row must name {needed}; it has {', '.join(names)}")
+    sides = [find(f"image{side} img{side} {side}", *edges) for side in ("width", "height")]
+    whole = "share" if unit is None and _in_shares(path, table, edges) else ""
+
+    def read(cells: list[str]) -> Drawn:
+        box = made(*(float(table.number(cells[place])) for place in edges))
+        size = tuple(0.0 if side is None else float(cells[side] or 0) for side in sides)
+        said = whole if unit is None else unit_of(cells[unit])
+        kept = "" if split is None else cells[split]
+        return Drawn([cells[image]], cells[text], box, size if all(size) else None, kept, said)
+
+    return read
+
+
+def _in_shares(path: Path, table: Table, edges: Sequence[int]) -> bool:
+    """Whether no edge and no side of a box lies beyond 1, which is said."""
+    numbers = []
+    for cells in table.rows.values():
+        with suppress(ValueError):  # named when it is read
+            numbers += [float(table.number(cells[place])) for place in edges]
+    shares = max(numbers, default=math.inf) <= 1 + ROUNDED
+    if shares:
+        print(f"{path}: its boxes are read as {LOOKS['share']}")
+    return shares
