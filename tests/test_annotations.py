@@ -143,6 +143,19 @@ def make_sense(folder: Path) -> Path:
     return write(folder / "make_sense.csv", head + rows)
 
 
+def make_sense_as_exported(folder: Path) -> Path:
+    return write(folder / "labels.csv", "red cat,8,6,32,30,a.PNG,80,60\ndog,0,0,40,30,b.png,40,30\n")
+
+
+def label_studio_csv(folder: Path) -> Path:
+    rows = json.loads(label_studio_min(folder).read_text(encoding="utf-8"))
+    cells = [
+        {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()} for row in rows
+    ]
+    pd.DataFrame(cells).to_csv(folder / "studio.csv", index=False)
+    return folder / "studio.csv"
+
+
 def percent(folder: Path) -> Path:
     head = "filename\tclass\tx_center\ty_center\twidth\theight\tunit\n"
     rows = "a.png\tred cat\t30\t35\t40\t50\tpercent\nb.png\tdog\t50\t50\t100\t100\tpercent\n"
@@ -153,7 +166,10 @@ def percent(folder: Path) -> Path:
 
 FORMATS = pytest.mark.parametrize(
     "made",
-    [coco, voc, yolo, label_studio, label_studio_min, via, via_csv, via_3, corners, sizes, make_sense, percent],
+    [
+        *(coco, voc, yolo, label_studio, label_studio_min, label_studio_csv, via, via_csv, via_3),
+        *(corners, sizes, make_sense, make_sense_as_exported, percent),
+    ],
 )
 
 

@@ -3,6 +3,7 @@
 | kind | known by |
 |---|---|
 | VIA 2 | a column `region_shape_attributes`: rectangles |
+| Label Studio | columns `annotator` and `annotation_id`: JSON_MIN in cells |
 | table | a column for the picture, one for the label (SPELLINGS) and those of one of FORMS |
 
 A column `unit` is that of `own_table`; without it boxes that all lie within 0 to 1 are shares. Columns `width` and
@@ -17,7 +18,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from amc_lib.datasets import label_studio
 from amc_lib.datasets.annotation_files import Annotations, Drawn, via_box
 from amc_lib.datasets.csv_table import SPELLINGS, Table, plain_name, read_table
 from amc_lib.datasets.records import box_from_size, box_xyxy
@@ -41,6 +44,10 @@ FORMS: Sequence[tuple[Callable[..., Box], list[str]]] = (  # what makes a box xy
 def read_csv_file(path: Path, phrase: str | None) -> Annotations:
     """ValueError for a file that has no header, or not the columns."""
     table = read_table(path)
+    if {*label_studio.OF_MIN} <= {*table.names}:
+        content = [dict(zip(table.names, map(_value, cells), strict=True)) for cells in table.rows.values()]
+        yield from label_studio.tasks(path, content, phrase)
+        return
     if "region_shape_attributes" in table.names:
         shape = table.names.index("region_shape_attributes")
         rows = {number: cells for number, cells in table.rows.items() if cells[shape] != "{}"}  # else no region
@@ -49,6 +56,13 @@ def read_csv_file(path: Path, phrase: str | None) -> Annotations:
         rows, read = table.rows, _boxes(path, table, phrase)
     for number, cells in rows.items():
         yield f"{path}, row {number}", partial(read, cells)
+
+
+def _value(cell: str) -> Any:
+    """A cell, which may hold JSON."""
+    with suppress(ValueError):
+        return json.loads(cell)
+    return cell
 
 
 def _via_row(names: Sequence[str], phrase: str | None, cells: Sequence[str]) -> Drawn:

@@ -31,6 +31,7 @@ SPELLINGS = {  # of the columns, small and without signs, the best first; edges 
 COLUMN_OF = {spelling: column for column, spellings in SPELLINGS.items() for spelling in spellings.split()}
 NUMBER = re.compile(r"-?\d+([.,]\d+)?")
 SEPARATOR_SAID = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+MAKESENSE = ["label_name", "bbox_x", "bbox_y", "bbox_width", "bbox_height", "image_name", "image_width", "image_height"]
 JSON = re.compile(r"""\s*[\[{]\s*["{\[]""")  # how it begins, where it holds records
 END = "\0"  # a row behind the last, which a quotation mark that is not closed would swallow
 
@@ -62,6 +63,8 @@ def read_table(path: Path) -> Table:
     header = min(rows)
     names = rows.pop(header)
     names = names[: 1 + max(place for place, name in enumerate(names) if name)]
+    if _is_makesense(names):
+        names, rows = MAKESENSE, {header: names} | rows
     _require_header(f"{path}, row {header}", names, separator)
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise ValueError(f"{path}, row {header}: has two columns {twice[0]}")
@@ -117,13 +120,19 @@ def _require_header(where: str, names: Sequence[str], separator: str) -> None:
     """ValueError where the first row of a table, its `names`, holds numbers: with a header that fits their order."""
     edges = iter(EDGES)
     if any(map(NUMBER.fullmatch, names)):
-        fitting = [next(edges, "") if NUMBER.fullmatch(name) else _kind_of(name.lower()) for name in names]
+        fitting = [next(edges, "") if NUMBER.fullmatch(name) else _kind_of(name) for name in names]
         header = fitting if {*fitting} - {"split"} == {*COLUMNS} and len({*fitting}) == len(names) else COLUMNS
         raise ValueError(f"{where}: has no header: put the line {separator.join(header)} above the first row")
 
 
+def _is_makesense(cells: Sequence[str]) -> bool:
+    """Whether the first row is one of makesense.ai's, which exports boxes without a header."""
+    numbers = [bool(NUMBER.fullmatch(cell)) for cell in cells]
+    return numbers == [name not in ("label_name", "image_name") for name in MAKESENSE] and _kind_of(cells[5]) == "image"
+
+
 def _kind_of(cell: str) -> str:
-    """The column in which a text, in small letters, seems to stand."""
-    if cell.endswith(ENDINGS):
+    """The column in which a text seems to stand."""
+    if cell.lower().endswith(ENDINGS):
         return "image"
-    return "split" if cell in (*SPLITS, *OTHER_SPLITS) else "phrase"
+    return "split" if cell.lower() in (*SPLITS, *OTHER_SPLITS) else "phrase"

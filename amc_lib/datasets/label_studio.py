@@ -1,4 +1,4 @@
-"""The rectangles of Label Studio's exports JSON and JSON_MIN: lists of tasks, upright boxes in percent."""
+"""The rectangles of Label Studio's exports JSON, JSON_MIN and CSV: lists of tasks, upright boxes in percent."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from amc_lib.datasets.annotation_files import Annotations, Drawn, chosen, each, 
 from amc_lib.datasets.image_files import ENDINGS
 from amc_lib.datasets.records import box_from_size, naming, scaled
 
+OF_MIN = ("annotator", "annotation_id")  # what only JSON_MIN has
 BESIDE_REGIONS = ("labels", "textarea", "choices", "taxonomy", "rating", "number", "datetime", "relation")
 WORDS = ("text", "choices", "labels", "rectanglelabels")  # of a result
 
@@ -21,7 +22,7 @@ def tasks(path: Path, content: Iterable[Any], phrase: str | None) -> Annotations
     """Of an export, as JSON or as JSON_MIN. ValueError for a list of another tool."""
     for number, task in enumerate(content):
         where = f"{path}, task {number}"
-        task = _whole(task) if isinstance(task, Mapping) and {"annotator", "annotation_id"} & task.keys() else task
+        task = _whole(task) if isinstance(task, Mapping) and {*OF_MIN} & task.keys() else task
         if not (isinstance(task, Mapping) and {"data", "annotations"} <= task.keys()):
             known = "Label Studio's tasks have data and annotations"
             raise ValueError(f"{where}: is of no known annotation tool ({known})")
