@@ -7,6 +7,7 @@ h heads, L text positions (padding included), N = G*G + 1 image tokens.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ def watch_attention(
     whatever happens inside. ValueError for a layer that does not look at the image.
     """
     first, end = text_encoder.fusion_from, len(text_encoder.layers)
-    if not isinstance(layer, int) or not first <= layer < end:
+    if not isinstance(layer, Integral) or not first <= layer < end:
         raise ValueError(f"layer {layer!r:.80} has no cross-attention; fusion layers are {first}-{end - 1}")
     return text_encoder.watch(layer, twice=twice, above=explanation == "layers")
 

@@ -195,6 +195,7 @@ def test_command_scores_a_folder_of_flickr30k_entities(tmp_path, capsys):
     assert (
         f"{found['accuracy']:.2f} % [{low:.1f}, {high:.1f}]" in text and f"{found['photographs']} photographs" in text
     )
+    assert f"of {found['unknown']} phrases the checkpoint knows no word" in text
     centre = point_hits([(r.image.size()[1] / 2, r.image.size()[0] / 2) for r in regions], regions)
     assert found["centre"]["hits"] == centre.sum() and f"{100 * centre.mean():.2f} %" in text
     with pytest.raises(SystemExit, match=r"all\.txt: no such file; the lists that are there: test"):

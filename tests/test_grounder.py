@@ -144,10 +144,11 @@ def test_answers_about_files_hold_no_picture_and_an_iterator_is_asked_as_it_is_r
 
 def test_answer_does_not_depend_on_the_phrases_beside_it(grounder, picture):
     alone, (beside, longer) = grounder.ground(picture, "w1"), grounder.ground(picture, ["w1", "w2 w3 w4 w5 w6"])
-    torch.testing.assert_close(beside.raw, alone.raw)
+    torch.testing.assert_close(beside.raw, alone.raw, rtol=1e-5, atol=1e-7)  # of maps up to 0.008
     for answer in (alone, beside, longer):
-        torch.testing.assert_close(answer.token_maps.sum(0), answer.raw)
+        torch.testing.assert_close(answer.token_maps.sum(0), answer.raw, rtol=1e-5, atol=1e-7)
     assert len({alone, beside, alone}) == 2 and alone != beside
+    assert grounder.encode(np.asarray(picture)) != grounder.encode(np.asarray(picture))
 
 
 def test_what_is_no_checkpoint_no_layer_no_phrase_and_no_picture_is_said(folder, grounder, picture, tmp_path):
@@ -155,6 +156,8 @@ def test_what_is_no_checkpoint_no_layer_no_phrase_and_no_picture_is_said(folder,
         Grounder.load(None)
     with refused("layer '3' has no cross-attention"):
         Grounder.load(folder, layer="3").ground(picture, "w1")
+    of_numpy = Grounder.load(folder, layer=np.int64(grounder.layer))
+    assert equal(of_numpy.ground(picture, "w1"), grounder.ground(picture, "w1"))
     for phrase in ("caf\udce9", "\ud800"):
         with refused("holds bytes that are no text: write it in UTF-8"):
             grounder.ground(picture, phrase)

@@ -64,6 +64,10 @@ def test_grey_of_more_bits_keeps_its_brightness(scale, dtype):
     assert np.abs(np.asarray(read_image(grey)).astype(float) - GREY).max() <= 1
 
 
+def test_dark_grey_of_16_bits_stays_dark():
+    assert np.asarray(read_image(np.full((2, 2), 200, np.uint16))).max() == 0
+
+
 def test_rotated_picture_is_turned_for_a_person_and_not_for_the_boxes_of_a_data_set(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
