@@ -18,12 +18,12 @@ from amc_lib.checkpoints import Checkpoint, load_checkpoint
 from amc_lib.datasets.image_files import Picture, read_image
 from amc_lib.evaluate import evaluating, ground_remembered, peak, remember_images
 from amc_lib.files import named_path
-from amc_lib.grounding import Calibration, Grounding
+from amc_lib.grounding import Calibration, Grounding, unknown_words
 from amc_lib.model import Backbone, Memory
 from amc_lib.model.trunk import NETWORKS, pixels
 from amc_lib.official import first_sentence
 from amc_lib.presets import DEFAULT_CHECKPOINT
-from amc_lib.tokens import clean, unknown_words
+from amc_lib.tokens import clean
 
 PHRASES_AT_ONCE = 32  # of one picture: more take no more memory
 FileBytes = bytes | bytearray | memoryview

@@ -1,7 +1,10 @@
-"""The answer to a phrase: point, score, heatmap, mask and box, in the pixels of the picture."""
+"""The answer to a phrase: point, score, heatmap, mask and box, in pixels of the picture, and if it has a meaning."""
 
 from __future__ import annotations
 
+import string
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -15,8 +18,9 @@ from amc_lib import gradcam
 from amc_lib.datasets.image_files import read_image
 from amc_lib.files import atomic_file
 from amc_lib.overlay import heat_overlay, ring
-from amc_lib.tokens import says_nothing
+from amc_lib.tokens import Tokenizer, clean
 
+ARTICLES = {"a", "an", "the"}  # words that alone ask for nothing
 PNG_LEVEL = 1  # of compression: an overlay is written in less than half the time, and a quarter larger
 
 
@@ -123,3 +127,30 @@ def box_around(mask: np.ndarray, point: tuple[int, int]) -> tuple[int, int, int,
     x, y = point
     rows, columns = find_objects(parts)[parts[y, x] - 1]
     return columns.start, rows.start, columns.stop, rows.stop
+
+
+def unknown_words(tokenizer: Tokenizer, phrase: str) -> tuple[str, ...]:
+    """Words in other letters than Latin ones, those that are [UNK], and those that are spelled letter by letter.
+
+    Spelled is what begins with a single letter, or has two or more behind its beginning: "surfer ##s" is known.
+
+    A vocabulary may hold other scripts, as BERT's does; captions in English never taught what they mean. Signs are
+    words as well, marks of punctuation are not.
+    """
+    words = [word for word in clean(phrase).split() if not all(unicodedata.category(c)[0] == "P" for c in word)]
+    return tuple(word for word in words if not _is_known(tokenizer, word))
+
+
+def _is_known(tokenizer: Tokenizer, word: str) -> bool:
+    word = word.strip("".join(c for c in word if unicodedata.category(c)[0] == "P" or c in string.punctuation))
+    if not word or any(c.isalpha() and "LATIN" not in unicodedata.name(c, "") for c in word):
+        return False
+    _, *pieces, _ = tokenizer.tokens(word)  # between [CLS] and [SEP]
+    letters = pieces[1:] and all(len(piece) == len("##x") for piece in pieces[1:])
+    spelled = letters and (len(pieces[0]) == 1 or len(pieces) > 2)
+    return pieces[:1] not in ([], ["[UNK]"]) and not spelled
+
+
+def says_nothing(phrase: str, unknown: Sequence[str]) -> bool:
+    """Whether a phrase has no word but articles and those `unknown_words`: then an answer to it has no meaning."""
+    return {word for word in clean(phrase).split() if any(map(str.isalnum, word))} <= {*unknown, *ARTICLES}

@@ -21,8 +21,8 @@ from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import Pointing, point_at, point_hits
 from amc_lib.files import annotated_folder
 from amc_lib.grounder import heatmap_layer, model_input
+from amc_lib.grounding import says_nothing, unknown_words
 from amc_lib.regions import Region
-from amc_lib.tokens import says_nothing, unknown_words
 
 IMAGES_AT_ONCE = 8
 DRAWS = 2000  # of the bootstrap

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +13,6 @@ from torch import Tensor
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 MAX_WORDS = 50  # of a cleaned phrase in training (PROTOCOL, Finetuning)
-ARTICLES = {"a", "an", "the"}  # words that alone ask for nothing
 IGNORED = -100  # label of a position that takes no MLM loss
 
 
@@ -86,30 +84,3 @@ class Tokenizer:
         random_ids = torch.randint(len(self.vocabulary), input_ids.shape, generator=generator)
         corrupted = input_ids.masked_fill(masked, self._mask)
         return torch.where(replaced, random_ids, corrupted), labels
-
-
-def unknown_words(tokenizer: Tokenizer, phrase: str) -> tuple[str, ...]:
-    """Words in other letters than Latin ones, those that are [UNK], and those that are spelled letter by letter.
-
-    Spelled is what begins with a single letter, or has two or more behind its beginning: "surfer ##s" is known.
-
-    A vocabulary may hold other scripts, as BERT's does; captions in English never taught what they mean. Signs are
-    words as well, marks of punctuation are not.
-    """
-    words = [word for word in clean(phrase).split() if not all(unicodedata.category(c)[0] == "P" for c in word)]
-    return tuple(word for word in words if not _is_known(tokenizer, word))
-
-
-def _is_known(tokenizer: Tokenizer, word: str) -> bool:
-    word = word.strip("".join(c for c in word if unicodedata.category(c)[0] == "P" or c in string.punctuation))
-    if not word or any(c.isalpha() and "LATIN" not in unicodedata.name(c, "") for c in word):
-        return False
-    _, *pieces, _ = tokenizer.tokens(word)  # between [CLS] and [SEP]
-    letters = pieces[1:] and all(len(piece) == len("##x") for piece in pieces[1:])
-    spelled = letters and (len(pieces[0]) == 1 or len(pieces) > 2)
-    return pieces[:1] not in ([], ["[UNK]"]) and not spelled
-
-
-def says_nothing(phrase: str, unknown: Sequence[str]) -> bool:
-    """Whether a phrase has no word but articles and those `unknown_words`: then an answer to it has no meaning."""
-    return {word for word in clean(phrase).split() if any(map(str.isalnum, word))} <= {*unknown, *ARTICLES}

@@ -24,12 +24,12 @@ from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.datasets.image_files import read_image
 from amc_lib.evaluate import ground_phrases, peak
-from amc_lib.grounding import Calibration
+from amc_lib.grounding import Calibration, unknown_words
 from amc_lib.model import minilm
 from amc_lib.model.trunk import pixels
 from amc_lib.overlay import heat_overlay
 from amc_lib.presets import preset
-from amc_lib.tokens import SPECIAL, Tokenizer, unknown_words, word_vocabulary
+from amc_lib.tokens import SPECIAL, Tokenizer, word_vocabulary
 
 WIDTH, HEIGHT = 60, 40
 PHRASES = ["w1 w2", "w3", "w4 w5 w6"]

@@ -13,7 +13,6 @@ A column `unit` is that of `own_table`; without it boxes that all lie within 0 t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,7 +23,7 @@ from amc_lib.datasets import label_studio
 from amc_lib.datasets.annotation_files import Annotations, Drawn, via_box
 from amc_lib.datasets.csv_table import SPELLINGS, Table, plain_name, read_table
 from amc_lib.datasets.records import box_from_size, box_xyxy
-from amc_lib.datasets.units import LOOKS, ROUNDED, unit_of
+from amc_lib.datasets.units import LOOKS, are_shares, unit_of
 from amc_lib.regions import Box
 
 
@@ -104,11 +103,10 @@ def _boxes(path: Path, table: Table, phrase: str | None) -> Callable[[list[str]]
 
 def _in_shares(path: Path, table: Table, edges: Sequence[int]) -> bool:
     """Whether no edge and no side of a box lies beyond 1, which is said."""
-    numbers = []
+    sides = []  # of the boxes, or edges
     for cells in table.rows.values():
         with suppress(ValueError):  # named when it is read
-            numbers += [float(table.number(cells[place])) for place in edges]
-    shares = max(numbers, default=math.inf) <= 1 + ROUNDED
-    if shares:
+            sides.append(tuple(float(table.number(cells[place])) for place in edges))
+    if shares := are_shares(sides):
         print(f"{path}: its boxes are read as {LOOKS['share']}")
     return shares

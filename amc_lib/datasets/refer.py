@@ -18,7 +18,7 @@ from typing import Any
 from amc_lib.datasets import refer_parquet
 from amc_lib.datasets.image_files import ImageFile, ImageFolder
 from amc_lib.datasets.records import Regions, box_from_size, naming, read_json, region, scale, scaled
-from amc_lib.datasets.units import are_shares, require_pixels
+from amc_lib.datasets.units import LOOKS, are_shares, require_pixels
 from amc_lib.files import content_or
 from amc_lib.regions import Box
 
@@ -184,5 +184,5 @@ def read_detections(path: str | Path, asked: Collection[str] = ()) -> dict[str, 
         if asked and not boxes.keys() & asked:
             raise ValueError(f"its image ids are none of those that are asked about, such as {min(asked)}")
         if are_shares(chain.from_iterable(boxes.values())):
-            raise ValueError("its boxes look like shares of the sides (0 to 1), and only pixels are read")
+            raise ValueError(f"its boxes look like {LOOKS['share']}, and only pixels are read")
     return {image_id: tuple(its_boxes) for image_id, its_boxes in boxes.items()}

@@ -12,8 +12,8 @@ from PIL import Image
 from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.datasets.image_files import read_image
 from amc_lib.grounder import Grounder, checked_phrases
+from amc_lib.grounding import unknown_words
 from amc_lib.regions import Box
-from amc_lib.tokens import unknown_words
 from amc_study.rival.detector import Proposals
 from amc_study.rival.detector_runs import TRAINED, TrainedDetector, load_detector
 from amc_study.rival.proposal_file import is_proposal_file
