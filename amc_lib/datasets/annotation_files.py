@@ -10,11 +10,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from amc_lib.datasets.csv_table import number_of
 from amc_lib.datasets.records import box_from_size, naming
 from amc_lib.regions import Box
 
@@ -31,6 +33,9 @@ class Drawn(NamedTuple):
     size: tuple[float, float] | None = None  # (width, height) of the picture that it was drawn in
     split: str = ""
     unit: str = ""  # one of UNITS; pixels where nothing is said
+    by_size: bool = False  # whether the box was given as x, y, width, height, and might be of another form
+    own: Sequence[str] = ()  # what its picture may be called by the name of its own file
+    renamed: bool = False  # whether uploading may have taken signs from the names of pictures
 
 
 Annotations = Iterator[tuple[str, Callable[[], Drawn]]]
@@ -72,29 +77,70 @@ def chosen(fields: Mapping[str, Any], phrase: str | None, label: Any = None) -> 
     return next(filter(None, named or known.values()), None)
 
 
+def require_no_turn(rotation: Any) -> None:
+    """ValueError for a turn in degrees, as CVAT writes it into an attribute; what is no number is none."""
+    turn = 0.0
+    with suppress(TypeError, ValueError):
+        turn = float(rotation)
+    if turn % 360:
+        raise ValueError(f"it is turned by {turn:g} degrees, not an upright rectangle")
+
+
 def tool_of(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
     """Of the JSON of COCO or VIA. ValueError for another tool's."""
     if {"images", "annotations"} <= content.keys():
         return _coco(path, content, phrase)
     if {"metadata", "view"} <= content.keys():
         return _via_3(path, content, phrase)
+    if {"shapes", "imagePath"} <= content.keys():
+        raise ValueError(f"{path}: is LabelMe's JSON, which is not read: convert its folder to COCO or Pascal VOC")
     return _via(path, content.get("_via_img_metadata", content), phrase)
 
 
 def _coco(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
     with naming(f"{path}"):
-        pictures = {image["id"]: image for image in content["images"]}
-        categories = {category["id"]: category["name"] for category in content.get("categories", [])}
+        pictures = _by_id("images", content["images"], _coco_picture)
+        categories = _by_id("categories", content.get("categories") or [], lambda category: category["name"])
 
     def read(annotation: Mapping[str, Any]) -> Drawn:
-        label = annotation.get("caption") or categories.get(annotation.get("category_id"), "")
-        words = chosen({**(annotation.get("attributes") or {}), **annotation}, phrase, label)
-        if (picture := pictures.get(annotation["image_id"])) is None:
+        attributes = annotation.get("attributes") or {}
+        require_no_turn(attributes.get("rotation"))
+        label = annotation.get("caption") or categories.get(_id(annotation.get("category_id")), "")
+        words = chosen({**attributes, **annotation}, phrase, label)
+        if (picture := pictures.get(_id(annotation["image_id"]))) is None:
             raise ValueError(f"its image_id {annotation['image_id']!r:.80} is the id of no image")
-        size = tuple(float(picture.get(side) or 0) for side in ("width", "height"))
-        return Drawn([picture["file_name"]], words, box_from_size(*annotation["bbox"]), size if all(size) else None)
+        return Drawn([picture[0]], words, _bbox(annotation["bbox"]), picture[1], by_size=True)
 
     yield from each(f"{path}", "annotation", content["annotations"], read)
+
+
+def _by_id(kind: str, entries: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
+    """What `read` gives of COCO's images or categories, by id. ValueError where one id stands for different ones."""
+    found: dict[str, Any] = {}
+    for entry in entries:
+        one = read(entry)
+        if found.setdefault(_id(entry["id"]), one) != one:
+            raise ValueError(f"its {kind} have the id {entry['id']!r:.80} twice, and differ")
+    return found
+
+
+def _id(value: Any) -> str:
+    """An id as text: in one file it may be a number in one place and a text in another."""
+    return str(value).removesuffix(".0")
+
+
+def _coco_picture(picture: Mapping[str, Any]) -> tuple[str, tuple[float, ...] | None]:
+    """Its name and, where it is said, its (width, height)."""
+    size = tuple(number_of(f"its {side}", picture.get(side) or 0) for side in ("width", "height"))
+    return picture["file_name"], size if all(size) else None
+
+
+def _bbox(numbers: Any) -> Box:
+    try:
+        x, y, width, height = map(float, numbers)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its bbox {numbers!r:.80} is not x, y, width, height") from error
+    return box_from_size(x, y, width, height)
 
 
 def _via(path: Path, files: Any, phrase: str | None) -> Annotations:
@@ -113,7 +159,7 @@ def via_box(name: str, phrase: str | None, region: Mapping[str, Any]) -> Drawn:
     if shape["name"] != "rect":
         raise ValueError(f"it is a {shape['name']}, not a rectangle")
     words = chosen(region["region_attributes"], phrase)
-    return Drawn([name], words, box_from_size(shape["x"], shape["y"], shape["width"], shape["height"]))
+    return Drawn([name], words, box_from_size(shape["x"], shape["y"], shape["width"], shape["height"]), unit="pixel")
 
 
 def _via_3(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
@@ -135,4 +181,4 @@ def _via_3_box(content: Mapping[str, Any], one: Mapping[str, Any], phrase: str |
         attribute = content["attribute"][number]
         options = attribute.get("options") or {}
         fields[attribute["aname"]] = [options[name] for name in value.split(",") if name] if options else value
-    return Drawn([file["fname"], file.get("src") or file["fname"]], chosen(fields, phrase), box)
+    return Drawn([file["fname"], file.get("src") or file["fname"]], chosen(fields, phrase), box, unit="pixel")

@@ -66,6 +66,15 @@ def are_shares(boxes: Iterable[Box]) -> bool:
     return max(map(max, boxes), default=math.inf) <= 1 + ROUNDED
 
 
+def too_small(box: Box) -> str:
+    """What is said of a box in pixels that is less than one wide or high; "" for any other."""
+    sides = box[2] - box[0], box[3] - box[1]
+    if min(sides) >= 1:
+        return ""
+    small = "the box is smaller than a pixel: "
+    return small + ("is it given as shares of the sides?" if max(sides) < 1 else "{:g} x {:g}".format(*sides))
+
+
 def require_pixels(regions: Sequence[Region]) -> None:
     """ValueError where the boxes of a data set's regions evidently are shares or percent of the sides."""
     boxes = sorted(((box, region.image) for region in regions for box in region.boxes), key=lambda pair: max(pair[0]))
@@ -80,8 +89,7 @@ def require_pixels(regions: Sequence[Region]) -> None:
         raise ValueError(f"its boxes look like {LOOKS[unit]}, and only pixels are read")
 
 
-def doubt(unit: str) -> str:
-    """What is said of boxes that are read in pixels and look like another unit."""
-    return (
-        f"look like {LOOKS[unit]}: add a column unit that says {unit} in every row, or pixel if that is what they are"
-    )
+def doubt(unit: str, in_table: bool = True) -> str:
+    """What is said of boxes that are read in pixels and look like another unit; tables have columns, to say it."""
+    column = f": add a column unit that says {unit} in every row, or pixel if that is what they are"
+    return f"look like {LOOKS[unit]}{column if in_table else ', and this format has pixels'}"

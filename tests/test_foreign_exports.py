@@ -1,0 +1,190 @@
+"""Exports that mislead: values are right, or a sentence says what is wrong; nothing is taken for something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from refusal import refused
+
+from amc_lib.datasets import own_table
+from amc_lib.datasets.annotations import convert, picture_folder
+
+SIZE = (400, 300)
+CORNERS = "image,phrase,x1,y1,x2,y2\n"
+BOX = "<bndbox><xmin>10</xmin><ymin>20</ymin><xmax>110</xmax><ymax>220</ymax></bndbox>"
+THING = f"<object><name>cat</name>{BOX}</object>"
+EDGES = [10, 20, 110, 220]  # of BOX
+
+
+def laid_out(root: Path, files: dict[str, object]) -> Path:
+    """Files below a folder: of a picture the size, of others text, bytes or JSON."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, tuple):
+            Image.new("RGB", content).save(path)
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return root
+
+
+def converted(root: Path, name: str, files: dict[str, object], **options) -> tuple[list[list], list[str]]:
+    """Rows and sentences of a source below a new folder, with a.png and b.png of SIZE beside it."""
+    source = laid_out(root, {"a.png": SIZE, "b.png": SIZE, **files}) / name
+    table, skipped, _ = convert(source, picture_folder(source), **options)
+    return table.to_numpy().tolist(), skipped
+
+
+def coco(*annotations: dict, **more: object) -> dict:
+    images = [{"id": n, "file_name": f"{name}.png", "width": 400, "height": 300} for n, name in enumerate("ab")]
+    annotations = [{"image_id": 0, "category_id": 1, "bbox": [10, 20, 100, 200]} | one for one in annotations]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]} | more
+
+
+ROWS_OF_YOLO = "xmin,ymin,xmax,ymax,confidence,class,name,image\n10,20,110,220,0.9,0,cat,a.png\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (ROWS_OF_YOLO, None),
+        (ROWS_OF_YOLO.replace("name", "note"), "all its phrases are bare numbers, as of classes (0): give the names"),
+        (ROWS_OF_YOLO.replace("cat", "3"), "all its phrases are bare numbers, as of classes (0): give the names"),
+        (f"{CORNERS}a.png,/m/01g317,10,20,110,220\n", "all its phrases are Open Images' codes of classes"),
+        (f"{CORNERS}a.png,7,10,20,110,220\na.png,cat,10,20,110,220\n", None),
+    ],
+)
+def test_numbers_and_codes_of_classes_are_no_phrases(tmp_path, content, sentence):
+    if not sentence:
+        assert converted(tmp_path, "x.csv", {"x.csv": content})[0][-1] == ["a.png", "cat", *EDGES]
+        return
+    with refused(sentence):
+        converted(tmp_path, "x.csv", {"x.csv": content})
+    if content.startswith(CORNERS):
+        with refused(sentence):
+            own_table.read(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("form", "boxes"),
+    [
+        ("x_center, y_center, width, height", [(60, 120, 100, 200), (350, 200, 90, 190), (200, 150, 40, 40)]),
+        ("x1, y1, x2, y2", [(10, 20, 110, 220), (210, 150, 390, 290), (200, 10, 300, 290)]),
+        (None, [(10, 20, 110, 220), (210, 150, 190, 150), (380, 10, 20, 30), (0, 0, 400, 300)]),
+        (None, [(300, 200, 150, 50), (1, 1, 9, 9), (10, 200, 30, 40)]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["COCO", "CSV", "own table"])
+def test_boxes_of_another_form_are_refused_together(tmp_path, form, boxes, kind):
+    rows = [f"a.png,thing {n},{','.join(map(str, box))}" for n, box in enumerate(boxes)]
+    head = "image,phrase,bbox_x,bbox_y,bbox_w,bbox_h" if kind == "own table" else "image,label,x,y,width,height"
+    source = "x.json" if kind == "COCO" else "x.csv"
+    laid_out(tmp_path, {"a.png": SIZE, "x.csv": "\n".join((head, *rows))})
+    laid_out(tmp_path, {"x.json": coco(*({"bbox": box} for box in boxes))})
+    read = own_table.read if kind == "own table" else lambda source: convert(source, tmp_path)
+    if form:
+        with refused(f"overrun their pictures as x, y, width, height, and fit as {form}"):
+            read(tmp_path / source)
+    elif kind != "own table":
+        x, y, width, height = boxes[-1]
+        assert [*read(tmp_path / source)[0].iloc[-1, 2:]] == [x, y, x + width, y + height]
+
+
+def test_turned_boxes_are_left_out_and_an_attribute_is_no_label(tmp_path):
+    content = coco({"attributes": {"rotation": 30.5}}, {"attributes": {"rotation": 0.0, "occluded": False}})
+    rows, (sentence,) = converted(tmp_path / "coco", "x.json", {"x.json": content})
+    assert rows == [["a.png", "cat", *EDGES]]
+    assert sentence.endswith("x.json, annotation 0: it is turned by 30.5 degrees, not an upright rectangle")
+    named = "<attribute><name>name</name><value>tom</value></attribute>"
+    turned = "<attribute><name>rotation</name><value>30</value></attribute>"
+    things = "".join(THING.replace(BOX, f"{BOX}<attributes>{words}</attributes>") for words in (named, turned))
+    xml = f"<annotation><filename>a.png</filename>{things}</annotation>"
+    rows, (sentence,) = converted(tmp_path / "voc", "", {"a.xml": xml})
+    assert rows == [["a.png", "cat", *EDGES]] and "object 1: it is turned by 30 degrees" in sentence
+
+
+def test_ids_of_coco_that_stand_twice_or_as_text(tmp_path):
+    images, categories = coco()["images"], [{"id": 1, "name": "cat"}]
+    text = coco({"image_id": "0", "category_id": "1"}, images=images * 2, categories=categories * 2)
+    assert converted(tmp_path, "x.json", {"x.json": text}) == ([["a.png", "cat", *EDGES]], [])
+    for kind, entries in (
+        ("images", [*images, images[0] | {"file_name": "b.png"}]),
+        ("categories", [*categories, {"id": 1, "name": "dog"}]),
+    ):
+        with refused(f"x.json: its {kind} have the id {entries[-1]['id']} twice, and differ"):
+            converted(tmp_path, "x.json", {"x.json": coco({}, **{kind: entries})})
+
+
+@pytest.mark.parametrize(
+    ("file_name", "stated", "b_size", "image"),
+    [
+        ("b.png", SIZE, (200, 300), "a.png"),
+        ("b.png", (200, 300), (200, 300), "b.png"),
+        ("b.png", SIZE, SIZE, "it names b.png, and by the name of its file it is of a.png: which is it?"),
+        ("gone.jpg", SIZE, SIZE, "a.png"),
+        ("A.PNG", SIZE, SIZE, "a.png"),
+    ],
+)
+def test_stale_file_names_of_voc(tmp_path, file_name, stated, b_size, image):
+    size = "<size><width>{}</width><height>{}</height></size>".format(*stated)
+    xml = f"<annotation><filename>{file_name}</filename>{size}{THING}</annotation>"
+    files = {"a.png": SIZE, "b.png": b_size, "a.xml": xml}
+    if image.endswith(".png"):
+        assert converted(tmp_path, "", files) == ([[image, "cat", *EDGES]], [])
+    else:
+        with refused(image):
+            converted(tmp_path, "", files)
+
+
+def test_flat_pictures_beside_folders_of_splits(tmp_path):
+    line = "0 0.15 0.4 0.25 0.66666667"
+    files = {"images/a.png": SIZE, "images/b.png": SIZE, "data.yaml": "names: [cat]"}
+    files |= {"labels/train/a.txt": line, "labels/val/b.txt": line}
+    rows, skipped = converted(tmp_path, "", files)
+    assert [(row[0], row[-1]) for row in rows] == [("a.png", "train"), ("b.png", "val")] and not skipped
+
+
+@pytest.mark.parametrize(
+    ("content", "edges"),
+    [
+        ("image;label;x1;y1;x2;y2\na.png;cat;10,0;20;1,10E+02;220\n", EDGES),
+        ("image\tlabel\tx1\ty1\tx2\ty2\na.png\tcat\t10,0\t20\t110,0\t220\n", EDGES),
+        ("image;label;x1;y1;x2;y2\na.png;cat;10.125;20;110.5;220\n", [10.125, 20, 110.5, 220]),
+        (
+            "image;label;x1;y1;x2;y2\na.png;cat;10,5;20;1.010;220\n",
+            "row 2: 1.010 may count thousands, as other numbers",
+        ),
+        ("image,label,x1,y1,x2,y2\na.png,cat,10,20,10.1,220\n", "the box is smaller than a pixel: 0.1 x 200"),
+        ("image,label,x1,y1,x2,y2\na.png,cat,,20,10,220\n", "row 2: x1 is '', which is not a number"),
+        ("image,label,x0,y0,x1,y1\na.png,cat,10,20,110,220\n", EDGES),
+        ("image,file_name,label,x1,y1,x2,y2\n17,a.png,cat,10,20,110,220\n", EDGES),
+        ("7,10,20,100,200,a.png,400,300\ncat,10,20,100,200,a.png,400,300\n", EDGES),
+        ("TRAIN,gs://b/b.png,cat,0.1,0.1,0.5,0.1,0.5,0.5,0.1,0.5\n", [40, 30, 200, 150, "TRAIN"]),
+        ("TRAIN,gs://b/b.png,cat,0.1,0.1,,,0.5,0.5,,\n", [40, 30, 200, 150, "TRAIN"]),
+    ],
+)
+def test_numbers_and_columns_of_tables(tmp_path, content, edges):
+    if isinstance(edges, str):
+        with refused(edges):
+            converted(tmp_path, "x.csv", {"x.csv": content})
+    else:
+        rows, skipped = converted(tmp_path, "x.csv", {"x.csv": content})
+        assert rows[-1][1:] == ["cat", *edges] and not skipped
+
+
+@pytest.mark.parametrize(
+    ("lines", "boxes"),
+    [
+        ("0 0.5 0.5 0.2 0.4 0.9 1\n0 0.5 0.5 0.5 0.5 0.25 12\n", [[160, 90, 240, 210], [100, 75, 300, 225]]),
+        ("0 0.5 0.5 0.25 0.5 0.75 1\n0 0.25 0.5 0.5 0.5 0.25 0.75\n", [[100, 150, 300, 300], [100, 150, 200, 225]]),
+    ],
+    ids=["tracks", "triangles"],
+)
+def test_seven_numbers_of_yolo(tmp_path, lines, boxes):
+    rows, skipped = converted(tmp_path, "", {"labels/a.txt": lines, "classes.txt": b"caf\xe9\n"})
+    assert rows == [["a.png", "café", *box] for box in boxes] and not skipped
