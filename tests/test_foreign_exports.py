@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,153 @@ def test_numbers_and_columns_of_tables(tmp_path, content, edges):
 def test_seven_numbers_of_yolo(tmp_path, lines, boxes):
     rows, skipped = converted(tmp_path, "", {"labels/a.txt": lines, "classes.txt": b"caf\xe9\n"})
     assert rows == [["a.png", "café", *box] for box in boxes] and not skipped
+
+
+YOLO = {"labels/a.txt": "0 0.15 0.4 0.25 0.66666667\n", "data.yaml": "names: [cat]\n"}
+VOC = f"<annotation><filename>a.png</filename>{THING}</annotation>"
+CVAT = "<annotations><version>1.1</version></annotations>"
+SPACED = VOC.replace("<annotation>", '<annotation xmlns="http://x.org/voc">')
+LABELME = {"shapes": [], "imagePath": "a.png"}
+
+
+@pytest.mark.parametrize(
+    ("files", "outcome"),
+    [
+        ({**YOLO, ".idea/misc.xml": VOC}, []),
+        ({**YOLO, "annotations.xml": CVAT, "notes.xml": "<project/>"}, []),
+        ({"x.xml": SPACED}, []),
+        ({"x.xml": VOC, "notes.xml": "<project/>"}, ["notes.xml: is XML of <project>, not of VOC's <annotation>"]),
+        ({"x.xml": VOC, "labels/readme.txt": "by hand"}, []),
+        ({"x.xml": VOC, **YOLO}, "holds Pascal VOC's XML and YOLO's labels: take one kind out, or name its folder"),
+        ({"annotations.xml": CVAT}, "annotations.xml: is CVAT's own XML, which is not read: export as COCO or Pascal"),
+        ({"note.xml": "<note>"}, "note.xml: cannot be read as XML"),
+        ({"obj.names": "cat\n", "obj_train_data/a.txt": YOLO["labels/a.txt"]}, []),
+        ({"annotations/instances_default.json": coco({})}, []),
+        ({"a.json": LABELME, "b.json": LABELME}, "a.json: is LabelMe's JSON, which is not read: convert its folder to"),
+        ({"a.json": coco(), "b.json": coco()}, "holds 2 files of JSON: name one"),
+        ({}, "is none of COCO, VIA, Label Studio"),
+    ],
+)
+def test_what_a_folder_holds(tmp_path, files, outcome):
+    if isinstance(outcome, str):
+        with refused(outcome):
+            converted(tmp_path / "data", "", files)
+    else:
+        rows, skipped = converted(tmp_path / "data", "", files)
+        assert rows == [["a.png", "cat", *map(pytest.approx, EDGES)]]
+        assert [sentence.rpartition("data/")[2] for sentence in skipped] == outcome
+
+
+def test_roboflows_folders_of_coco_keep_their_pictures_and_splits(tmp_path):
+    files = {f"{split}/_annotations.coco.json": coco({}) for split in ("train", "valid")}
+    files |= {f"{split}/a.png": SIZE for split in ("train", "valid")}
+    rows, skipped = converted(tmp_path, "", files)
+    expected = [[f"{folder}/a.png", "cat", *EDGES, split] for folder, split in (("train", "train"), ("valid", "val"))]
+    assert rows == expected and not skipped
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("x.zip", b"PK\5\6" + bytes(18), "x.zip: is a compressed archive: unpack it"),
+        ("x.xml", CVAT, "is CVAT's own XML"),
+        ("coco8.yaml", "path: coco8\nnames: [cat]\n", "no folder labels lies beside it: put it into that of YOLO's"),
+        ("x.csv", f"{CORNERS}a.png,cat,1,2,3,4".encode("utf-16-le"), "is not UTF-8, but perhaps UTF-16: save it as"),
+        ("x.json", coco({"bbox": [1, 2, 3]}), "annotation 0: its bbox [1, 2, 3] is not x, y, width, height"),
+        ("x.json", coco(images=[None]), "x.json: is of another form than expected"),
+        ("x.json", coco({}) | {"images": [{"id": 0, "file_name": "a.png", "width": "x", "height": 1}]}, "width is 'x'"),
+        ("x.xml", VOC.replace("<xmin>10</xmin>", "<xmin/>"), "object 0: its xmin is '', which is not a number"),
+        ("x.xml", VOC.replace("bndbox", "robndbox"), "object 0: it has no bndbox"),
+        (
+            "x.json",
+            [{"data": {"image": "a.png"}, "predictions": [{}, {}]}],
+            "a.png: it has predictions (2) and no anno",
+        ),
+        (
+            "x.json",
+            coco({"bbox": [0.1, 0.2, 0.3, 0.4]}),
+            "look like shares of the sides (0 to 1), and this format has p",
+        ),
+        (
+            "x.json",
+            coco({"bbox": [500, 9, 9, 9]}, {"bbox": [10, 400, 9, 9]}, {}),
+            "2 of 3 boxes reach beyond their pict",
+        ),
+        (
+            "turned.csv",
+            f"{CORNERS}turned.jpg,cat,10,20,110,220\n",
+            "it is stored turned (EXIF orientation 6), so boxes",
+        ),
+    ],
+)
+def test_source_that_cannot_be_used_is_named(tmp_path, name, content, sentence):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", SIZE).save(tmp_path / "turned.jpg", exif=exif)
+    with refused(sentence):
+        converted(tmp_path, name, {name: content})
+
+
+def test_folders_that_are_links_are_entered_once(tmp_path):
+    laid_out(tmp_path / "elsewhere", {"a.png": SIZE, "a.txt": YOLO["labels/a.txt"]})
+    root = laid_out(tmp_path / "data", {"data.yaml": "names: [cat]\n"})
+    for name in ("images", "labels", "images/again"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    table, skipped, _ = convert(root, picture_folder(root))
+    assert [*table["image"]] == ["a.png"] and not skipped
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_umlauts_in_file_names_have_two_spellings(tmp_path, form):
+    stored, written = (unicodedata.normalize(one, "bär.png") for one in ({"NFC": "NFD", "NFD": "NFC"}[form], form))
+    files = {stored: SIZE, "x.csv": f"{CORNERS}{written},cat,10,20,110,220\n"}
+    assert converted(tmp_path, "x.csv", files)[0] == [[stored, "cat", *EDGES]]
+    assert own_table.read(tmp_path / "x.csv")[0].image_id == stored
+
+
+def studio(name: str) -> list[dict]:
+    value = {"x": 2.5, "y": 10, "width": 25, "height": 50, "rectanglelabels": ["cat"]}
+    result = {"type": "rectanglelabels", "original_width": 400, "original_height": 200, "value": value}
+    return [{"data": {"image": f"/data/upload/1/{name}"}, "annotations": [{"result": [result]}]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "found"),
+    [
+        ("1234abcd-my_photo_1.jpg", [], "my photo (1).jpg"),
+        ("1234abcd-photo_1.jpg", [], "photo_1.jpg"),
+        ("my_photo_1.jpg", [], "there is no picture my_photo_1.jpg below"),
+        ("1234abcd-my_photo_1.jpg", ["my_photo 1.jpg"], "my_photo_1.jpg may be "),
+    ],
+)
+def test_uploads_are_found_by_their_changed_names(tmp_path, name, more, found):
+    pictures = ["my photo (1).jpg", "photo_1.jpg", "photo (1).jpg", *more]
+    files = {"x.json": studio(name), **dict.fromkeys(pictures, (400, 200))}
+    if found in pictures:
+        assert converted(tmp_path, "x.json", files)[0] == [[found, "cat", 10, 20, 110, 120]]
+    else:
+        with refused(found):
+            converted(tmp_path, "x.json", files)
+
+
+@pytest.mark.parametrize("names", ["[1, no, yes]", "{0: 1, 1: no, 2: yes}"])
+def test_names_of_classes_are_read_as_written(tmp_path, names):
+    box = YOLO["labels/a.txt"][1:]
+    files = {"data.yaml": f"names: {names}\n", "labels/a.txt": f"0{box}1{box}2{box}"}
+    assert [row[1] for row in converted(tmp_path, "", files)[0]] == ["1", "no", "yes"]
+
+
+def test_csv_of_via_1(tmp_path):
+    shape, words = ('{""name"":""rect"",""x"":10,""y"":20,""width"":100,""height"":200}', '{""name"":""cat""}')
+    head = "#filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+    rows = f'{head}a.png,9,"{{}}",1,0,"{shape}","{words}"\n'
+    assert converted(tmp_path, "x.csv", {"x.csv": rows}) == ([["a.png", "cat", *EDGES]], [])
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_few_small_boxes_of_a_format_of_pixels_are_said_to_be_pixels(tmp_path, kind):
+    xml = "<annotation><object><name>cat</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>30</xmax><ymax>40</ymax>"
+    files = {"x.json": coco({"bbox": [2, 3, 28, 37]}), "a.xml": f"{xml}</bndbox></object></annotation>"}
+    name = {"coco": "x.json", "voc": "a.xml"}[kind]
+    rows, _ = converted(tmp_path, name, {name: files[name]})
+    assert rows == [["a.png", "cat", 2, 3, 30, 40, "pixel"]]
