@@ -55,6 +55,7 @@ ROWS_OF_YOLO = "xmin,ymin,xmax,ymax,confidence,class,name,image\n10,20,110,220,0
     [
         (ROWS_OF_YOLO, None),
         (ROWS_OF_YOLO.replace("name", "note"), "all its phrases are bare numbers, as of classes (0): give the names"),
+        (ROWS_OF_YOLO.replace("cat", "a.png"), "all its phrases are bare numbers, as of classes (0): give the names"),
         (ROWS_OF_YOLO.replace("cat", "3"), "all its phrases are bare numbers, as of classes (0): give the names"),
         (f"{CORNERS}a.png,/m/01g317,10,20,110,220\n", "all its phrases are Open Images' codes of classes"),
         (f"{CORNERS}a.png,7,10,20,110,220\na.png,cat,10,20,110,220\n", None),
@@ -195,6 +196,10 @@ YOLO = {"labels/a.txt": "0 0.15 0.4 0.25 0.66666667\n", "data.yaml": "names: [ca
 VOC = f"<annotation><filename>a.png</filename>{THING}</annotation>"
 CVAT = "<annotations><version>1.1</version></annotations>"
 SPACED = VOC.replace("<annotation>", '<annotation xmlns="http://x.org/voc">')
+VIA_1 = (
+    "#filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+    'a.png,9,"{}",1,0,"{""name"":""rect"",""x"":10,""y"":20,""width"":100,""height"":200}","{""kind"":""cat""}"\n'
+)
 LABELME = {"shapes": [], "imagePath": "a.png"}
 
 
@@ -326,10 +331,7 @@ def test_names_of_classes_are_read_as_written(tmp_path, names):
 
 
 def test_csv_of_via_1(tmp_path):
-    shape, words = ('{""name"":""rect"",""x"":10,""y"":20,""width"":100,""height"":200}', '{""name"":""cat""}')
-    head = "#filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
-    rows = f'{head}a.png,9,"{{}}",1,0,"{shape}","{words}"\n'
-    assert converted(tmp_path, "x.csv", {"x.csv": rows}) == ([["a.png", "cat", *EDGES]], [])
+    assert converted(tmp_path, "x.csv", {"x.csv": VIA_1}) == ([["a.png", "cat", *EDGES]], [])
 
 
 @pytest.mark.parametrize("kind", ["coco", "voc"])

@@ -24,9 +24,8 @@ from amc_lib.datasets.records import box_xyxy, files_below, naming, read_foreign
 from amc_lib.regions import Box
 
 CLASSES = ("data.yaml", "data.yml", "classes.txt", "labels/classes.txt", "obj.names")
-LABELS = re.compile(
-    r"labels|obj_(train|valid|test)_data"
-)  # folders of YOLO's label files, the latter as Darknet has them
+LABELS = re.compile(r"labels|obj_(train|valid|test)_data")  # folders of label files; the latter are Darknet's
+BROKEN = (OSError, LookupError, ValueError, ElementTree.ParseError)  # what reading XML raises, also by its encoding
 
 
 def files(folder: Path, ending: str) -> list[Path]:
@@ -47,7 +46,7 @@ def _split(folder: PurePath) -> str:
 
 def root_of(path: Path) -> str:
     """The name of the first element of an XML file, without its namespace; "" for a broken file."""
-    with suppress(OSError, ElementTree.ParseError, StopIteration), path.open("rb") as file:
+    with suppress(*BROKEN, StopIteration), path.open("rb") as file:
         return _local(next(ElementTree.iterparse(file, ["start"]))[1].tag)
     return ""
 
@@ -61,7 +60,7 @@ def voc(folder: Path, paths: Iterable[Path], phrase: str | None) -> Annotations:
     for path in paths:
         try:
             root = ElementTree.fromstring(path.read_bytes())
-        except (OSError, ElementTree.ParseError) as error:
+        except BROKEN as error:
             yield f"{path}", partial(refuse, f"cannot be read as XML: {error}")
             continue
         for element in root.iter():
@@ -127,13 +126,13 @@ def yolo(source: Path, folder: Path, paths: Iterable[Path]) -> Annotations:
     names, with_points = _classes(source)  # by number, of which 0 and 0.0 are the same
     texts = {path: read_text(path) for path in paths}
     lines = {(path, n): line for path in texts for n, line in enumerate(texts[path].splitlines(), 1) if line.strip()}
-    with_extras = with_points or _are_tracks(lines.values())
+    lengths = (4, 5, 6) if _are_tracks(lines.values()) else (4, 5)  # of a box, with what may stand behind it
 
     def read(image: PurePath, line: str) -> Drawn:
         kind, *numbers = map(float, line.split())
         if kind not in names:
             raise ValueError(f"its class {kind:g} is none of the {len(names)} that have a name")
-        box = _yolo_box(numbers, with_extras)
+        box = around(*numbers[:4]) if with_points or len(numbers) in lengths else _yolo_polygon(numbers)
         return Drawn([image.as_posix()], names[kind], box, None, _split(image.parent), "share")
 
     for (path, number), line in lines.items():
@@ -142,18 +141,13 @@ def yolo(source: Path, folder: Path, paths: Iterable[Path]) -> Annotations:
 
 
 def _are_tracks(lines: Iterable[str]) -> bool:
-    """Whether all lines with 6 numbers behind the class have a confidence and the id of a track, and no triangle."""
+    """Whether all lines with 6 numbers behind the class end in a confidence and the id of a track: no triangles."""
     ends = [line.split()[5:] for line in lines if len(line.split()) == 7]
-    tracks = (
-        re.fullmatch(r"0(\.\d+)?|1(\.0*)?|\d(\.\d+)?e-\d+", conf) and re.fullmatch(r"[1-9]\d*", id) for conf, id in ends
-    )
-    return bool(ends) and all(tracks)
+    return bool(ends) and all(re.fullmatch(r"[01]?\.\d+|[01]|\d.*e-\d+", conf) and id.isdecimal() for conf, id in ends)
 
 
-def _yolo_box(numbers: Sequence[float], with_extras: bool) -> Box:
-    """Of centre and size, with a confidence behind them or, `with_extras`, a pose or track, or around a polygon."""
-    if len(numbers) in (4, 5) or with_extras:
-        return around(*numbers[:4])
+def _yolo_polygon(numbers: Sequence[float]) -> Box:
+    """The box around x and y by turns."""
     if len(numbers) < 6 or len(numbers) % 2:
         raise ValueError(f"the {len(numbers)} numbers after its class are neither a box nor a polygon")
     return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])

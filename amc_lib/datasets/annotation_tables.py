@@ -63,7 +63,7 @@ def _value(cell: str) -> Any:
 
 def _via_row(names: Sequence[str], phrase: str | None, cells: Sequence[str]) -> Drawn:
     row = dict(zip((name.removeprefix("#") for name in names), cells, strict=True))  # VIA 1 has #filename
-    shape, attributes = (json.loads(row[f"region_{kind}"]) for kind in ("shape_attributes", "attributes"))
+    shape, attributes = (json.loads(row[f"region_{kind}"] or "{}") for kind in ("shape_attributes", "attributes"))
     return via_box(row["filename"], phrase, {"shape_attributes": shape, "region_attributes": attributes})
 
 
@@ -115,7 +115,7 @@ def _names_pictures(cells: list[str]) -> bool:
 
 
 def _holds_words(cells: list[str]) -> bool:
-    return bool(cells) and not codes(cells)
+    return bool(cells) and not codes(cells) and not _names_pictures(cells)
 
 
 def _in_shares(path: Path, table: Table, edges: Sequence[int]) -> bool:

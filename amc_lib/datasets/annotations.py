@@ -113,7 +113,7 @@ class _Boxes:
         require_sizes(self.by_size)
         beyond = any(box[2] > size[0] or box[3] > size[1] for box, size in self.unsaid)
         if (beyond or not in_table) and (unit := evident_unit(self.unsaid)):
-            raise ValueError(f"its boxes {doubt(unit, in_table)}")
+            raise ValueError(f"its boxes {doubt(unit, self.unsaid, in_table)}")
         require_inside(self.pixels)
 
 

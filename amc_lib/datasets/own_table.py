@@ -173,7 +173,7 @@ def _unit_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]])
     for said in ("", "percent", "permille"):
         same = {number: (row.box, sizes[row.image]) for number, row in rows.items() if row.unit == said}
         if not said and (unit := likely_unit(same.values())):
-            faults |= dict.fromkeys(same, f"the boxes of the table {doubt(unit)}")
+            faults |= dict.fromkeys(same, f"the boxes of the table {doubt(unit, same.values())}")
         elif said and evident_unit(same.values()) == "share":
             look = f"the boxes look like {LOOKS['share']}"
             faults |= dict.fromkeys(same, f"the column unit says {said}, and {look}: let it say share")
@@ -194,7 +194,7 @@ def _box_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]]) 
     if tiny := {number: too_small(row.box) for number, row in rows.items() if too_small(row.box)}:
         return tiny
     return {
-        number: f"the box lies outside the image of {width} x {height}, or partly"
+        number: f"the box lies outside the image of {width} x {height}, or partly: was that resized after annotating?"
         for number, row in rows.items()
         for width, height in [sizes[row.image]]
         if min(row.box) < 0 or row.box[2] > width or row.box[3] > height

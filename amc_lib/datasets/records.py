@@ -19,6 +19,7 @@ CODES = {  # of classes: what stands in the place of their names -> what that is
     re.compile(r"[-+]?\d+([.,]\d+)?"): "bare numbers, as of classes",
     re.compile(r"/[mg]/\w+"): "Open Images' codes of classes, whose names its file class-descriptions lists",
 }
+OF_PYTHON = re.compile(r"(not enough|too many) values to unpack|\w+\(\) ")  # how it says that a form is another
 LITTER = re.compile(r"\..*|thumbs\.db|desktop\.ini|.*\.(part|crdownload)", re.IGNORECASE | re.DOTALL)
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what reading a bad record raises
 
@@ -38,7 +39,9 @@ def _reason(error: Exception) -> str:
         name = error.args[0]
         known = isinstance(name, str) and name.isidentifier()
         return f"has no {name}" if known else f"refers to {name!r}, which is not there"
-    if isinstance(error, AttributeError | IndexError | TypeError):
+    if isinstance(error, json.JSONDecodeError):
+        return f"holds text that should be JSON, and is {error.doc!r:.80}"
+    if isinstance(error, AttributeError | IndexError | TypeError) or OF_PYTHON.match(f"{error}"):
         return "is of another form than expected"
     if isinstance(error, ArithmeticError):
         return "holds a number that is of no use, such as a size of 0"

@@ -50,7 +50,7 @@ def evident_unit(boxes: Sized) -> str:
     if are_shares(box for box, _ in boxes):
         return "share"
     end = max((max(box) for box, _ in boxes), default=math.inf)
-    outside = sum(max(box[2] / size[0], box[3] / size[1]) > 1 + ROUNDED for box, size in boxes)
+    outside = _beyond(boxes)
     for unit in ("percent", "permille"):
         whole = UNITS[unit]
         beyond = sum(max(box) > whole * (1 + ROUNDED) for box, _ in boxes)
@@ -59,6 +59,11 @@ def evident_unit(boxes: Sized) -> str:
         if ends_there and (chance < UNLIKELY or outside > OUTSIDE * len(boxes)):
             return unit
     return ""
+
+
+def _beyond(boxes: Sized) -> int:
+    """How many boxes, were they in pixels, end beyond their pictures."""
+    return sum(max(box[2] / size[0], box[3] / size[1]) > 1 + ROUNDED for box, size in boxes)
 
 
 def are_shares(boxes: Iterable[Box]) -> bool:
@@ -89,7 +94,9 @@ def require_pixels(regions: Sequence[Region]) -> None:
         raise ValueError(f"its boxes look like {LOOKS[unit]}, and only pixels are read")
 
 
-def doubt(unit: str, in_table: bool = True) -> str:
+def doubt(unit: str, boxes: Sized, in_table: bool = True) -> str:
     """What is said of boxes that are read in pixels and look like another unit; tables have columns, to say it."""
     column = f": add a column unit that says {unit} in every row, or pixel if that is what they are"
-    return f"look like {LOOKS[unit]}{column if in_table else ', and this format has pixels'}"
+    beyond = unit != "share" and _beyond(boxes)
+    smaller = "; or were the pictures made smaller after annotating?" if beyond else ""
+    return f"look like {LOOKS[unit]}{column if in_table else ', and this format has pixels'}{smaller}"
