@@ -58,6 +58,7 @@ ROWS_OF_YOLO = "xmin,ymin,xmax,ymax,confidence,class,name,image\n10,20,110,220,0
         (ROWS_OF_YOLO.replace("cat", "a.png"), "all its phrases are bare numbers, as of classes (0): give the names"),
         (ROWS_OF_YOLO.replace("cat", "3"), "all its phrases are bare numbers, as of classes (0): give the names"),
         (f"{CORNERS}a.png,/m/01g317,10,20,110,220\n", "all its phrases are Open Images' codes of classes"),
+        (f"{CORNERS}a.png,7,10,20,110,220\n", "all its phrases are bare numbers, as of classes (7): give the names"),
         (f"{CORNERS}a.png,7,10,20,110,220\na.png,cat,10,20,110,220\n", None),
     ],
 )
@@ -166,8 +167,8 @@ def test_flat_pictures_beside_folders_of_splits(tmp_path):
         ("image,label,x0,y0,x1,y1\na.png,cat,10,20,110,220\n", EDGES),
         ("image,file_name,label,x1,y1,x2,y2\n17,a.png,cat,10,20,110,220\n", EDGES),
         ("7,10,20,100,200,a.png,400,300\ncat,10,20,100,200,a.png,400,300\n", EDGES),
-        ("TRAIN,gs://b/b.png,cat,0.1,0.1,0.5,0.1,0.5,0.5,0.1,0.5\n", [40, 30, 200, 150, "TRAIN"]),
-        ("TRAIN,gs://b/b.png,cat,0.1,0.1,,,0.5,0.5,,\n", [40, 30, 200, 150, "TRAIN"]),
+        ("UNASSIGNED,gs://b/b.png,cat,0.1,0.1,0.5,0.1,0.5,0.5,0.1,0.5\n", [40, 30, 200, 150, "UNASSIGNED"]),
+        ("UNASSIGNED,gs://b/b.png,cat,0.1,0.1,,,0.5,0.5,,\n", [40, 30, 200, 150, "UNASSIGNED"]),
     ],
 )
 def test_numbers_and_columns_of_tables(tmp_path, content, edges):
@@ -217,7 +218,8 @@ LABELME = {"shapes": [], "imagePath": "a.png"}
         ({"obj.names": "cat\n", "obj_train_data/a.txt": YOLO["labels/a.txt"]}, []),
         ({"annotations/instances_default.json": coco({})}, []),
         ({"a.json": LABELME, "b.json": LABELME}, "a.json: is LabelMe's JSON, which is not read: convert its folder to"),
-        ({"a.json": coco(), "b.json": coco()}, "holds 2 files of JSON: name one"),
+        ({"x.csv": f"{CORNERS}a.png,cat,10,20,110,220\n"}, "holds x.csv: name a file, not its folder"),
+        ({"a.json": coco(), "b.json": coco()}, "holds a.json: name a file, not its folder"),
         ({}, "is none of COCO, VIA, Label Studio"),
     ],
 )
@@ -247,6 +249,7 @@ def test_roboflows_folders_of_coco_keep_their_pictures_and_splits(tmp_path):
         ("coco8.yaml", "path: coco8\nnames: [cat]\n", "no folder labels lies beside it: put it into that of YOLO's"),
         ("x.csv", f"{CORNERS}a.png,cat,1,2,3,4".encode("utf-16-le"), "is not UTF-8, but perhaps UTF-16: save it as"),
         ("x.json", coco({"bbox": [1, 2, 3]}), "annotation 0: its bbox [1, 2, 3] is not x, y, width, height"),
+        ("x.json", coco(images=None), "x.json: its images are null, not a list"),
         ("x.json", coco(images=[None]), "x.json: is of another form than expected"),
         ("x.json", coco({}) | {"images": [{"id": 0, "file_name": "a.png", "width": "x", "height": 1}]}, "width is 'x'"),
         ("x.xml", VOC.replace("<xmin>10</xmin>", "<xmin/>"), "object 0: its xmin is '', which is not a number"),

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -50,11 +50,15 @@ def refuse(sentence: str) -> NoReturn:
 def each(where: str, kind: str, entries: Any, read: Callable[[Any], Drawn]) -> Annotations:
     """The annotations of a list in JSON; anything else, such as null, counts as one that cannot be read."""
     if not isinstance(entries, list):
-        form = "null" if entries is None else type(entries).__name__
-        yield where, partial(refuse, f"its {kind}s are {form}, not a list")
+        yield where, partial(refuse, _no_list(f"{kind}s", entries))
         return
     for number, entry in enumerate(entries):
         yield f"{where}, {kind} {number}", partial(read, entry)
+
+
+def _no_list(kind: str, entries: Any) -> str:
+    form = "null" if entries is None else type(entries).__name__
+    return f"its {kind} are {form}, not a list"
 
 
 def chosen(fields: Mapping[str, Any], phrase: str | None, label: Any = None) -> Any:
@@ -114,8 +118,10 @@ def _coco(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotat
     yield from each(f"{path}", "annotation", content["annotations"], read)
 
 
-def _by_id(kind: str, entries: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
+def _by_id(kind: str, entries: Any, read: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
     """What `read` gives of COCO's images or categories, by id. ValueError where one id stands for different ones."""
+    if not isinstance(entries, list):
+        raise ValueError(_no_list(kind, entries))
     found: dict[str, Any] = {}
     for entry in entries:
         one = read(entry)

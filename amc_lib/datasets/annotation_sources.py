@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -53,10 +53,11 @@ def _of_folder(folder: Path, phrase: str | None) -> Annotations:
         return annotations(notes[0], phrase)
     if notes and all(path.name == ROBOFLOW for path in notes):
         return _of_roboflow(folder, notes, phrase)
-    if notes and isinstance(content := read_json(notes[0], dict | list), Mapping) and "shapes" in content:
+    if notes and "shapes" in (content := read_json(notes[0], dict | list)):
         return tool_of(notes[0], content, phrase)
+    one = next(iter([*notes, *(path for kind in TABLES for path in files(folder, kind))]), None)
     raise ValueError(
-        f"{folder}: " + (f"holds {len(notes)} files of JSON: name one" if notes else f"is none of {KINDS}")
+        f"{folder}: " + (f"holds {one.name}: name a file, not its folder" if one else f"is none of {KINDS}")
     )
 
 

@@ -147,7 +147,7 @@ def _is_row_of(columns: Sequence[str], cells: Sequence[str]) -> bool:
     padded = [*cells, *[""] * (len(columns) - len(cells))]
     kinds = [COLUMN_OF.get(plain_name(name), name) for name in columns]
     return len(padded) == len(columns) and all(
-        kind in ("", "phrase") or (_kind_of(cell) == kind if kind in ("image", "split") else NUMBER.fullmatch(cell))
+        kind in ("", "phrase", "split") or (_kind_of(cell) == kind if kind == "image" else NUMBER.fullmatch(cell))
         for kind, cell in zip(kinds, padded, strict=True)
     )
 
