@@ -150,6 +150,8 @@ def test_flat_pictures_beside_folders_of_splits(tmp_path):
     files |= {"labels/train/a.txt": line, "labels/val/b.txt": line}
     rows, skipped = converted(tmp_path, "", files)
     assert [(row[0], row[-1]) for row in rows] == [("a.png", "train"), ("b.png", "val")] and not skipped
+    _, (sentence,) = converted(tmp_path, "", {"labels/val/a.txt": line})
+    assert sentence.endswith(f"val/a.txt, line 1: repeats {tmp_path / 'labels' / 'train' / 'a.txt'}, line 1")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +253,11 @@ def test_roboflows_folders_of_coco_keep_their_pictures_and_splits(tmp_path):
         ("x.json", coco({"bbox": [1, 2, 3]}), "annotation 0: its bbox [1, 2, 3] is not x, y, width, height"),
         ("x.json", coco(images=None), "x.json: its images are null, not a list"),
         ("x.json", coco(images=[None]), "x.json: is of another form than expected"),
-        ("x.json", coco({}) | {"images": [{"id": 0, "file_name": "a.png", "width": "x", "height": 1}]}, "width is 'x'"),
+        (
+            "x.json",
+            coco({}) | {"images": [{"id": 0, "file_name": "a.png", "width": "x", "height": 1}]},
+            "annotation 0: its image's width is 'x'",
+        ),
         ("x.xml", VOC.replace("<xmin>10</xmin>", "<xmin/>"), "object 0: its xmin is '', which is not a number"),
         ("x.xml", VOC.replace("bndbox", "robndbox"), "object 0: it has no bndbox"),
         (

@@ -103,29 +103,31 @@ def tool_of(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annot
 
 def _coco(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
     with naming(f"{path}"):
-        pictures = _by_id("images", content["images"], _coco_picture)
-        categories = _by_id("categories", content.get("categories") or [], lambda category: category["name"])
+        pictures = _by_id("images", content["images"], "file_name", "width", "height")
+        categories = _by_id("categories", content.get("categories") or [], "name")
 
     def read(annotation: Mapping[str, Any]) -> Drawn:
         attributes = annotation.get("attributes") or {}
         require_no_turn(attributes.get("rotation"))
-        label = annotation.get("caption") or categories.get(_id(annotation.get("category_id")), "")
+        label = annotation.get("caption") or categories.get(_id(annotation.get("category_id")), {}).get("name", "")
         words = chosen({**attributes, **annotation}, phrase, label)
         if (picture := pictures.get(_id(annotation["image_id"]))) is None:
             raise ValueError(f"its image_id {annotation['image_id']!r:.80} is the id of no image")
-        return Drawn([picture[0]], words, _bbox(annotation["bbox"]), picture[1], by_size=True)
+        size = tuple(number_of(f"its image's {side}", picture.get(side) or 0) for side in ("width", "height"))
+        box = _bbox(annotation["bbox"])
+        return Drawn([picture["file_name"]], words, box, size if all(size) else None, by_size=True)
 
     yield from each(f"{path}", "annotation", content["annotations"], read)
 
 
-def _by_id(kind: str, entries: Any, read: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
-    """What `read` gives of COCO's images or categories, by id. ValueError where one id stands for different ones."""
+def _by_id(kind: str, entries: Any, *fields: str) -> dict[str, Mapping[str, Any]]:
+    """COCO's images or categories by id. ValueError where those of one id differ in one of the fields."""
     if not isinstance(entries, list):
         raise ValueError(_no_list(kind, entries))
-    found: dict[str, Any] = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for entry in entries:
-        one = read(entry)
-        if found.setdefault(_id(entry["id"]), one) != one:
+        first = found.setdefault(_id(entry["id"]), entry)
+        if any(first.get(field) != entry.get(field) for field in fields):
             raise ValueError(f"its {kind} have the id {entry['id']!r:.80} twice, and differ")
     return found
 
@@ -133,12 +135,6 @@ def _by_id(kind: str, entries: Any, read: Callable[[Mapping[str, Any]], Any]) ->
 def _id(value: Any) -> str:
     """An id as text: in one file it may be a number in one place and a text in another."""
     return str(value).removesuffix(".0")
-
-
-def _coco_picture(picture: Mapping[str, Any]) -> tuple[str, tuple[float, ...] | None]:
-    """Its name and, where it is said, its (width, height)."""
-    size = tuple(number_of(f"its {side}", picture.get(side) or 0) for side in ("width", "height"))
-    return picture["file_name"], size if all(size) else None
 
 
 def _bbox(numbers: Any) -> Box:

@@ -1,8 +1,8 @@
 """What annotation tools write, as rows of the table that `own_table` reads: image, phrase, x1, y1, x2, y2 (pixels).
 
-`annotation_files`, `label_studio` and `annotation_folders` say what is read. The label is the phrase, unless the
-annotation has a field, attribute or control called "phrase"; where `phrase` names another one, each annotation must
-have it. Folders named train, val (or valid) and test become the column `split` of VOC's and YOLO's tables.
+`annotation_files`, `annotation_folders`, `annotation_tables` and `label_studio` say what is read. The label is the
+phrase, unless the annotation has a field, attribute or control called "phrase"; where `phrase` names another one, each
+annotation must have it. Folders named train, val (or valid) and test become the column `split`.
 """
 
 from __future__ import annotations
@@ -56,10 +56,7 @@ def convert(source: str | Path, images: Path, phrase: str | None = None) -> tupl
                 name = path.relative_to(images).as_posix()
                 sizes[name] = pictures.size(path)
                 box, cut = _clipped(boxes.in_pixels(drawn, sizes[name]), sizes[name])
-                new = {(name, words_of(text), box): (text, drawn.split, where) for text in _texts(drawn.words)}
-                if new.keys() <= rows.keys():
-                    raise ValueError(f"repeats {rows[next(iter(new))][2].rpartition(', ')[2]}")
-                rows |= {key: row for key, row in new.items() if key not in rows}
+                _add(rows, {(name, words_of(text), box): (text, drawn.split, where) for text in _texts(drawn.words)})
                 clipped += cut
         except ValueError as error:
             skipped.append(str(error))
@@ -74,6 +71,15 @@ def convert(source: str | Path, images: Path, phrase: str | None = None) -> tupl
         raise ValueError(f"{skipped[0]}{others}" if skipped else f"{source}: holds no annotation")
     doubtful = likely_unit([(box, sizes[image]) for image, _, box in rows])
     return _table(rows, bool(doubtful) and not (boxes.unsaid and in_table)), skipped, clipped
+
+
+def _add(rows: Rows, new: Rows) -> None:
+    """ValueError where all of the new rows are there."""
+    if new.keys() <= rows.keys():
+        first, second = (some[next(iter(new))][2] for some in (rows, new))
+        file, _, place = first.rpartition(", ")
+        raise ValueError(f"repeats {place if second.startswith(f'{file}, ') else first}")
+    rows |= {key: row for key, row in new.items() if key not in rows}
 
 
 def _table(rows: Rows, with_unit: bool) -> pd.DataFrame:
