@@ -233,7 +233,7 @@ def test_thousandths_are_refused_before_any_of_them_is_taken_for_pixels(folder):
     ):
         convert(write(folder / "x.csv", "\n".join((head, *rows))), folder)
     source = write(folder / "x.csv", "\n".join((f"{head},unit", *(f"{row},permille" for row in rows))))
-    assert [*convert(source, folder)[0].iloc[1, 2:]] == [8, 3, 39.6, 21]
+    assert [*convert(source, folder)[0].iloc[-1, 2:]] == [8, 3, 39.6, 21]
 
 
 def test_small_boxes_whose_unit_is_known_stay_pixels(folder):
@@ -251,7 +251,7 @@ def test_small_boxes_whose_unit_is_known_stay_pixels(folder):
         ({"result": None}, "task 1, b.png: its results are null, not a list"),
         ({"result": {"a": 1}}, "task 1, b.png: its results are dict, not a list"),
         ({"result": [{"id": "z", "value": {}}]}, "task 1, b.png, result 0: has no type"),
-        ({"result": ["x"]}, "task 1, b.png, result 0: is of another form than expected: "),
+        ({"result": ["x"]}, "task 1, b.png, result 0: is of another form than expected"),
         ({"regions": None}, "b.png: its regions are null, not a list"),
         ({"regions": 3}, "b.png: its regions are int, not a list"),
         ({"annotations": None}, "coco.json: its annotations are null, not a list"),
@@ -506,7 +506,7 @@ def test_pictures_of_one_name_in_two_folders_are_not_confused(tmp_path):
         ("x.json", {"a": 1}, "is JSON, but of no known annotation tool ('a')"),
         ("x.csv", "a.png,1,2,3,4,cat\n", "has no header: put the line image,x1,y1,x2,y2,phrase above"),
         ("x.csv", "picture,left,top\n", "its first row must name a column for the picture, one for the label"),
-        ("x.txt", "", "is none of COCO, VIA, Label Studio"),
+        ("x.txt", "x", "is none of COCO, VIA, Label Studio"),
         ("x.json", "{", "is not JSON, or not all of it"),
         ("x.json", [{"image": "a.png", "label": []}], "x.json, task 0: is of no known annotation tool (Label"),
         (

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from amc_lib.datasets.csv_table import number_of
 from amc_lib.datasets.records import box_from_size, naming
 from amc_lib.regions import Box
 
@@ -31,6 +33,9 @@ class Drawn(NamedTuple):
     size: tuple[float, float] | None = None  # (width, height) of the picture that it was drawn in
     split: str = ""
     unit: str = ""  # one of UNITS; pixels where nothing is said
+    by_size: bool = False  # whether the box was given as x, y, width, height, and might be of another form
+    own: Sequence[str] = ()  # what its picture may be called by the name of its own file
+    renamed: bool = False  # whether uploading may have taken signs from the names of pictures
 
 
 Annotations = Iterator[tuple[str, Callable[[], Drawn]]]
@@ -45,11 +50,15 @@ def refuse(sentence: str) -> NoReturn:
 def each(where: str, kind: str, entries: Any, read: Callable[[Any], Drawn]) -> Annotations:
     """The annotations of a list in JSON; anything else, such as null, counts as one that cannot be read."""
     if not isinstance(entries, list):
-        form = "null" if entries is None else type(entries).__name__
-        yield where, partial(refuse, f"its {kind}s are {form}, not a list")
+        yield where, partial(refuse, _no_list(f"{kind}s", entries))
         return
     for number, entry in enumerate(entries):
         yield f"{where}, {kind} {number}", partial(read, entry)
+
+
+def _no_list(kind: str, entries: Any) -> str:
+    form = "null" if entries is None else type(entries).__name__
+    return f"its {kind} are {form}, not a list"
 
 
 def chosen(fields: Mapping[str, Any], phrase: str | None, label: Any = None) -> Any:
@@ -72,29 +81,68 @@ def chosen(fields: Mapping[str, Any], phrase: str | None, label: Any = None) -> 
     return next(filter(None, named or known.values()), None)
 
 
+def require_no_turn(rotation: Any) -> None:
+    """ValueError for a turn in degrees, as CVAT writes it into an attribute; what is no number is none."""
+    turn = 0.0
+    with suppress(TypeError, ValueError):
+        turn = float(rotation)
+    if turn % 360:
+        raise ValueError(f"it is turned by {turn:g} degrees, not an upright rectangle")
+
+
 def tool_of(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
     """Of the JSON of COCO or VIA. ValueError for another tool's."""
     if {"images", "annotations"} <= content.keys():
         return _coco(path, content, phrase)
     if {"metadata", "view"} <= content.keys():
         return _via_3(path, content, phrase)
+    if {"shapes", "imagePath"} <= content.keys():
+        raise ValueError(f"{path}: is LabelMe's JSON, which is not read: convert its folder to COCO or Pascal VOC")
     return _via(path, content.get("_via_img_metadata", content), phrase)
 
 
 def _coco(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
     with naming(f"{path}"):
-        pictures = {image["id"]: image for image in content["images"]}
-        categories = {category["id"]: category["name"] for category in content.get("categories", [])}
+        pictures = _by_id("images", content["images"], "file_name", "width", "height")
+        categories = _by_id("categories", content.get("categories") or [], "name")
 
     def read(annotation: Mapping[str, Any]) -> Drawn:
-        label = annotation.get("caption") or categories.get(annotation.get("category_id"), "")
-        words = chosen({**(annotation.get("attributes") or {}), **annotation}, phrase, label)
-        if (picture := pictures.get(annotation["image_id"])) is None:
+        attributes = annotation.get("attributes") or {}
+        require_no_turn(attributes.get("rotation"))
+        label = annotation.get("caption") or categories.get(_id(annotation.get("category_id")), {}).get("name", "")
+        words = chosen({**attributes, **annotation}, phrase, label)
+        if (picture := pictures.get(_id(annotation["image_id"]))) is None:
             raise ValueError(f"its image_id {annotation['image_id']!r:.80} is the id of no image")
-        size = tuple(float(picture.get(side) or 0) for side in ("width", "height"))
-        return Drawn([picture["file_name"]], words, box_from_size(*annotation["bbox"]), size if all(size) else None)
+        size = tuple(number_of(f"its image's {side}", picture.get(side) or 0) for side in ("width", "height"))
+        box = _bbox(annotation["bbox"])
+        return Drawn([picture["file_name"]], words, box, size if all(size) else None, by_size=True)
 
     yield from each(f"{path}", "annotation", content["annotations"], read)
+
+
+def _by_id(kind: str, entries: Any, *fields: str) -> dict[str, Mapping[str, Any]]:
+    """COCO's images or categories by id. ValueError where those of one id differ in one of the fields."""
+    if not isinstance(entries, list):
+        raise ValueError(_no_list(kind, entries))
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in entries:
+        first = found.setdefault(_id(entry["id"]), entry)
+        if any(first.get(field) != entry.get(field) for field in fields):
+            raise ValueError(f"its {kind} have the id {entry['id']!r:.80} twice, and differ")
+    return found
+
+
+def _id(value: Any) -> str:
+    """An id as text: in one file it may be a number in one place and a text in another."""
+    return str(value).removesuffix(".0")
+
+
+def _bbox(numbers: Any) -> Box:
+    try:
+        x, y, width, height = map(float, numbers)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its bbox {numbers!r:.80} is not x, y, width, height") from error
+    return box_from_size(x, y, width, height)
 
 
 def _via(path: Path, files: Any, phrase: str | None) -> Annotations:
@@ -113,7 +161,7 @@ def via_box(name: str, phrase: str | None, region: Mapping[str, Any]) -> Drawn:
     if shape["name"] != "rect":
         raise ValueError(f"it is a {shape['name']}, not a rectangle")
     words = chosen(region["region_attributes"], phrase)
-    return Drawn([name], words, box_from_size(shape["x"], shape["y"], shape["width"], shape["height"]))
+    return Drawn([name], words, box_from_size(shape["x"], shape["y"], shape["width"], shape["height"]), unit="pixel")
 
 
 def _via_3(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotations:
@@ -135,4 +183,4 @@ def _via_3_box(content: Mapping[str, Any], one: Mapping[str, Any], phrase: str |
         attribute = content["attribute"][number]
         options = attribute.get("options") or {}
         fields[attribute["aname"]] = [options[name] for name in value.split(",") if name] if options else value
-    return Drawn([file["fname"], file.get("src") or file["fname"]], chosen(fields, phrase), box)
+    return Drawn([file["fname"], file.get("src") or file["fname"]], chosen(fields, phrase), box, unit="pixel")

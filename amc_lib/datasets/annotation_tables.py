@@ -13,7 +13,7 @@ A column `unit` is that of `own_table`; without it boxes that all lie within 0 t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,21 +21,18 @@ from typing import Any
 
 from amc_lib.datasets import label_studio
 from amc_lib.datasets.annotation_files import Annotations, Drawn, via_box
+from amc_lib.datasets.box_forms import around
 from amc_lib.datasets.csv_table import SPELLINGS, Table, plain_name, read_table
-from amc_lib.datasets.records import box_from_size, box_xyxy
+from amc_lib.datasets.image_files import ENDINGS
+from amc_lib.datasets.records import box_from_size, box_xyxy, codes
 from amc_lib.datasets.units import LOOKS, are_shares, unit_of
 from amc_lib.regions import Box
 
-
-def _around(x: float, y: float, width: float, height: float) -> Box:
-    """The box around a centre."""
-    return box_from_size(x - width / 2, y - height / 2, width, height)
-
-
 ACROSS, DOWN = "bboxw bboxwidth w width", "bboxh bboxheight h height"
 FORMS: Sequence[tuple[Callable[..., Box], list[str]]] = (  # what makes a box xyxy, and the spellings of its columns
+    (box_xyxy, ["x0 bboxx0", "y0 bboxy0", "x1 bboxx1", "y1 bboxy1"]),
     (box_xyxy, [SPELLINGS[edge] for edge in ("x1", "y1", "x2", "y2")]),
-    (_around, ["xcenter xcentre centerx centrex cx xc", "ycenter ycentre centery centrey cy yc", ACROSS, DOWN]),
+    (around, ["xcenter xcentre centerx centrex cx xc", "ycenter ycentre centery centrey cy yc", ACROSS, DOWN]),
     (box_from_size, [f"x {SPELLINGS['x1']}", f"y {SPELLINGS['y1']}", ACROSS, DOWN]),
 )
 
@@ -65,8 +62,8 @@ def _value(cell: str) -> Any:
 
 
 def _via_row(names: Sequence[str], phrase: str | None, cells: Sequence[str]) -> Drawn:
-    row = dict(zip(names, cells, strict=True))
-    shape, attributes = (json.loads(row[f"region_{kind}"]) for kind in ("shape_attributes", "attributes"))
+    row = dict(zip((name.removeprefix("#") for name in names), cells, strict=True))  # VIA 1 has #filename
+    shape, attributes = (json.loads(row[f"region_{kind}"] or "{}") for kind in ("shape_attributes", "attributes"))
     return via_box(row["filename"], phrase, {"shape_attributes": shape, "region_attributes": attributes})
 
 
@@ -75,14 +72,14 @@ def _boxes(path: Path, table: Table, phrase: str | None) -> Callable[[list[str]]
     places = {plain_name(name): place for place, name in reversed([*enumerate(table.names)])}
 
     def find(spellings: str, *taken: int) -> int | None:
-        there = (places[spelling] for spelling in spellings.split() if spelling in places)
-        return next((place for place in there if place not in taken), None)
+        return next((place for place in _there(places, spellings) if place not in taken), None)
 
     names = [name.lower() for name in table.names]
     if phrase and phrase.lower() not in names:
         raise ValueError(f"{path}: has no column {phrase}; it has {', '.join(names)}")
-    image, split, unit = (find(SPELLINGS[column]) for column in ("image", "split", "unit"))
-    text = names.index(phrase.lower()) if phrase else find(SPELLINGS["phrase"])
+    image, text = _best(table, places, "image", _names_pictures), _best(table, places, "phrase", _holds_words)
+    text = names.index(phrase.lower()) if phrase else text
+    split, unit = find(SPELLINGS["split"]), find(SPELLINGS["unit"])
     forms = ((made, [find(spellings) for spellings in columns]) for made, columns in FORMS)
     made, edges = next((form for form in forms if None not in form[1]), (None, []))
     if image is None or text is None or made is None:
@@ -92,13 +89,33 @@ def _boxes(path: Path, table: Table, phrase: str | None) -> Callable[[list[str]]
     whole = "share" if unit is None and _in_shares(path, table, edges) else ""
 
     def read(cells: list[str]) -> Drawn:
-        box = made(*(float(table.number(cells[place])) for place in edges))
-        size = tuple(0.0 if side is None else float(cells[side] or 0) for side in sides)
+        box = made(*(table.number(cells, place) for place in edges))
+        size = tuple(0.0 if side is None or not cells[side] else table.number(cells, side) for side in sides)
         said = whole if unit is None else unit_of(cells[unit])
         kept = "" if split is None else cells[split]
-        return Drawn([cells[image]], cells[text], box, size if all(size) else None, kept, said)
+        return Drawn([cells[image]], cells[text], box, size if all(size) else None, kept, said, made is box_from_size)
 
     return read
+
+
+def _there(places: Mapping[str, int], spellings: str) -> list[int]:
+    """The columns with one of the spellings, the best first."""
+    return [places[spelling] for spelling in spellings.split() if spelling in places]
+
+
+def _best(table: Table, places: Mapping[str, int], column: str, good: Callable[[list[str]], bool]) -> int | None:
+    """Of the columns that may be `column`, the first whose cells are good, else the first."""
+    there = _there(places, SPELLINGS[column])
+    cells = {place: [row[place] for row in table.rows.values() if row[place]] for place in there}
+    return next((place for place in there if good(cells[place])), next(iter(there), None))
+
+
+def _names_pictures(cells: list[str]) -> bool:
+    return any(cell.lower().endswith(ENDINGS) for cell in cells)
+
+
+def _holds_words(cells: list[str]) -> bool:
+    return bool(cells) and not codes(cells) and not _names_pictures(cells)
 
 
 def _in_shares(path: Path, table: Table, edges: Sequence[int]) -> bool:
@@ -106,7 +123,7 @@ def _in_shares(path: Path, table: Table, edges: Sequence[int]) -> bool:
     sides = []  # of the boxes, or edges
     for cells in table.rows.values():
         with suppress(ValueError):  # named when it is read
-            sides.append(tuple(float(table.number(cells[place])) for place in edges))
+            sides.append(tuple(table.number(cells, place) for place in edges))
     if shares := are_shares(sides):
         print(f"{path}: its boxes are read as {LOOKS['share']}")
     return shares

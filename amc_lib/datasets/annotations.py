@@ -1,33 +1,28 @@
 """What annotation tools write, as rows of the table that `own_table` reads: image, phrase, x1, y1, x2, y2 (pixels).
 
-`annotation_files`, `label_studio` and `annotation_folders` say what is read. The label is the phrase, unless the
-annotation has a field, attribute or control called "phrase"; where `phrase` names another one, each annotation must
-have it. Folders named train, val (or valid) and test become the column `split` of VOC's and YOLO's tables.
+`annotation_files`, `annotation_folders`, `annotation_tables` and `label_studio` say what is read. The label is the
+phrase, unless the annotation has a field, attribute or control called "phrase"; where `phrase` names another one, each
+annotation must have it. Folders named train, val (or valid) and test become the column `split`.
 """
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from amc_lib.datasets import label_studio
-from amc_lib.datasets.annotation_files import Annotations, Drawn, tool_of
-from amc_lib.datasets.annotation_folders import files, label_files, voc, yolo
-from amc_lib.datasets.annotation_tables import read_csv_file
+from amc_lib.datasets.annotation_files import Drawn
+from amc_lib.datasets.annotation_sources import TABLES, annotations
+from amc_lib.datasets.box_forms import as_size, require_inside, require_sizes, room
 from amc_lib.datasets.csv_table import COLUMNS
-from amc_lib.datasets.image_files import ENDINGS, ImageFile
-from amc_lib.datasets.records import box_xyxy, naming, read_json, scale, scaled, visible, words_of
-from amc_lib.datasets.units import UNITS, doubt, evident_unit, likely_unit
+from amc_lib.datasets.pictures import Pictures
+from amc_lib.datasets.records import box_xyxy, naming, require_names, scale, scaled, words_of
+from amc_lib.datasets.units import UNITS, doubt, evident_unit, likely_unit, too_small
 from amc_lib.regions import Box
 
-PLAIN_FOLDERS = ("images", "jpegimages", "labels", "annotations", "", ".", "..")  # tell no picture from another
-OVERRUN = 1, 0.005  # pixels, share of the side: by the larger of both a box may lie outside, and is clipped
+Rows = dict[tuple[str, str, Box], tuple[str, str, str]]  # by image, cleaned phrase and box: phrase, split, where
 
 
 def picture_folder(source: str | Path) -> Path:
@@ -45,58 +40,87 @@ def convert(source: str | Path, images: Path, phrase: str | None = None) -> tupl
     """The table of a source, a sentence for each annotation that is left out, and how many boxes were clipped.
 
     images: the folder of the pictures. Boxes are scaled to a picture of another size than the tool states, if it has
-    the same shape. There is a column `unit` where the source says units and pixels look like another one. ValueError
-    for a source of no known kind, without an annotation that can be used, or with boxes evidently not in pixels.
+    the same shape. There is a column `unit` where pixels are known to be meant and look like another one. ValueError
+    for a source of no known kind, without an annotation that can be used, and where the boxes or phrases, taken
+    together, evidently are no boxes in pixels or no words.
     """
-    pictures, skipped, clipped = _Pictures(images), [], 0
-    sizes, unsaid = {}, []  # of pictures by name; boxes whose unit is not said, and the sizes that they were drawn in
-    rows: dict[tuple[str, str, Box], tuple] = {}  # by image, cleaned phrase and box: phrase, split, where it stands
-    for where, read in _annotations(Path(source).expanduser(), phrase):
+    source = Path(source).expanduser()
+    pictures, skipped, clipped, boxes = Pictures(images), [], 0, _Boxes()
+    sizes: dict[str, tuple[int, int]] = {}  # of pictures by name
+    rows: Rows = {}
+    for where, read in annotations(source, phrase):
         try:
             with naming(where):
                 drawn = read()
-                path = pictures.find(drawn.images)
+                path = pictures.of(drawn)
                 name = path.relative_to(images).as_posix()
                 sizes[name] = pictures.size(path)
-                if not drawn.unit:
-                    unsaid.append((drawn.box, drawn.size or sizes[name]))
-                box, cut = _fitted(drawn, sizes[name])
-                new = {(name, words_of(text), box): (text, drawn.split, where) for text in _texts(drawn.words)}
-                if new.keys() <= rows.keys():
-                    raise ValueError(f"repeats {rows[next(iter(new))][2].rpartition(', ')[2]}")
-                rows |= {key: row for key, row in new.items() if key not in rows}
+                box, cut = _clipped(boxes.in_pixels(drawn, sizes[name]), sizes[name])
+                _add(rows, {(name, words_of(text), box): (text, drawn.split, where) for text in _texts(drawn.words)})
                 clipped += cut
         except ValueError as error:
             skipped.append(str(error))
-    if any(box[2] > size[0] or box[3] > size[1] for box, size in unsaid) and (unit := evident_unit(unsaid)):
-        raise ValueError(f"{source}: its boxes {doubt(unit)}")
+    in_table = source.suffix.lower() in TABLES
+    try:
+        boxes.require_pixels(in_table)
+        require_names([text for text, *_ in rows.values()])
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     if not rows:
         others = f" (and the other {len(skipped) - 1} cannot be used either)" if skipped[1:] else ""
         raise ValueError(f"{skipped[0]}{others}" if skipped else f"{source}: holds no annotation")
+    doubtful = likely_unit([(box, sizes[image]) for image, _, box in rows])
+    return _table(rows, bool(doubtful) and not (boxes.unsaid and in_table)), skipped, clipped
+
+
+def _add(rows: Rows, new: Rows) -> None:
+    """ValueError where all of the new rows are there."""
+    if new.keys() <= rows.keys():
+        first, second = (some[next(iter(new))][2] for some in (rows, new))
+        file, _, place = first.rpartition(", ")
+        raise ValueError(f"repeats {place if second.startswith(f'{file}, ') else first}")
+    rows |= {key: row for key, row in new.items() if key not in rows}
+
+
+def _table(rows: Rows, with_unit: bool) -> pd.DataFrame:
+    """With a column `split` where one is known, and `unit` if wanted."""
     cells = [(image, text, *box, split) for (image, _, box), (text, split, _) in rows.items()]
     table = pd.DataFrame(cells, columns=[*COLUMNS, "split"])
     table = table if table["split"].any() else table.drop(columns="split")
-    if not unsaid and likely_unit([(box, sizes[image]) for image, _, box in rows]):
-        table["unit"] = "pixel"
-    return table, skipped, clipped
+    return table.assign(unit="pixel") if with_unit else table
 
 
-def _annotations(source: Path, phrase: str | None) -> Annotations:
-    """What a file or folder holds. ValueError if it is of no known kind."""
-    kind, folder = source.suffix.lower(), source if source.is_dir() else source.parent
-    if source.is_dir() and (paths := files(source, ".xml")):
-        return voc(source, paths, phrase)
-    if (source.is_dir() or kind in (".yaml", ".yml")) and (paths := label_files(folder)):
-        if phrase:
-            raise ValueError(f"{source}: YOLO's labels have no fields, so none is called {phrase}")
-        return yolo(source, folder, paths)
-    if source.is_file() and kind in (".csv", ".tsv", ".json"):
-        if kind != ".json":
-            return read_csv_file(source, phrase)
-        content = read_json(source, dict | list)
-        return (label_studio.tasks if isinstance(content, list) else tool_of)(source, content, phrase)
-    kinds = "COCO, VIA, Label Studio, CSV, a folder of VOC's XML, or YOLO's with labels/"
-    raise ValueError(f"{source}: is none of {kinds}" if source.exists() else f"{source}: no such file or folder")
+class _Boxes:
+    """What is collected of a source's boxes, to judge them together; each with the (width, height) of its picture."""
+
+    def __init__(self) -> None:
+        self.pixels: list[tuple[Box, tuple[int, int]]] = []
+        self.by_size: list[tuple[Box, tuple[int, int]]] = []  # those given as x, y, width, height: so
+        self.unsaid: list[tuple[Box, tuple[float, float]]] = []  # whose unit is not said, as they were drawn
+
+    def in_pixels(self, drawn: Drawn, size: tuple[int, int]) -> Box:
+        """The box xyxy in the pixels of a picture of `size`. ValueError where that has another shape than was drawn."""
+        factors = scale(drawn.size or size, size)
+        if whole := UNITS[drawn.unit or "pixel"]:
+            factors = size[0] / whole, size[1] / whole
+        box = scaled(drawn.box, factors)
+        self.pixels.append((box, size))
+        if drawn.by_size:
+            self.by_size.append((as_size(box), size))
+        if not drawn.unit:
+            self.unsaid.append((drawn.box, drawn.size or size))
+        return box
+
+    def require_pixels(self, in_table: bool) -> None:
+        """ValueError for boxes that evidently are in another form or unit, or of pictures of another size.
+
+        in_table: whether no unit means that it is not known; else a format has pixels.
+        """
+        require_sizes(self.by_size)
+        beyond = any(box[2] > size[0] or box[3] > size[1] for box, size in self.unsaid)
+        if (beyond or not in_table) and (unit := evident_unit(self.unsaid)):
+            raise ValueError(f"its boxes {doubt(unit, self.unsaid, in_table)}")
+        require_inside(self.pixels)
 
 
 def _texts(words: Any) -> list[str]:
@@ -110,72 +134,17 @@ def _texts(words: Any) -> list[str]:
     return texts
 
 
-def _fitted(drawn: Drawn, size: tuple[int, int]) -> tuple[Box, bool]:
-    """A box in a picture of `size` (width, height), in its pixels, and whether it had to be clipped to it by OVERRUN.
+def _clipped(box: Box, size: tuple[int, int]) -> tuple[Box, bool]:
+    """A box in the pixels of a picture of `size` (width, height), and whether it had to be clipped to it by `room`.
 
     ValueError for a box that lies further outside, has no area or is smaller than a pixel.
     """
-    factors = scale(drawn.size or size, size)
-    if whole := UNITS[drawn.unit or "pixel"]:
-        factors = size[0] / whole, size[1] / whole
-    box = scaled(drawn.box, factors)
     box = box_xyxy(*(round(edge, 6) for edge in box), size=size)
-    x1, y1, x2, y2 = inside = tuple(min(max(edge, 0.0), side) for edge, side in zip(box, size * 2, strict=True))
+    inside = tuple(min(max(edge, 0.0), side) for edge, side in zip(box, size * 2, strict=True))
     over = [abs(edge - kept) for edge, kept in zip(box, inside, strict=True)]
-    if any(part > max(OVERRUN[0], OVERRUN[1] * side) for part, side in zip(over, size * 2, strict=True)):
+    if any(part > room(side) for part, side in zip(over, size * 2, strict=True)):
         edges = ", ".join(f"{edge:g}" for edge in box)
         raise ValueError(f"the box ({edges}) lies partly outside the image of {size[0]} x {size[1]}")
-    if x2 - x1 < 1 and y2 - y1 < 1:
-        raise ValueError("the box is smaller than a pixel: is it given as shares of the sides?")
+    if sentence := too_small(inside):
+        raise ValueError(sentence)
     return inside, any(over)
-
-
-class _Pictures:
-    """The pictures below a folder, by what annotations call them, in capitals or not. ValueError without the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder of pictures")
-        self.folder = folder
-        self.size = cache(lambda path: ImageFile(path).size()[::-1])  # (width, height) of a path by the file's header
-        self._paths: dict[str, list[Path]] = defaultdict(list)  # by name, with and without the ending of a picture
-        for path in visible(sorted(path for path in folder.rglob("*") if path.is_file())):
-            name = path.name.lower()
-            for known in {name, path.stem.lower() if path.suffix.lower() in ENDINGS else name}:
-                self._paths[known].append(path)
-
-    def find(self, names: Sequence[str]) -> Path:
-        """The picture of the first of the names that fits one. ValueError if none does, or if it fits several.
-
-        A name fits whose folders, without PLAIN_FOLDERS, are the last ones of the picture's path; an address or an
-        absolute path, as of the machine where the boxes were drawn, fits also if it ends in the picture's path below
-        the folder. The best fit counts.
-        """
-        for name in names:
-            *folders, last = _parts(name)
-            fits = defaultdict(list)  # by how well: the very path, its folders that count, or the last of them
-            for path in self._paths.get(last, ()):
-                below = path.relative_to(self.folder).as_posix()
-                inside, around = (_parts(f"{place}")[:-1] for place in (below, path.absolute()))
-                if inside == folders:
-                    fits[0 if below == name else 1].append(path)
-                elif _ends(around, folders):
-                    fits[2].append(path)
-                elif re.match(r"(\w+:)?[/\\]", name) and _ends(folders, inside):
-                    fits[3 + len(folders) - len(inside)].append(path)
-            found = fits[min(fits, default=0)]
-            if len(found) > 1:
-                raise ValueError(f"{name} may be {found[0]} or {found[1]}: name the folder of the right one")
-            if found:
-                return found[0]
-        raise ValueError(f"there is no picture {names[0]} below {self.folder}")
-
-
-def _parts(name: str) -> list[str]:
-    """The folders of a path that count, and its last name, in lower case."""
-    *folders, last = re.split(r"[/\\]", name.lower())
-    return [*(folder for folder in folders if folder not in PLAIN_FOLDERS), last]
-
-
-def _ends(folders: list[str], last: list[str]) -> bool:
-    return folders[max(0, len(folders) - len(last)) :] == last

@@ -1,27 +1,27 @@
 """CSV as people and programs save it: cells by row, and which column is meant by a name.
 
 UTF-8, UTF-16 or, which is said, Windows' cp1252; between commas, semicolons, tabs or bars, with Excel's first line
-`sep=;` or without; between semicolons numbers may have a decimal comma. Rows are counted as spreadsheets do.
+`sep=;` or without; numbers may have a decimal comma, if none stands between cells. Rows are counted as spreadsheets do.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from amc_lib.datasets.image_files import ENDINGS
-from amc_lib.datasets.records import read_text
+from amc_lib.datasets.records import read_foreign_text
 from amc_lib.files import unexpected_content
 
 EDGES = ("x1", "y1", "x2", "y2")
 COLUMNS = ("image", "phrase", *EDGES)
 SPLITS = ("train", "val", "test")
-OTHER_SPLITS = {"training": "train", "valid": "val", "validation": "val"}
+OTHER_SPLITS = {"training": "train", "valid": "val", "validation": "val", "validate": "val"}
 SPELLINGS = {  # of the columns, small and without signs, the best first; edges also with "bbox" before
     "image": "image filename file filepath path imagepath imagename imagefile img imgpath imgname imageid",
     "phrase": "phrase label labelname class classname category categoryname sentence caption text name",
@@ -29,9 +29,11 @@ SPELLINGS = {  # of the columns, small and without signs, the best first; edges 
     **{"width": "bboxw bboxwidth", "height": "bboxh bboxheight", "split": "split", "unit": "unit"},
 }
 COLUMN_OF = {spelling: column for column, spellings in SPELLINGS.items() for spelling in spellings.split()}
-NUMBER = re.compile(r"-?\d+([.,]\d+)?")
+NUMBER = re.compile(r"-?\d+([.,]\d+)?(E[+-]?\d+)?", re.IGNORECASE)
+THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(\.\d{3})+(,\d+)?")  # as German has them: 1.010 or 1.010,5
 SEPARATOR_SAID = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 MAKESENSE = ["label_name", "bbox_x", "bbox_y", "bbox_width", "bbox_height", "image_name", "image_width", "image_height"]
+AUTOML = ["split", "image", "label", "xmin", "ymin", "", "", "xmax", "ymax", "", ""]
 JSON = re.compile(r"""\s*[\[{]\s*["{\[]""")  # how it begins, where it holds records
 END = "\0"  # a row behind the last, which a quotation mark that is not closed would swallow
 
@@ -44,9 +46,13 @@ class Table(NamedTuple):
     header: int  # its row
     separator: str
 
-    def number(self, cell: str) -> str:
+    def pointed(self, cell: str) -> str:
         """A cell with a decimal point, where the separator leaves room for a comma."""
-        return re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) if self.separator == ";" else cell
+        return cell.replace(",", ".") if self.separator != "," and NUMBER.fullmatch(cell) else cell
+
+    def number(self, cells: Sequence[str], place: int) -> float:
+        """That in a row's cell at a place. ValueError naming its column where it is none."""
+        return number_of(self.names[place], self.pointed(cells[place]))
 
 
 def read_table(path: Path) -> Table:
@@ -63,14 +69,16 @@ def read_table(path: Path) -> Table:
     header = min(rows)
     names = rows.pop(header)
     names = names[: 1 + max(place for place, name in enumerate(names) if name)]
-    if _is_makesense(names):
-        names, rows = MAKESENSE, {header: names} | rows
+    if known := next((known for known in (MAKESENSE, AUTOML) if _is_row_of(known, names)), None):
+        names, rows = known, {header: names} | rows
     _require_header(f"{path}, row {header}", names, separator)
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise ValueError(f"{path}, row {header}: has two columns {twice[0]}")
     if wide := next((number for number, cells in rows.items() if any(cells[len(names) :])), None):
         raise ValueError(f"{path}, row {wide}: has more cells than the header has names")
     rows = {number: (cells + [""] * len(names))[: len(names)] for number, cells in rows.items()}
+    if separator != ",":
+        _require_no_thousands(path, rows)
     return Table(names, rows, header, separator)
 
 
@@ -86,27 +94,36 @@ def _rows(path: Path, text: str, separator: str) -> dict[int, list[str]]:
     return {number: cells for number, cells in enumerate(rows[:-1], start=1) if any(cells)}
 
 
+def _require_no_thousands(path: Path, rows: Mapping[int, Sequence[str]]) -> None:
+    """ValueError for a cell like 1.010 in a table whose numbers have decimal commas: is it 1.01, or 1010?"""
+    if any("," in cell and NUMBER.fullmatch(cell) for cells in rows.values() for cell in cells):
+        found = ((number, cell) for number, cells in rows.items() for cell in cells if THOUSANDS.fullmatch(cell))
+        for number, cell in found:
+            unclear = f"{cell} may count thousands, as other numbers have a decimal comma: write it without the point"
+            raise ValueError(f"{path}, row {number}: {unclear}")
+
+
 def _text(path: Path) -> str:
     """The text of a table. ValueError naming the file, and what it is where that is something else."""
-    encoding = ""
-    try:
-        text = read_text(path)
-    except ValueError as error:
-        data = path.read_bytes() if isinstance(error.__cause__, UnicodeDecodeError) else b""
-        encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "cp1252"
-        text = re.sub("\r\n?", "\n", data.decode(encoding, errors="replace"))
-        if not text or {"\0", "\ufffd"} & {*text}:  # as no text holds them
-            raise
-    content = unexpected_content(path)
+    text, content = read_foreign_text(path), unexpected_content(path)
     if JSON.match(text):
         content = "JSON, not CSV: a name that ends in .json lets 'python -m amc_lib.datasets import' read it"
     elif "temporal_coordinates" in text[:4000]:
         content = "the CSV of VIA 3, which does not say all: save its project, and take that JSON"
     if content:
         raise ValueError(f"{path}: is {content}")
-    if encoding == "cp1252":
-        print(f"{path}: is not UTF-8, and is read as Windows' cp1252; if letters come out wrong, save it as UTF-8")
     return text
+
+
+def number_of(name: str, cell: Any) -> float:
+    """The number in a cell or a field that is called `name`. ValueError where it is none, or infinite."""
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {cell!r}, which is not a number")
+    return number
 
 
 def plain_name(name: str) -> str:
@@ -125,10 +142,14 @@ def _require_header(where: str, names: Sequence[str], separator: str) -> None:
         raise ValueError(f"{where}: has no header: put the line {separator.join(header)} above the first row")
 
 
-def _is_makesense(cells: Sequence[str]) -> bool:
-    """Whether the first row is one of makesense.ai's, which exports boxes without a header."""
-    numbers = [bool(NUMBER.fullmatch(cell)) for cell in cells]
-    return numbers == [name not in ("label_name", "image_name") for name in MAKESENSE] and _kind_of(cells[5]) == "image"
+def _is_row_of(columns: Sequence[str], cells: Sequence[str]) -> bool:
+    """Whether the first row is one of a tool that exports these columns (some without a name) without a header."""
+    padded = [*cells, *[""] * (len(columns) - len(cells))]
+    kinds = [COLUMN_OF.get(plain_name(name), name) for name in columns]
+    return len(padded) == len(columns) and all(
+        kind in ("", "phrase", "split") or (_kind_of(cell) == kind if kind == "image" else NUMBER.fullmatch(cell))
+        for kind, cell in zip(kinds, padded, strict=True)
+    )
 
 
 def _kind_of(cell: str) -> str:

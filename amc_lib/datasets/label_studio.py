@@ -23,12 +23,15 @@ def tasks(path: Path, content: Iterable[Any], phrase: str | None) -> Annotations
     for number, task in enumerate(content):
         where = f"{path}, task {number}"
         task = _whole(task) if isinstance(task, Mapping) and {*OF_MIN} & task.keys() else task
-        if not (isinstance(task, Mapping) and {"data", "annotations"} <= task.keys()):
+        if not (isinstance(task, Mapping) and "data" in task and {"annotations", "predictions"} & task.keys()):
             known = "Label Studio's tasks have data and annotations"
             raise ValueError(f"{where}: is of no known annotation tool ({known})")
         with naming(where):
             images = _names(task["data"])
-            every = [(one["result"], one.get("was_cancelled")) for one in task["annotations"] or []]
+            every = [(one["result"], one.get("was_cancelled")) for one in task.get("annotations") or []]
+            guesses = len(task.get("predictions") or [])
+        if guesses and not every:
+            yield f"{where}, {images[0]}", partial(refuse, f"it has predictions ({guesses}) and no annotation")
         for results, cancelled in every:
             yield from _regions(f"{where}, {images[0]}", images, results, cancelled, phrase)
 
@@ -89,4 +92,5 @@ def _box(images: list[str], results: list[Any], phrase: str | None, result: Mapp
             labels += words if one["type"].endswith("labels") else []
     size = result["original_width"], result["original_height"]
     box = scaled(box_from_size(value["x"], value["y"], value["width"], value["height"]), (size[0] / 100, size[1] / 100))
-    return Drawn(images, chosen(fields, phrase, labels or None), box, size, unit="pixel")
+    renamed = len({*images}) > 1
+    return Drawn(images, chosen(fields, phrase, labels or None), box, size, unit="pixel", renamed=renamed)

@@ -9,19 +9,29 @@ region. Nothing is left out: a row that cannot be read is an error.
 
 from __future__ import annotations
 
-import math
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import ExifTags
 from tqdm.auto import tqdm
 
-from amc_lib.datasets.csv_table import COLUMN_OF, COLUMNS, EDGES, OTHER_SPLITS, SPLITS, plain_name, read_table
+from amc_lib.datasets.box_forms import as_size, require_sizes
+from amc_lib.datasets.csv_table import (
+    COLUMN_OF,
+    COLUMNS,
+    EDGES,
+    OTHER_SPLITS,
+    SPLITS,
+    number_of,
+    plain_name,
+    read_table,
+)
 from amc_lib.datasets.image_files import ImageFile, open_image, reading, to_rgb
-from amc_lib.datasets.records import Regions, region
-from amc_lib.datasets.units import LOOKS, ROUNDED, UNITS, doubt, evident_unit, likely_unit, unit_of
+from amc_lib.datasets.pictures import require_upright
+from amc_lib.datasets.records import Regions, region, require_names
+from amc_lib.datasets.units import LOOKS, ROUNDED, UNITS, doubt, evident_unit, likely_unit, too_small, unit_of
 from amc_lib.files import named_path
 from amc_lib.regions import Box
 from amc_lib.tokens import clean
@@ -38,6 +48,7 @@ class _Row(NamedTuple):
     box: Box  # in `unit`
     split: str
     unit: str  # "" where the table has no such column
+    by_size: bool  # whether the box was given as BY_SIZE
 
 
 def read(path: str | Path, images: str | Path | None = None) -> Regions:
@@ -65,6 +76,11 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
     sizes = _sizes(path, rows, root)
     _refuse(path, _unit_faults(rows, sizes))
     rows = {number: row._replace(box=_in_pixels(row, sizes[row.image])) for number, row in rows.items()}
+    try:
+        require_names([row.phrase for row in rows.values()])
+        require_sizes([(as_size(row.box), sizes[row.image]) for row in rows.values() if row.by_size])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     _refuse(path, _box_faults(rows, sizes))
     grouped: dict[str, dict[str, list[_Row]]] = {}  # by image and words
     for row in rows.values():
@@ -84,7 +100,7 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise ValueError(f"{path}: holds no row below its header")
     for number, row in table.rows.items():
         cells = dict(zip(columns, row, strict=True))
-        yield number, cells | {name: table.number(cells[name]) for name in {*EDGES, *BY_SIZE} & {*cells}}
+        yield number, cells | {name: table.pointed(cells[name]) for name in {*EDGES, *BY_SIZE} & {*cells}}
 
 
 def _columns(path: Path, header: int, names: Sequence[str]) -> list[str]:
@@ -103,7 +119,7 @@ def _columns(path: Path, header: int, names: Sequence[str]) -> list[str]:
 
 def _row(cells: Mapping[str, str], root: Path) -> _Row:
     """ValueError for what can be seen to be wrong without the picture or another row."""
-    edges = [_number(name, cells[name]) for name in (BY_SIZE if "width" in cells else EDGES)]
+    edges = [number_of(name, cells[name]) for name in (BY_SIZE if "width" in cells else EDGES)]
     if "width" in cells:
         edges[2:] = edges[0] + edges[2], edges[1] + edges[3]
     try:
@@ -116,26 +132,17 @@ def _row(cells: Mapping[str, str], root: Path) -> _Row:
     if (split := OTHER_SPLITS.get(split, split)) not in SPLITS:
         raise ValueError(f"the split {cells['split']!r} is none of {', '.join(SPLITS)}")
     split, unit = split if "split" in cells else "", unit_of(cells["unit"]) if "unit" in cells else ""
-    return _Row(_image_name(cells["image"], root), cells["phrase"], words, tuple(edges), split, unit)
-
-
-def _number(name: str, cell: str) -> float:
-    try:
-        number = float(cell)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{name} is {cell!r}, which is not a number")
-    return number
+    image = _image_name(cells["image"], root)
+    return _Row(image, cells["phrase"], words, tuple(edges), split, unit, "width" in cells)
 
 
 def _image_name(cell: str, root: Path) -> str:
     """How a picture is called: by its path below the folder `root`, or the whole one where it lies elsewhere."""
     if not cell:
         raise ValueError("the cell image is empty")
-    if not os.path.isfile(root / cell):  # else its signs are part of a name
-        cell = os.path.expanduser(cell.replace("\\", "/"))
-    path = Path(os.path.normpath(root / cell))
+    names = cell, os.path.expanduser(cell.replace("\\", "/"))  # as it is where such a file is there
+    forms = (form for name in names for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+    path = Path(os.path.normpath(root / next((form for form in forms if os.path.isfile(root / form)), names[1])))
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
@@ -166,7 +173,7 @@ def _unit_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]])
     for said in ("", "percent", "permille"):
         same = {number: (row.box, sizes[row.image]) for number, row in rows.items() if row.unit == said}
         if not said and (unit := likely_unit(same.values())):
-            faults |= dict.fromkeys(same, f"the boxes of the table {doubt(unit)}")
+            faults |= dict.fromkeys(same, f"the boxes of the table {doubt(unit, same.values())}")
         elif said and evident_unit(same.values()) == "share":
             look = f"the boxes look like {LOOKS['share']}"
             faults |= dict.fromkeys(same, f"the column unit says {said}, and {look}: let it say share")
@@ -184,10 +191,10 @@ def _in_pixels(row: _Row, size: tuple[int, int]) -> Box:
 
 def _box_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]]) -> dict[int, str]:
     """Boxes in pixels that are tiny, or outside their picture; by row number."""
-    if tiny := [number for number, row in rows.items() if row.box[2] - row.box[0] < 1 and row.box[3] - row.box[1] < 1]:
-        return dict.fromkeys(tiny, "the box is smaller than a pixel: is it given as shares of the sides?")
+    if tiny := {number: too_small(row.box) for number, row in rows.items() if too_small(row.box)}:
+        return tiny
     return {
-        number: f"the box lies outside the image of {width} x {height}, or partly"
+        number: f"the box lies outside the image of {width} x {height}, or partly: was that resized after annotating?"
         for number, row in rows.items()
         for width, height in [sizes[row.image]]
         if min(row.box) < 0 or row.box[2] > width or row.box[3] > height
@@ -197,7 +204,5 @@ def _box_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]]) 
 def _size(path: Path) -> tuple[int, int]:
     """(width, height) of a picture, decoded whole. UnreadableImageError also for one that is stored turned."""
     with reading(path, path), open_image(path) as file:
-        turned = file.getexif().get(ExifTags.Base.Orientation)
-        if turned in range(2, 9):
-            raise ValueError(f"it is stored turned (EXIF orientation {turned}), so boxes are unclear; save it upright")
+        require_upright(file)
         return to_rgb(file).size

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from amc_lib.files import content_or
 from amc_lib.regions import Box, ImageSource, Region
 from amc_lib.tokens import clean
 
+CODES = {  # of classes: what stands in the place of their names -> what that is
+    re.compile(r"[-+]?\d+([.,]\d+)?"): "bare numbers, as of classes",
+    re.compile(r"/[mg]/\w+"): "Open Images' codes of classes, whose names its file class-descriptions lists",
+}
+OF_PYTHON = re.compile(r"(not enough|too many) values to unpack|\w+\(\) ")  # how it says that a form is another
 LITTER = re.compile(r"\..*|thumbs\.db|desktop\.ini|.*\.(part|crdownload)", re.IGNORECASE | re.DOTALL)
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what reading a bad record raises
 
@@ -33,8 +39,12 @@ def _reason(error: Exception) -> str:
         name = error.args[0]
         known = isinstance(name, str) and name.isidentifier()
         return f"has no {name}" if known else f"refers to {name!r}, which is not there"
-    if isinstance(error, AttributeError | TypeError):
-        return f"is of another form than expected: {error}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"holds text that should be JSON, and is {error.doc!r:.80}"
+    if isinstance(error, AttributeError | IndexError | TypeError) or OF_PYTHON.match(f"{error}"):
+        return "is of another form than expected"
+    if isinstance(error, ArithmeticError):
+        return "holds a number that is of no use, such as a size of 0"
     return re.sub(
         r"^(could not convert string to float|invalid literal for int.*?): (.*)", r"\2 is no number", f"{error}"
     )
@@ -86,14 +96,57 @@ def visible(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if not LITTER.fullmatch(path.name) and "__MACOSX" not in path.parts]
 
 
+def files_below(folder: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
+    """The files in a folder and those below it, also links, sorted; nothing hidden and no LITTER.
+
+    above: the real folders around it, which a link below does not enter again.
+    """
+    real, found = folder.resolve(), []
+    for path in [] if real in above else visible(sorted(folder.iterdir())):
+        if path.is_dir():
+            found += files_below(path, above | {real})
+        elif path.is_file():
+            found.append(path)
+    return found
+
+
+def split_of(folder: str) -> str:
+    """train, val or test, as a folder is called (also valid, train2017, ...); else ""."""
+    name = re.fullmatch(r"(train|val|test)(id|idation|ing)?\d*", folder.lower())
+    return name[1] if name else ""
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark. ValueError naming the file."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise ValueError(f"{path}: {content_or(path, 'is not UTF-8, but perhaps UTF-16: save it as UTF-8')}")
+        return text
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {content_or(path, f'cannot be read as UTF-8 text: {error}')}") from error
+
+
+def read_foreign_text(path: Path) -> str:
+    """The text of a file that other programs wrote: UTF-8, UTF-16 with its mark or, which is said, Windows' cp1252.
+
+    Lines end in a line feed. ValueError naming the file for anything else.
+    """
+    try:
+        return read_text(path)
+    except ValueError as error:
+        if not isinstance(error.__cause__, UnicodeDecodeError):
+            raise
+        data = path.read_bytes()
+        encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "cp1252"
+        text = re.sub("\r\n?", "\n", data.decode(encoding, errors="replace"))
+        if {"\0", "\ufffd"} & {*text}:  # as no text holds them
+            raise
+    if encoding == "cp1252":
+        print(f"{path}: is not UTF-8, and is read as Windows' cp1252; if letters come out wrong, save it as UTF-8")
+    return text
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -106,6 +159,18 @@ def read_json(path: Path, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{path}: holds a {type(value).__name__}, not a {getattr(kind, '__name__', kind)}")
     return value
+
+
+def codes(phrases: Collection[str]) -> str:
+    """What phrases are that all are CODES of classes; "" where one of them is not, or without any."""
+    return next((what for code, what in CODES.items() if phrases and all(map(code.fullmatch, phrases))), "")
+
+
+def require_names(phrases: Collection[str]) -> None:
+    """ValueError where all phrases are CODES of classes."""
+    if what := codes(phrases):
+        remedy = "give the names, or the column or field that has them (--phrase, where an annotation tool's are read)"
+        raise ValueError(f"all its phrases are {what} ({next(iter(phrases))}): {remedy}")
 
 
 def words_of(phrase: Any) -> str:

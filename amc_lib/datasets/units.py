@@ -50,7 +50,7 @@ def evident_unit(boxes: Sized) -> str:
     if are_shares(box for box, _ in boxes):
         return "share"
     end = max((max(box) for box, _ in boxes), default=math.inf)
-    outside = sum(max(box[2] / size[0], box[3] / size[1]) > 1 + ROUNDED for box, size in boxes)
+    outside = _beyond(boxes)
     for unit in ("percent", "permille"):
         whole = UNITS[unit]
         beyond = sum(max(box) > whole * (1 + ROUNDED) for box, _ in boxes)
@@ -61,9 +61,23 @@ def evident_unit(boxes: Sized) -> str:
     return ""
 
 
+def _beyond(boxes: Sized) -> int:
+    """How many boxes, were they in pixels, end beyond their pictures."""
+    return sum(max(box[2] / size[0], box[3] / size[1]) > 1 + ROUNDED for box, size in boxes)
+
+
 def are_shares(boxes: Iterable[Box]) -> bool:
     """Whether boxes evidently are shares of the sides."""
     return max(map(max, boxes), default=math.inf) <= 1 + ROUNDED
+
+
+def too_small(box: Box) -> str:
+    """What is said of a box in pixels that is less than one wide or high; "" for any other."""
+    sides = box[2] - box[0], box[3] - box[1]
+    if min(sides) >= 1:
+        return ""
+    small = "the box is smaller than a pixel: "
+    return small + ("is it given as shares of the sides?" if max(sides) < 1 else "{:g} x {:g}".format(*sides))
 
 
 def require_pixels(regions: Sequence[Region]) -> None:
@@ -80,8 +94,9 @@ def require_pixels(regions: Sequence[Region]) -> None:
         raise ValueError(f"its boxes look like {LOOKS[unit]}, and only pixels are read")
 
 
-def doubt(unit: str) -> str:
-    """What is said of boxes that are read in pixels and look like another unit."""
-    return (
-        f"look like {LOOKS[unit]}: add a column unit that says {unit} in every row, or pixel if that is what they are"
-    )
+def doubt(unit: str, boxes: Sized, in_table: bool = True) -> str:
+    """What is said of boxes that are read in pixels and look like another unit; tables have columns, to say it."""
+    column = f": add a column unit that says {unit} in every row, or pixel if that is what they are"
+    beyond = unit != "share" and _beyond(boxes)
+    smaller = "; or were the pictures made smaller after annotating?" if beyond else ""
+    return f"look like {LOOKS[unit]}{column if in_table else ', and this format has pixels'}{smaller}"
