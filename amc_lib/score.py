@@ -21,7 +21,7 @@ from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import Pointing, point_at, point_hits
 from amc_lib.files import annotated_folder
 from amc_lib.grounder import heatmap_layer, model_input
-from amc_lib.grounding import says_nothing, unknown_words
+from amc_lib.phrases import says_nothing, unknown_words
 from amc_lib.regions import Region
 
 IMAGES_AT_ONCE = 8
