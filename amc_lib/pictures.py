@@ -32,7 +32,9 @@ def read_picture(image: AnyPicture) -> tuple[Kept, Image.Image]:
 
 def read_again(kept: Kept, size: tuple[int, int]) -> Image.Image:
     """A kept picture of `size` (width, height). ValueError where its file is gone, or holds one of another size."""
-    picture = kept if isinstance(kept, Image.Image) else _read(kept)
+    if isinstance(kept, Image.Image):
+        return kept
+    picture = _read(kept)
     if picture.size != size:
         sizes = "it had {} x {} pixels and now has {} x {}".format(*size, *picture.size)
         raise ValueError(f"{kept}: is another picture than the one that was asked about: {sizes}")

@@ -8,10 +8,10 @@ from amc_lib.model import minilm
 from amc_lib.phrases import as_typed, unknown_words, unread_words
 from amc_lib.tokens import SPECIAL, Tokenizer, clean
 
-REAL = """surfers pug skateboarders frisbee snowboarder bulldog sunglasses wetsuit kayak dachshund trampoline corgi giraffes
-ostrich raccoon scooter unicycle bicyclist toboggan khaki fuchsia ukulele xylophone hammock inflatable backflip sled bmx
-tshirt snowplow cupcakes lollipop leafblower wakeboarder pinstriped didgeridoo hedgehog windsurfer rollerblades kneepads
-freckled burrito frisbees weimaraner"""
+REAL = """surfers pug skateboarders frisbee snowboarder bulldog sunglasses wetsuit kayak dachshund trampoline corgi
+giraffes ostrich raccoon scooter unicycle bicyclist toboggan khaki fuchsia ukulele xylophone hammock inflatable backflip
+sled bmx tshirt snowplow cupcakes lollipop leafblower wakeboarder pinstriped didgeridoo hedgehog windsurfer rollerblades
+kneepads freckled burrito frisbees weimaraner"""
 NONSENSE = """xqzzt asdfgh zxcvbn grxl qwxz jklmn vbnmq xqzk hjkl dfgdfg trwq mlkjh skjdfh brtmk poiuy lkjhg frobnicate
 wobblefop großer fahrrad"""
 

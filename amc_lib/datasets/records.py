@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from amc_lib.files import content_or
 from amc_lib.regions import Box, ImageSource, Region
@@ -16,6 +17,8 @@ from amc_lib.tokens import clean
 
 LITTER = re.compile(r"\..*|thumbs\.db|desktop\.ini|.*\.(part|crdownload)", re.IGNORECASE | re.DOTALL)
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what reading a bad record raises
+KINDS = {"NoneType": "nothing", "dict": "an object", "list": "a list", "bool": "true or false"}  # of values in JSON
+KINDS |= dict.fromkeys(("str", "string"), "text") | dict.fromkeys(("int", "float"), "a number")
 
 
 @contextmanager
@@ -33,11 +36,31 @@ def _reason(error: Exception) -> str:
         name = error.args[0]
         known = isinstance(name, str) and name.isidentifier()
         return f"has no {name}" if known else f"refers to {name!r}, which is not there"
-    if isinstance(error, AttributeError | TypeError):
-        return f"is of another form than expected: {error}"
+    if isinstance(error, AttributeError | TypeError):  # what they say is meant for programmers
+        kinds = re.findall("|".join(rf"\b{kind}\b(?!\()" for kind in KINDS), f"{error}")
+        found = f": it has {KINDS[kinds[-1 if 'argument' in f'{error}' else 0]]} where something else belongs"
+        return f"is of another form than expected{found if kinds else ''}"
     return re.sub(
         r"^(could not convert string to float|invalid literal for int.*?): (.*)", r"\2 is no number", f"{error}"
     )
+
+
+def id_text(value: Any) -> str:
+    """An id as text, "" for none: 12, "12", "012" and 12.0, as a column with gaps has it, are one id."""
+    text = "" if value is None or value != value else str(value)
+    return number[1] if (number := re.fullmatch(r"0*(\d+)(?:\.0)?", text)) else text
+
+
+def by_id(records: Iterable[Any], what: str, id_of: Callable[[Any], Any] = itemgetter("id")) -> dict[str, Any]:
+    """Records by their ids as text, without those that say none. ValueError for two of one id that differ."""
+    found: dict[str, Any] = {}
+    for record in records:
+        name = ""
+        with suppress(*MALFORMED):
+            name = id_text(id_of(record))
+        if name and found.setdefault(name, record) != record:
+            raise ValueError(f"{what}: the id {name:.80} stands twice, with different contents")
+    return found
 
 
 class Regions(list[Region]):
@@ -104,7 +127,8 @@ def read_json(path: Path, kind: type) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {content_or(path, f'is not JSON, or not all of it: {error}')}") from error
     if not isinstance(value, kind):
-        raise ValueError(f"{path}: holds a {type(value).__name__}, not a {getattr(kind, '__name__', kind)}")
+        wanted = " or ".join(KINDS[one.__name__] for one in get_args(kind) or [kind])
+        raise ValueError(f"{path}: holds {KINDS[type(value).__name__]}, not {wanted}")
     return value
 
 
@@ -121,6 +145,19 @@ def region(
     """A region, a group where it has several boxes; `names`: its entity and chain. ValueError without words."""
     words_of(phrase)
     return Region(id, split, image, image_id, phrase, tuple(boxes), "group" if len(boxes) > 1 else "object", **names)
+
+
+def four_numbers(bbox: Any) -> tuple[float, float, float, float]:
+    """x, y, width, height. ValueError for what is not four numbers, in a list or under these names in any case."""
+    try:
+        values = bbox
+        if isinstance(bbox, Mapping):
+            sides = {name.lower(): side for name, side in bbox.items()}
+            values = [sides[name] if name in sides else sides.get(name[0]) for name in ("x", "y", "width", "height")]
+        x, y, width, height = map(float, values if isinstance(values, list) else ())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the bbox {bbox!r:.80} is not x, y, width, height") from error
+    return x, y, width, height
 
 
 def box_xyxy(x1: float, y1: float, x2: float, y2: float, *, size: tuple[float, float] | None = None) -> Box:

@@ -1,8 +1,9 @@
-"""Units of boxes: those that a column may say, and how boxes of which nothing is said betray another than pixels."""
+"""Units and forms of boxes: those that may be said, and how boxes betray another unit or form than they are read in."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
@@ -22,6 +23,13 @@ LONGER = 1.5  # times as many pixels as a side has units: boxes that end below t
 UNLIKELY = 0.005
 MOST = 0.95  # of a data set's boxes, by which it is judged: some overrun their pictures by far
 OUTSIDE = 0.1  # of the boxes outside of their pictures, from which on they can hardly be in pixels
+CORNERS, SIDES = "x1, y1, x2, y2", "x, y, width, height"
+FORMS = {  # of a box as four numbers -> its corners
+    SIDES: lambda x, y, w, h: (x, y, x + w, y + h),
+    CORNERS: lambda *corners: corners,
+    "x and y of the middle, width, height": lambda x, y, w, h: (x - w / 2, y - h / 2, x + w / 2, y + h / 2),
+}
+Numbers = tuple[float, float, float, float]  # of a box, in any of FORMS
 Sized = Collection[tuple[Box, tuple[int, int]]]  # boxes, each with the (width, height) of its picture
 
 
@@ -78,6 +86,29 @@ def require_pixels(regions: Sequence[Region]) -> None:
             sizes[image] = image.size()[::-1]
     if unit := evident_unit([(box, sizes[image]) for box, image in most if image in sizes]):
         raise ValueError(f"its boxes look like {LOOKS[unit]}, and only pixels are read")
+
+
+def fitting(numbers: Numbers, size: tuple[float, float]) -> frozenset[str]:
+    """Those of FORMS in which a box has an area inside its picture of `size` (width, height), but for rounding."""
+    boxes = ((name, form(*numbers)) for name, form in FORMS.items())
+    right, bottom = (side + 1 for side in size)
+    return frozenset(name for name, (x1, y1, x2, y2) in boxes if -1 <= x1 < x2 <= right and -1 <= y1 < y2 <= bottom)
+
+
+def require_form(fits: Counter[frozenset[str]], said: str) -> None:
+    """ValueError where the boxes of a file evidently have another form than is `said`.
+
+    fits: how many of them are `fitting` in which forms. Evident is a form that fits more boxes that do not fit as is
+    said than the other way round, and more than a single box or those that were drawn without care.
+    """
+
+    def alone(form: str, other: str) -> int:
+        return sum(count for forms, count in fits.items() if form in forms and other not in forms)
+
+    form = max(FORMS, key=lambda name: alone(name, said))
+    if (count := alone(form, said)) > max(alone(said, form), OUTSIDE * fits.total(), 1):
+        fit = f"do not fit their pictures as {said}, which is read, and fit as {form}"
+        raise ValueError(f"{count} of {fits.total()} boxes {fit}")
 
 
 def doubt(unit: str) -> str:

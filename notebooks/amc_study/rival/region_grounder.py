@@ -77,10 +77,10 @@ class RegionGrounder:
     @classmethod
     def load(cls, source: str | Path = DEFAULT_CHECKPOINT, way: str = DEFAULT_WAY) -> RegionGrounder:
         """Load a run's folder or a shipped checkpoint by name, with the detector that it was trained with."""
-        grounder = open_grounder(source, way)
+        grounder = open_grounder(source)
         if not isinstance(grounder, cls):
             raise CheckpointError("this checkpoint reads pictures, not proposals: open it with Grounder.load")
-        return grounder
+        return cls(grounder.checkpoint, grounder.detector, way)
 
     def ground(
         self, image: Image.Image | str | Path, phrase: str | Sequence[str]
