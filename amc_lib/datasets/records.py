@@ -38,7 +38,7 @@ def _reason(error: Exception) -> str:
         return f"has no {name}" if known else f"refers to {name!r}, which is not there"
     if isinstance(error, AttributeError | TypeError):  # what they say is meant for programmers
         kinds = re.findall("|".join(rf"\b{kind}\b(?!\()" for kind in KINDS), f"{error}")
-        found = f": it has {KINDS[kinds[-1 if 'argument' in f'{error}' else 0]]} where something else belongs"
+        found = f": {KINDS[kinds[-1 if 'argument' in f'{error}' else 0]]} stands where something else belongs"
         return f"is of another form than expected{found if kinds else ''}"
     return re.sub(
         r"^(could not convert string to float|invalid literal for int.*?): (.*)", r"\2 is no number", f"{error}"
@@ -180,16 +180,25 @@ def box_from_size(x: float, y: float, width: float, height: float, *, size: tupl
 def scale(annotated: tuple[float, float], stored: tuple[float, float]) -> tuple[float, float]:
     """Factors of x and y that bring boxes from a picture's annotated to its stored size, both (width, height).
 
-    The sizes must have one shape: the larger, brought down by one factor until its longer side is as long as the same
-    side of the smaller, must have its other side within a pixel of the smaller's. ValueError otherwise.
+    ValueError for sizes of different shapes, with a word on a picture that seems to be stored turned.
     """
-    smaller, larger = sorted((annotated, stored), key=max)
+    if not _of_one_shape(annotated, stored):
+        sizes = "its boxes were drawn at {:g} x {:g} pixels, and it has {:g} x {:g}".format(*annotated, *stored)
+        turned = ": it seems to be stored turned (EXIF orientation); save it upright"
+        hint = turned if _of_one_shape(annotated, stored[::-1]) else ""
+        raise ValueError(f"the image has another shape than its annotation: {sizes}{hint}")
+    return stored[0] / annotated[0], stored[1] / annotated[1]
+
+
+def _of_one_shape(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether the larger of two sizes, brought down by one factor to the longer side of the smaller, is that one.
+
+    The other side may differ by a pixel.
+    """
+    smaller, larger = sorted((first, second), key=max)
     longer = larger.index(max(larger))
     factor = smaller[longer] / larger[longer]
-    if any(abs(factor * side - of_smaller) > 1 for side, of_smaller in zip(larger, smaller, strict=True)):
-        sizes = "its boxes were drawn at {:g} x {:g} pixels, and it has {:g} x {:g}".format(*annotated, *stored)
-        raise ValueError(f"the image has another shape than its annotation: {sizes}")
-    return stored[0] / annotated[0], stored[1] / annotated[1]
+    return all(abs(factor * side - of_smaller) <= 1 for side, of_smaller in zip(larger, smaller, strict=True))
 
 
 def scaled(box: Box, factors: tuple[float, float]) -> Box:
