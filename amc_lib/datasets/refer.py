@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from amc_lib.datasets import refer_parquet
-from amc_lib.datasets.image_files import ImageFile, ImageFolder
+from amc_lib.datasets.image_files import ImageBytes, ImageFile, ImageFolder
 from amc_lib.datasets.records import (
     Regions,
     box_from_size,
@@ -32,7 +32,7 @@ from amc_lib.datasets.records import (
 )
 from amc_lib.datasets.units import LOOKS, SIDES, are_shares, fitting, require_form, require_pixels
 from amc_lib.files import content_or
-from amc_lib.regions import Box, ImageSource
+from amc_lib.regions import Box
 
 COUNTS_AS = {"testab": ("testa", "testb"), "testbc": ("testb", "testc")}  # splits of RefCLEF's UNC file
 IMAGE_FOLDERS = {  # below the root, as the refer toolkit lays them out
@@ -179,7 +179,9 @@ def read_refs(path: Path) -> list[Mapping[str, Any]]:
     return refs
 
 
-def read_detections(path: str | Path, pictures: Mapping[str, ImageSource] | None = None) -> dict[str, tuple[Box, ...]]:
+def read_detections(
+    path: str | Path, pictures: Mapping[str, ImageFile | ImageBytes] | None = None
+) -> dict[str, tuple[Box, ...]]:
     """A detector's boxes for each image id (MAttNet's dets.json), xyxy in pixels of the original picture.
 
     Each shape in circulation is read: image id -> boxes [x, y, width, height], or a list of records with `image_id`
