@@ -88,6 +88,7 @@ def content(grounding: Grounding, seen: str) -> dict[str, Any]:
         "present": grounding.present if known else None,
         "unknown": grounding.unknown,
         "unknown_words": grounding.unknown_words,
+        "unread_words": grounding.unread_words,
         "seen": seen,
     }
 
@@ -96,13 +97,16 @@ def sentence(answer: dict[str, Any]) -> str:
     """The same as text."""
     asked = f"{answer['picture']}: {answer['phrase']!r}"
     if answer["unknown"]:
-        return f"{asked} is unknown: the checkpoint knows no word of it (it has seen {answer['seen']})"
-    (x, y), (x1, y1, x2, y2) = answer["point"], answer["box"]
-    found = f"is at x {x}, y {y}, in the box from x {x1}, y {y1} to x {x2}, y {y2}"
-    presence = {None: "", True: ", probably in the picture", False: ", probably not in the picture"}[answer["present"]]
-    lines = [f"{asked} {found}; match score {answer['score']:.2f}{presence}"]
-    if answer["unknown_words"]:
-        lines.append(f"words that the checkpoint does not know: {', '.join(answer['unknown_words'])}")
+        lines = [f"{asked} is unknown: the checkpoint knows no word of it (it has seen {answer['seen']})"]
+    else:
+        (x, y), (x1, y1, x2, y2) = answer["point"], answer["box"]
+        found = f"is at x {x}, y {y}, in the box from x {x1}, y {y1} to x {x2}, y {y2}"
+        presence = {None: "", True: ", probably in the picture", False: ", probably not in the picture"}
+        lines = [f"{asked} {found}; match score {answer['score']:.2f}{presence[answer['present']]}"]
+        if answer["unknown_words"]:
+            lines.append(f"words that the checkpoint does not know: {', '.join(answer['unknown_words'])}")
+    if answer["unread_words"]:
+        lines.append(f"the phrase is longer than is read; its end was left out: {' '.join(answer['unread_words'])}")
     return "\n".join(lines)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from amc_lib import gradcam
 from amc_lib.checkpoints import Checkpoint, load_checkpoint
-from amc_lib.datasets.image_files import Picture, read_image
+from amc_lib.datasets.image_files import UnreadableImageError
 from amc_lib.evaluate import evaluating, ground_remembered, peak, remember_images
-from amc_lib.files import named_path
-from amc_lib.grounding import Calibration, Grounding, unknown_words
+from amc_lib.grounding import Calibration, Grounding
 from amc_lib.model import Backbone, Memory
 from amc_lib.model.trunk import NETWORKS, pixels
 from amc_lib.official import first_sentence
+from amc_lib.phrases import as_typed, checked_phrases, unknown_words, unread_words
+from amc_lib.pictures import AnyPicture, FileBytes, Kept, read_picture
 from amc_lib.presets import DEFAULT_CHECKPOINT
-from amc_lib.tokens import clean
 
 PHRASES_AT_ONCE = 32  # of one picture: more take no more memory
-FileBytes = bytes | bytearray | memoryview
-AnyPicture = Picture | FileBytes | Mapping[str, Any]  # the latter {"bytes": ..., "path": ...}, one of which may be None
 SINGLE = str | FileBytes | Mapping | np.ndarray | Tensor  # what is iterable and yet no list of pictures
 SEEN = {  # by tier: what its pictures show
     "scenes": "drawn scenes of pictograms",
@@ -41,7 +41,7 @@ class EncodedImage:
     """A picture as a checkpoint has read it, kept between phrases."""
 
     size: tuple[int, int]  # (width, height); groundings are in its pixels
-    picture: Path | Image.Image  # where it lies; else the picture, RGB and upright
+    picture: Kept  # where it lies or its file's bytes; else the picture, RGB and upright
     memory: Memory = field(repr=False)  # of one image, for every fusion layer
     checkpoint: Checkpoint = field(repr=False)  # the one that read it
 
@@ -55,7 +55,7 @@ class Grounder:
 
     def __init__(self, checkpoint: Checkpoint, layer: int | None = None) -> None:
         self.checkpoint = checkpoint
-        self.layer = heatmap_layer(checkpoint) if layer is None else layer
+        self.layer = checked_layer(checkpoint.model, heatmap_layer(checkpoint) if layer is None else layer)
         self.calibration = Calibration(**checkpoint.about.get("calibration", {}))
         self._lock = threading.Lock()  # JupyterLab handles widgets in a thread beside the cells
 
@@ -66,7 +66,7 @@ class Grounder:
         """Load a run's folder, a shipped checkpoint by name, an official .pth, or a BLIP as transformers saves it.
 
         `layer` overrides its own layer. device "auto": CUDA, else Apple's MPS, else the processor. ValueError with one
-        sentence for a source that cannot be loaded and for a device that is not here.
+        sentence for a source that cannot be loaded, a layer that has no heatmap and a device that is not here.
         """
         with torch.inference_mode(False):
             checkpoint = load_checkpoint(source)
@@ -83,11 +83,8 @@ class Grounder:
 
     def encode(self, image: AnyPicture) -> EncodedImage:
         """A picture made ready for any number of phrases. ValueError with one sentence if it cannot be read."""
-        image = file_of(image)
-        image = named_path(image) if isinstance(image, str | Path) else image
-        picture, model = read_image(image), self.checkpoint.model
+        (kept, picture), model = read_picture(image), self.checkpoint.model
         inputs = model_input(picture, model)[None]  # [1, 3, S, S]
-        kept = image if isinstance(image, Path) else picture
         return EncodedImage(picture.size, kept, remember_images(model, inputs), self.checkpoint)
 
     def ground(
@@ -95,14 +92,16 @@ class Grounder:
     ) -> Any:
         """Where is `phrase`? The Grounding; of several phrases their list, of several pictures a list of that.
 
-        Of an iterator of pictures it is an iterator, which asks for the next picture when its answer is asked for.
-        One pass of each picture serves all phrases. The answer is the same inside `no_grad`, `inference_mode` and
-        autocast. Raises ValueError with one sentence for a picture that cannot be read or was encoded by another
-        checkpoint, and for a phrase without words.
+        Of an iterator of pictures it is an iterator, which asks for the next picture when its answer is asked for, and
+        goes on behind one that was refused. One pass of each picture serves all phrases. The answer is the same inside
+        `no_grad`, `inference_mode` and autocast. Raises ValueError with one sentence for a picture that cannot be read
+        or was encoded by another checkpoint (of several pictures it says which, from 0), and for a phrase without
+        words.
         """
         phrases = checked_phrases(phrase)
         if isinstance(image, Iterable) and not isinstance(image, SINGLE) and not hasattr(image, "read"):
-            answers = (self.ground(one, phrase if isinstance(phrase, str) else phrases) for one in image)
+            asked = phrase if isinstance(phrase, str) else phrases
+            answers = map(partial(self._ground_numbered, phrase=asked), count(), image)
             return answers if isinstance(image, Iterator) else list(answers)
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
         if encoded.checkpoint is not self.checkpoint:
@@ -112,29 +111,32 @@ class Grounder:
         groundings = self._ground(encoded, phrases)
         return groundings[0] if isinstance(phrase, str) else groundings
 
+    def _ground_numbered(self, number: int, image: Any, phrase: str | Sequence[str]) -> Any:
+        """`ground` of one picture among several, whose number stands before what is wrong with it."""
+        try:
+            return self.ground(image, phrase)
+        except ValueError as error:
+            kind = UnreadableImageError if isinstance(error, UnreadableImageError) else ValueError
+            raise kind(f"picture {number}: {error}") from error
+
     def _ground(self, encoded: EncodedImage, phrases: Sequence[str]) -> list[Grounding]:
         model, tokenizer, (width, height) = self.checkpoint.model, self.checkpoint.tokenizer, encoded.size
         explanation, groundings = self.checkpoint.settings.amc.explanation, []
+        positions, typed = model.settings.text.positions, [*map(as_typed, phrases)]
         for start in range(0, len(phrases), PHRASES_AT_ONCE):
-            part = phrases[start : start + PHRASES_AT_ONCE]
+            part = typed[start : start + PHRASES_AT_ONCE]
             with self._lock, evaluating(model):
                 memory = encoded.memory.rows(torch.zeros(len(part), dtype=torch.long, device=model.temp.device))
                 raw, scores, token_maps = ground_remembered(model, tokenizer, memory, part, self.layer, explanation)
                 points = [peak(one[None], (height, width))[0].tolist() for one in raw]
             for p, (text, point) in enumerate(zip(part, points, strict=True)):
-                tokens = tuple(tokenizer.tokens(text, model.settings.text.positions))
+                tokens = tuple(tokenizer.tokens(text, positions))
                 padding = token_maps.shape[1] / len(tokens)  # by the longest phrase: the mean runs over it as well
                 maps = raw[p] * padding, token_maps[p, : len(tokens)] / len(tokens)
-                said = text, tuple(point), float(scores[p]), unknown_words(tokenizer, text), tokens
-                groundings.append(Grounding(*said, encoded.size, encoded.picture, *maps, self.calibration))
+                said = phrases[start + p], tuple(point), float(scores[p]), unknown_words(tokenizer, text), tokens
+                unread = unread_words(tokenizer, text, positions)
+                groundings.append(Grounding(*said, encoded.size, encoded.picture, *maps, self.calibration, unread))
         return groundings
-
-
-def file_of(image: AnyPicture) -> Picture:
-    """Bytes of a picture's file, also as the library `datasets` holds them, as an open file; others as they are."""
-    if isinstance(image, Mapping):
-        image = image.get("path") if image.get("bytes") is None else image["bytes"]
-    return io.BytesIO(image) if isinstance(image, FileBytes) else image
 
 
 def best_device() -> torch.device:
@@ -149,14 +151,12 @@ def heatmap_layer(checkpoint: Checkpoint) -> int:
     return checkpoint.about.get("layer", checkpoint.settings.amc.layer)
 
 
-def checked_phrases(phrase: str | Iterable[str]) -> list[str]:
-    """One phrase or several as a list. Raises ValueError for one that is not text or has no words."""
-    phrases = [phrase] if isinstance(phrase, str) or not isinstance(phrase, Iterable) else list(phrase)
-    for text in phrases:
-        if not isinstance(text, str):
-            raise ValueError(f"a phrase must be text, got {text!r:.80}")
-        clean(text)
-    return phrases
+def checked_layer(model: Backbone, layer: int) -> int:
+    """The layer, of which a heatmap can be made. ValueError for any other."""
+    if isinstance(layer, bool):
+        raise ValueError(f"the layer must be a number, got {layer}")
+    gradcam.watch_attention(model.text_encoder, layer, twice=False)
+    return layer
 
 
 def model_input(picture: Image.Image, model: Backbone) -> Tensor:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import string
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -15,12 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from amc_lib import gradcam
-from amc_lib.datasets.image_files import read_image
 from amc_lib.files import atomic_file
 from amc_lib.overlay import heat_overlay, ring
-from amc_lib.tokens import Tokenizer, clean
+from amc_lib.phrases import as_typed, says_nothing
+from amc_lib.pictures import Kept, read_again
 
-ARTICLES = {"a", "an", "the"}  # words that alone ask for nothing
 PNG_LEVEL = 1  # of compression: an overlay is written in less than half the time, and a quarter larger
 
 
@@ -39,7 +35,8 @@ class Grounding:
     """The answer to one phrase about one picture.
 
     A point is always given, also where `score` says "no match" and where the phrase is `unknown`: ask that first.
-    Answers are small: of a picture that came by its path they keep that alone, and read it again where it is shown.
+    Answers are small: of a picture that came by its path they keep that alone, and of another file its bytes, and read
+    it again where it is shown.
     """
 
     phrase: str
@@ -48,15 +45,16 @@ class Grounding:
     unknown_words: tuple[str, ...]  # of the phrase, which the checkpoint's vocabulary does not hold
     tokens: tuple[str, ...]  # of the phrase, [CLS] and [SEP] included
     size: tuple[int, int]  # (width, height) of the picture
-    picture: Path | Image.Image = field(repr=False)  # where it lies; else the picture, RGB and upright
+    picture: Kept = field(repr=False)  # where it lies or its file's bytes; else the picture, RGB and upright
     raw: Tensor = field(repr=False)  # float [G, G] >= 0: the heatmap before normalising and upsampling
     token_maps: Tensor = field(repr=False)  # float [L, G, G] >= 0: the L tokens' shares in `raw`, which is their sum
     calibration: Calibration = field(default=Calibration(), repr=False)
+    unread_words: tuple[str, ...] = ()  # at the end of a phrase longer than the model reads
 
     @property
     def image(self) -> Image.Image:
-        """The picture, RGB and upright. ValueError with one sentence where its file is no longer there."""
-        return read_image(self.picture) if isinstance(self.picture, Path) else self.picture
+        """The picture, RGB and upright. ValueError with one sentence where its file is gone or another one's."""
+        return read_again(self.picture, self.size)
 
     @property
     def present(self) -> bool | None:
@@ -72,7 +70,7 @@ class Grounding:
     @property
     def unknown(self) -> bool:
         """Whether the checkpoint knows no word of the phrase but articles: then the answer has no meaning."""
-        return says_nothing(self.phrase, self.unknown_words)
+        return says_nothing(as_typed(self.phrase), self.unknown_words)
 
     @property
     def heatmap(self) -> np.ndarray:
@@ -127,30 +125,3 @@ def box_around(mask: np.ndarray, point: tuple[int, int]) -> tuple[int, int, int,
     x, y = point
     rows, columns = find_objects(parts)[parts[y, x] - 1]
     return columns.start, rows.start, columns.stop, rows.stop
-
-
-def unknown_words(tokenizer: Tokenizer, phrase: str) -> tuple[str, ...]:
-    """Words in other letters than Latin ones, those that are [UNK], and those that are spelled letter by letter.
-
-    Spelled is what begins with a single letter, or has two or more behind its beginning: "surfer ##s" is known.
-
-    A vocabulary may hold other scripts, as BERT's does; captions in English never taught what they mean. Signs are
-    words as well, marks of punctuation are not.
-    """
-    words = [word for word in clean(phrase).split() if not all(unicodedata.category(c)[0] == "P" for c in word)]
-    return tuple(word for word in words if not _is_known(tokenizer, word))
-
-
-def _is_known(tokenizer: Tokenizer, word: str) -> bool:
-    word = word.strip("".join(c for c in word if unicodedata.category(c)[0] == "P" or c in string.punctuation))
-    if not word or any(c.isalpha() and "LATIN" not in unicodedata.name(c, "") for c in word):
-        return False
-    _, *pieces, _ = tokenizer.tokens(word)  # between [CLS] and [SEP]
-    letters = pieces[1:] and all(len(piece) == len("##x") for piece in pieces[1:])
-    spelled = letters and (len(pieces[0]) == 1 or len(pieces) > 2)
-    return pieces[:1] not in ([], ["[UNK]"]) and not spelled
-
-
-def says_nothing(phrase: str, unknown: Sequence[str]) -> bool:
-    """Whether a phrase has no word but articles and those `unknown_words`: then an answer to it has no meaning."""
-    return {word for word in clean(phrase).split() if any(map(str.isalnum, word))} <= {*unknown, *ARTICLES}

@@ -21,7 +21,7 @@ from amc_lib.datasets.records import Regions
 from amc_lib.evaluate import Pointing, point_at, point_hits
 from amc_lib.files import annotated_folder
 from amc_lib.grounder import heatmap_layer, model_input
-from amc_lib.grounding import says_nothing, unknown_words
+from amc_lib.phrases import says_nothing, unknown_words, unread_words
 from amc_lib.regions import Region
 
 IMAGES_AT_ONCE = 8
@@ -42,7 +42,7 @@ def answers(checkpoint: Checkpoint, regions: Sequence[Region], progress: str | N
 
 
 def readable(regions: Regions) -> Regions:
-    """The regions whose pictures can be opened; the others' pictures are named in `skipped`, once each."""
+    """The regions whose pictures can be opened; the others are named in `skipped`, once each."""
     seen: dict[str, bool] = {}
     for region in regions:
         if region.image_id not in seen:
@@ -113,8 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(str(error))
     about = {"layer": heatmap_layer(checkpoint), "skipped": len(regions.skipped)}
     about |= {"first_skipped": regions.skipped[:SHOWN], "without_picture": regions.without_picture}
-    phrases = (region.phrase for region in regions)
-    about["unknown"] = sum(says_nothing(phrase, unknown_words(checkpoint.tokenizer, phrase)) for phrase in phrases)
+    phrases, tokenizer = [region.phrase for region in regions], checkpoint.tokenizer
+    about["unknown"] = sum(says_nothing(phrase, unknown_words(tokenizer, phrase)) for phrase in phrases)
+    positions = checkpoint.model.settings.text.positions
+    about["cut"] = sum(bool(unread_words(tokenizer, phrase, positions)) for phrase in phrases)
     found, types = summary(hits, regions), by_type(hits, regions)
     centre = summary(centre_hits(regions), regions)
     if given.json:
@@ -127,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         "{photographs} photographs; 95 % intervals over photographs; heatmap of layer {layer}; centre: the middle of "
         "each picture; {skipped} records could not be read, {without_picture} ids have no picture; "
-        "of {unknown} phrases the checkpoint knows no word: they are scored like the others".format(**found, **about)
+        "of {unknown} phrases the checkpoint knows no word, and of {cut} the end is not read: they are scored like the "
+        "others".format(**found, **about)
     )
     print(*regions.skipped[:SHOWN], sep="\n", end="\n" if regions.skipped else "")

@@ -68,6 +68,7 @@ def test_command_prints_point_box_and_score_and_writes_the_overlay(grounder, pic
         "present": None,
         "unknown": False,
         "unknown_words": ["zebra"],
+        "unread_words": [],
         "seen": grounder.seen,
         "overlay": str(overlay),
     }

@@ -218,6 +218,16 @@ def test_command_scores_what_can_be_read_of_a_list_of_any_name(tmp_path, capsys)
     assert found["first_skipped"][0].startswith(f"image {first}: {picture}: ")
     main(["amc-scenes", str(root), "unseen"])
     assert f"image {first}: {picture}: " in capsys.readouterr().out
+    with Image.open(flickr30k.pictures(root)[others[0]].path) as file:
+        exif = file.getexif()
+        exif[0x0112] = 6  # a quarter turn: the annotation's size says that its boxes count stored pixels all the same
+        file.save(file.filename, exif=exif)
+    sentence_file = root / "Sentences" / f"{others[1]}.txt"
+    marked = sentence_file.read_text(encoding="utf-8")
+    sentence_file.write_text(marked.replace("other A ", f"other {'big ' * 50}", 1), encoding="utf-8")
+    main(["amc-scenes", str(root), "unseen", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["photographs"] == whole["photographs"] - 1 and found["cut"] == 1
     (root / "unseen.txt").write_text(first, encoding="utf-8")
     with pytest.raises(SystemExit, match=f"that can be read; the first record that was left out: image {first}"):
         main(["amc-scenes", str(root), "unseen"])

@@ -76,7 +76,7 @@ def test_numbers_and_codes_of_classes_are_no_phrases(tmp_path, content, sentence
 @pytest.mark.parametrize(
     ("form", "boxes"),
     [
-        ("x_center, y_center, width, height", [(60, 120, 100, 200), (350, 200, 90, 190), (200, 150, 40, 40)]),
+        ("x and y of the middle, width, height", [(60, 120, 100, 200), (350, 200, 90, 190), (200, 150, 40, 40)]),
         ("x1, y1, x2, y2", [(10, 20, 110, 220), (210, 150, 390, 290), (200, 10, 300, 290)]),
         (None, [(10, 20, 110, 220), (210, 150, 190, 150), (380, 10, 20, 30), (0, 0, 400, 300)]),
         (None, [(300, 200, 150, 50), (1, 1, 9, 9), (10, 200, 30, 40)]),
@@ -91,7 +91,7 @@ def test_boxes_of_another_form_are_refused_together(tmp_path, form, boxes, kind)
     laid_out(tmp_path, {"x.json": coco(*({"bbox": box} for box in boxes))})
     read = own_table.read if kind == "own table" else lambda source: convert(source, tmp_path)
     if form:
-        with refused(f"overrun their pictures as x, y, width, height, and fit as {form}"):
+        with refused(f"do not fit their pictures as x, y, width, height, which is read, and fit as {form}"):
             read(tmp_path / source)
     elif kind != "own table":
         x, y, width, height = boxes[-1]
@@ -250,7 +250,7 @@ def test_roboflows_folders_of_coco_keep_their_pictures_and_splits(tmp_path):
         ("x.xml", CVAT, "is CVAT's own XML"),
         ("coco8.yaml", "path: coco8\nnames: [cat]\n", "no folder labels lies beside it: put it into that of YOLO's"),
         ("x.csv", f"{CORNERS}a.png,cat,1,2,3,4".encode("utf-16-le"), "is not UTF-8, but perhaps UTF-16: save it as"),
-        ("x.json", coco({"bbox": [1, 2, 3]}), "annotation 0: its bbox [1, 2, 3] is not x, y, width, height"),
+        ("x.json", coco({"bbox": [1, 2, 3]}), "annotation 0: the bbox [1, 2, 3] is not x, y, width, height"),
         ("x.json", coco(images=None), "x.json: its images are null, not a list"),
         ("x.json", coco(images=[None]), "x.json: is of another form than expected"),
         (

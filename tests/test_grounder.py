@@ -22,12 +22,13 @@ import amc_lib.grounder as grounder_module
 from amc_lib import Grounder, Grounding, gradcam
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
-from amc_lib.datasets.image_files import read_image
+from amc_lib.datasets.image_files import UnreadableImageError, read_image
 from amc_lib.evaluate import ground_phrases, peak
-from amc_lib.grounding import Calibration, unknown_words
+from amc_lib.grounding import Calibration
 from amc_lib.model import minilm
 from amc_lib.model.trunk import pixels
 from amc_lib.overlay import heat_overlay
+from amc_lib.phrases import unknown_words
 from amc_lib.presets import preset
 from amc_lib.tokens import SPECIAL, Tokenizer, word_vocabulary
 
@@ -136,10 +137,43 @@ def test_answers_about_files_hold_no_picture_and_an_iterator_is_asked_as_it_is_r
     assert next(waiting) == paths[1] and first.picture == paths[0] and first.size == picture.size
     assert (np.asarray(first.image) == np.asarray(picture)).all()
     assert (np.asarray(first.overlay()) == np.asarray(grounder.ground(picture, "w1").overlay())).all()
+    picture.resize((30, 20)).save(paths[0])
+    with refused(
+        f"{paths[0]}: is another picture than the one that was asked about: it had 60 x 40 pixels and now has"
+    ):
+        first.overlay()
     paths[0].unlink()
     assert first.box() and first.heatmap.any()
     with refused(f"{paths[0]}: no such image"):
         first.overlay()
+
+
+def test_a_bad_picture_among_several_is_named_and_an_iterator_goes_on_behind_it(folder, grounder, picture, tmp_path):
+    missing = tmp_path / "none.png"
+    other = Grounder.load(folder).encode(picture)
+    answers = grounder.ground(iter([picture, missing, other, picture]), "w1")
+    assert equal(next(answers), grounder.ground(picture, "w1"))
+    for number, sentence in ((1, f"{missing}: no such image"), (2, "this image was encoded by another checkpoint")):
+        with refused(f"picture {number}: {sentence}"):
+            next(answers)
+    assert equal(*answers, grounder.ground(picture, "w1"))  # the one that is left
+    with pytest.raises(UnreadableImageError, match=rf"picture 0: {missing}: no such image"):
+        grounder.ground([missing, picture], "w1")
+
+
+def test_the_end_of_a_long_phrase_that_is_not_read_is_told(grounder, picture):
+    words = [f"w{k % 35}" for k in range(60)]
+    long, whole, short = grounder.ground(picture, [" ".join(words[:n]) for n in (60, 50, 2)])
+    positions = grounder.checkpoint.model.settings.text.positions
+    assert long.unread_words == tuple(words[min(50, positions - 2) :]) and long.tokens == whole.tokens
+    assert len(long.tokens) == min(52, positions) and short.unread_words == ()
+
+
+def test_marks_of_other_keyboards_change_no_answer(grounder, picture):
+    for asked, typed in (("w1 – w2…", "w1 - w2..."), ("“w1’s” w2", '"w1\'s" w2'), ("x,y", "x y"), ("w1;w2", "w1;w2")):
+        found, expected = grounder.ground(picture, asked), grounder.ground(picture, typed)
+        assert equal(found, expected) and found.phrase == asked and found.tokens == expected.tokens
+        assert found.unknown is expected.unknown
 
 
 def test_answer_does_not_depend_on_the_phrases_beside_it(grounder, picture):
@@ -154,8 +188,9 @@ def test_answer_does_not_depend_on_the_phrases_beside_it(grounder, picture):
 def test_what_is_no_checkpoint_no_layer_no_phrase_and_no_picture_is_said(folder, grounder, picture, tmp_path):
     with refused("a checkpoint is a path or a name, got None"):
         Grounder.load(None)
-    with refused("layer '3' has no cross-attention"):
-        Grounder.load(folder, layer="3").ground(picture, "w1")
+    for layer, sentence in (("3", "layer '3' has no cross-attention"), (True, "the layer must be a number, got True")):
+        with refused(sentence):
+            Grounder.load(folder, layer=layer)
     of_numpy = Grounder.load(folder, layer=np.int64(grounder.layer))
     assert equal(of_numpy.ground(picture, "w1"), grounder.ground(picture, "w1"))
     for phrase in ("caf\udce9", "\ud800"):
@@ -201,7 +236,7 @@ def test_layer_can_be_chosen(folder, grounder, picture):
     assert grounder.layer == TINY_AMC.layer
     assert not equal(Grounder.load(folder, layer=2).ground(picture, "w1 w2"), grounder.ground(picture, "w1 w2"))
     with refused("layer 0 has no cross-attention; fusion layers are 2-4"):
-        Grounder.load(folder, layer=0).ground(picture, "w1 w2")
+        Grounder.load(folder, layer=0)
 
 
 def test_device_that_is_not_here_is_named(folder):

@@ -18,6 +18,7 @@ LAYERS = (  # at the top of a file, each may import from itself and from those b
     "official checkpoints",
     "train",
     "datasets",
+    "phrases pictures",
     "overlay grounding grounder",
     "score",
     "__init__ __main__",

@@ -13,6 +13,7 @@ from PIL import Image
 from refusal import refused
 
 from amc_lib.datasets import refer
+from amc_lib.datasets.records import Regions
 from amc_lib.files import ROOT
 
 NAME = "COCO_train2014_000000000042"
@@ -191,7 +192,7 @@ def test_parquet_boxes_that_are_corners_are_refused(root):
     path = write_parquet(root, [parquet_row(bbox=box) for box in (sizes, overrun)])
     assert len(refer.read(root, "refcoco+", "unc", "testA")) == 4
     write_parquet(root, [parquet_row(bbox=box) for box in (corners, overrun, [9, 9, 99, 99], None)])
-    sentence = "2 of 4 boxes overrun their pictures as x, y, width, height and fit as x1, y1, x2, y2, which is not read"
+    sentence = "2 of 3 boxes do not fit their pictures as x, y, width, height, which is read, and fit as x1, y1, x2, y2"
     with refused(f"{path}: {sentence}"):
         refer.read(root, "refcoco+", "unc", "testA")
 
@@ -227,6 +228,58 @@ def test_boxes_of_instances_that_are_no_pixels_are_refused(root, unit, look):
     assert len(refer.read(root, "refcoco+", "unc", "testA")) == 20
 
 
+def test_splits_are_the_same_in_any_capitals_and_unknown_ones_are_named(root):
+    path = root / "refcoco+" / "refs(unc).p"
+    names = ("testA", "testa", "TESTA", "tetsA", "Train", "validation")
+    write_refs(root, [FIRST | {"ref_id": n, "split": name, "sentences": SENTENCES} for n, name in enumerate(names)])
+    unknown = f"{path}, ref 3: its split 'tetsA' is none of train, val, test, testA, testB, testC, testAB, testBC"
+    for split, expected in (("testA", "012"), ("testa", "012"), ("train", "4"), ("val", "5")):
+        regions = refer.read(root, "refcoco+", "unc", split)
+        assert [r.id for r in regions] == [f"{n}-{sentence}" for n in expected for sentence in (1, 2)]
+        assert {r.split for r in regions} == {split} and regions.skipped == [unknown]
+    assert refer.held_out(root, "refcoco+", "unc", faults := Regions()) == {42} and not faults.skipped
+    path = write_parquet(root, [parquet_row(split=name, answer=[f"{n}"]) for n, name in enumerate(names)], "a.parquet")
+    regions = refer.read(root, "refcoco+", "unc", "testA")
+    assert [r.phrase for r in regions] == ["0", "1", "2"]
+    assert regions.skipped == [unknown.replace("refs(unc).p, ref", f"{path.name}, row")]
+
+
+def test_ids_are_the_same_as_text_and_as_numbers(root):
+    expected = refer.read(root, "refcoco+", "unc", "testA")
+    images = [{"id": "42", "file_name": f"{NAME}.jpg", "width": 60, "height": 50}]
+    annotations = [{"id": "11", "bbox": [1.5, 2, 10, 20], "image_id": 42.0}]
+    instances = {"images": images, "annotations": annotations}
+    (root / "refcoco+" / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
+    for ref in ({}, {"ann_id": "11"}, {"image_id": "42"}, {"image_id": 42.0}):
+        write_refs(root, [REFS[0] | ref])
+        regions = refer.read(root, "refcoco+", "unc", "testA")
+        assert [r for r in regions] == [r for r in expected] and not regions.skipped
+
+
+@pytest.mark.parametrize("name", ["annotations", "images"])
+def test_an_id_that_stands_for_two_things_in_instances_is_refused(root, name):
+    path = root / "refcoco+" / "instances.json"
+    images = [{"id": 42, "file_name": f"{NAME}.jpg", "width": 60, "height": 50}]
+    instances = INSTANCES | {"images": images}
+    for change in ({}, {"bbox": [0, 0, 9, 9], "width": 50}):
+        again = [instances[name][0] | change]
+        path.write_text(json.dumps(instances | {name: [*instances[name], *again]}), encoding="utf-8")
+        if change:
+            with refused(f"{path}: {name}: the id {again[0]['id']} stands twice, with different contents"):
+                refer.read(root, "refcoco+", "unc", "testA")
+        else:
+            assert [r.boxes for r in refer.read(root, "refcoco+", "unc", "testA")] == [((1.5, 2.0, 11.5, 22.0),)] * 2
+
+
+def test_parquet_rows_that_stand_twice_count_once(root):
+    rows = [parquet_row(), parquet_row(), parquet_row(bbox=[0, 0, 5, 5]), parquet_row(answer=["tall man"])]
+    path = write_parquet(root, rows)
+    copy = write_parquet(root, rows[:1], "copy/testA.parquet")
+    regions = refer.read(root, "refcoco+", "unc", "testA")
+    assert [r.phrase for r in regions] == ["man in red", "tall man"] * 2 + ["tall man"]
+    assert regions.skipped == [f"{path}, row {n}: repeats {copy}, row 0" for n in (0, 1)]
+
+
 def test_ids_and_splits_that_are_not_there_or_there_twice_are_named(root):
     path, unsaid = root / "refcoco+" / "refs(unc).p", {name: REFS[1][name] for name in REFS[1] if name != "split"}
     write_refs(root, [REFS[0], unsaid, REFS[0]])
@@ -237,7 +290,7 @@ def test_ids_and_splits_that_are_not_there_or_there_twice_are_named(root):
         f"{path}, ref 2, sentence 1: its id 5-2 is that of another sentence",
     ]
     write_refs(root, [unsaid])
-    with refused(f"{path}: no split 'testA'; it has none, and 1 refs do not say theirs as text"):
+    with refused(f"{path}: no split 'testA'; it has none; 1 refs say none that is known (ref 0: has no split)"):
         refer.read(root, "refcoco+", "unc", "testA")
 
 
@@ -308,7 +361,8 @@ def test_damaged_pickle_is_named(root, data):
         ({"sentences": [{"sent_id": 1}]}, {}, "refs(unc).p, ref 0, sentence 0: has no sent"),
         ({"sentences": [{"sent_id": 1, "sent": " "}]}, {}, "ref 0, sentence 0: the phrase ' ' has no words"),
         ({"file_name": "COCO_train2014_43_0.jpg"}, {}, "ref 0: the image 'COCO_train2014_43.jpg' is not in"),
-        ({}, {"bbox": [1, 2]}, "ref 0: "),
+        ({}, {"bbox": [1, 2]}, "ref 0: the bbox [1, 2] is not x, y, width, height"),
+        ({}, {"bbox": None}, "ref 0: the bbox None is not x, y, width, height"),
         ({}, {"bbox": [1, 2, 0, 5]}, "ref 0: the box (1, 2, 1, 7) has no area"),
         ({}, {"image_id": 7}, "ref 0: its annotation 11 belongs to image 7"),
     ],
@@ -328,7 +382,7 @@ def test_malformed_record_is_left_out_and_named(root, ref, annotation, message):
     ("data", "message"),
     [
         (b'{"annotations": [{"id": 1', "is not JSON, or not all of it"),
-        (b"[]", "holds a list, not a dict"),
+        (b"[]", "holds a list, not an object"),
         (b"\xff{}", "cannot be read as UTF-8 text"),
     ],
 )
@@ -358,7 +412,7 @@ def test_detections_of_each_shape(tmp_path, detections):
 @pytest.mark.parametrize(
     ("detections", "message"),
     [
-        (3, "dets.json: holds a int"),
+        (3, "dets.json: holds a number, not a list or an object"),
         (
             [{"box": [1, 2, 3, 4]}],
             "detection 0: {'box': [1, 2, 3, 4]} is not an image_id and a box [x, y, width, height]",
@@ -382,7 +436,7 @@ def test_malformed_detections_are_named(tmp_path, detections, message):
 
 @pytest.mark.parametrize(
     ("stored", "box"),
-    [((50, 60), (1, 2, 11, 12)), ((25, 30), (0.5, 1, 5.5, 6)), ((50, 62), None)],
+    [((50, 60), (1, 2, 11, 12)), ((25, 30), (0.5, 1, 5.5, 6)), ((50, 62), None), ((120, 100), None)],
 )
 def test_boxes_are_brought_to_the_size_of_the_picture(root, stored, box):
     """instances.json states 50 x 60 pixels; a picture of another shape is left out and named."""
@@ -394,6 +448,8 @@ def test_boxes_are_brought_to_the_size_of_the_picture(root, stored, box):
     regions = refer.read(root, "refcoco+", "unc", "testA")
     if box is None:
         assert not regions and "ref 0: the image has another shape than its annotation" in regions.skipped[0]
+        turned = "it has 120 x 100: it seems to be stored turned (EXIF orientation); save it upright"
+        assert regions.skipped[0].endswith("it has 50 x 62" if stored == (50, 62) else turned)
     else:
         assert [r.boxes for r in regions] == [(box,)] * 2 and not regions.skipped
 

@@ -94,6 +94,30 @@ def test_one_name_or_attribute_need_not_be_a_list(root):
     assert [r.phrase for r in visual_genome.read(root, sources=("attributes",))] == ["black cat"]
 
 
+def test_an_image_or_region_that_stands_twice_counts_once(root):
+    whole = [r.id for r in visual_genome.read(root)]
+    again, other = DESCRIBED[0], DESCRIBED[0] | {"phrase": "a dog"}
+    described = [{"id": 1, "regions": [*DESCRIBED[:2], again, other]}, FILES["region_descriptions"][1]]
+    write(root, "region_descriptions", [*described, {"id": "1", "regions": []}, described[1]])
+    write(root, "attributes", FILES["attributes"] * 2)
+    write(root, "image_data", [*FILES["image_data"], FILES["image_data"][0]])
+    regions = visual_genome.read(root)
+    assert [r.id for r in regions] == whole
+    descriptions, attributes = root / "region_descriptions.json", root / "attributes.json"
+    assert regions.skipped == [
+        f"{root / 'image_data.json'}, image 2: repeats image 1",
+        f"{descriptions}, image 0, region 2: repeats region 71",
+        f"{descriptions}, image 0, region 3: repeats region 71, with other contents",
+        f"{descriptions}, image 2: repeats image 1, with other contents",
+        f"{descriptions}, image 3: repeats image 2",
+        f"{attributes}, image 2: repeats image 1",
+        f"{attributes}, image 3: repeats image 2",
+    ]
+    write(root, "image_data", [*FILES["image_data"], FILES["image_data"][0] | {"width": 100}])
+    with refused(f"{root / 'image_data.json'}: the id 1 stands twice, with different contents"):
+        visual_genome.read(root)
+
+
 SHARES, PERCENT = "shares of the sides (0 to 1)", "percent of the sides (0 to 100)"
 
 
@@ -223,7 +247,7 @@ def test_missing_picture_is_one_skip_however_many_regions_it_has(root):
 
 def test_damaged_file_is_an_error(root):
     (root / "attributes.json").write_bytes(b"{}")
-    with refused(f"{root / 'attributes.json'}: holds a dict, not a list"):
+    with refused(f"{root / 'attributes.json'}: holds an object, not a list"):
         visual_genome.read(root)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from amc_lib.datasets.csv_table import number_of
-from amc_lib.datasets.records import box_from_size, naming
+from amc_lib.datasets.records import box_from_size, four_numbers, id_text, naming
 from amc_lib.regions import Box
 
 TEXT_NAMES = ("phrase", "label", "name", "class", "caption", "text")
@@ -109,12 +109,12 @@ def _coco(path: Path, content: Mapping[str, Any], phrase: str | None) -> Annotat
     def read(annotation: Mapping[str, Any]) -> Drawn:
         attributes = annotation.get("attributes") or {}
         require_no_turn(attributes.get("rotation"))
-        label = annotation.get("caption") or categories.get(_id(annotation.get("category_id")), {}).get("name", "")
+        label = annotation.get("caption") or categories.get(id_text(annotation.get("category_id")), {}).get("name", "")
         words = chosen({**attributes, **annotation}, phrase, label)
-        if (picture := pictures.get(_id(annotation["image_id"]))) is None:
+        if (picture := pictures.get(id_text(annotation["image_id"]))) is None:
             raise ValueError(f"its image_id {annotation['image_id']!r:.80} is the id of no image")
         size = tuple(number_of(f"its image's {side}", picture.get(side) or 0) for side in ("width", "height"))
-        box = _bbox(annotation["bbox"])
+        box = box_from_size(*four_numbers(annotation["bbox"]))
         return Drawn([picture["file_name"]], words, box, size if all(size) else None, by_size=True)
 
     yield from each(f"{path}", "annotation", content["annotations"], read)
@@ -126,23 +126,10 @@ def _by_id(kind: str, entries: Any, *fields: str) -> dict[str, Mapping[str, Any]
         raise ValueError(_no_list(kind, entries))
     found: dict[str, Mapping[str, Any]] = {}
     for entry in entries:
-        first = found.setdefault(_id(entry["id"]), entry)
+        first = found.setdefault(id_text(entry["id"]), entry)
         if any(first.get(field) != entry.get(field) for field in fields):
             raise ValueError(f"its {kind} have the id {entry['id']!r:.80} twice, and differ")
     return found
-
-
-def _id(value: Any) -> str:
-    """An id as text: in one file it may be a number in one place and a text in another."""
-    return str(value).removesuffix(".0")
-
-
-def _bbox(numbers: Any) -> Box:
-    try:
-        x, y, width, height = map(float, numbers)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"its bbox {numbers!r:.80} is not x, y, width, height") from error
-    return box_from_size(x, y, width, height)
 
 
 def _via(path: Path, files: Any, phrase: str | None) -> Annotations:

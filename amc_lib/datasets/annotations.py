@@ -7,6 +7,7 @@ annotation must have it. Folders named train, val (or valid) and test become the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pandas as pd
 
 from amc_lib.datasets.annotation_files import Drawn
 from amc_lib.datasets.annotation_sources import TABLES, annotations
-from amc_lib.datasets.box_forms import as_size, require_inside, require_sizes, room
+from amc_lib.datasets.box_forms import SIDES, as_size, fitting, require_form, require_inside, room
 from amc_lib.datasets.csv_table import COLUMNS
 from amc_lib.datasets.pictures import Pictures
 from amc_lib.datasets.records import box_xyxy, naming, require_names, scale, scaled, words_of
@@ -95,7 +96,7 @@ class _Boxes:
 
     def __init__(self) -> None:
         self.pixels: list[tuple[Box, tuple[int, int]]] = []
-        self.by_size: list[tuple[Box, tuple[int, int]]] = []  # those given as x, y, width, height: so
+        self.fits: Counter[frozenset[str]] = Counter()  # forms in which those fit that were given as SIDES
         self.unsaid: list[tuple[Box, tuple[float, float]]] = []  # whose unit is not said, as they were drawn
 
     def in_pixels(self, drawn: Drawn, size: tuple[int, int]) -> Box:
@@ -106,7 +107,7 @@ class _Boxes:
         box = scaled(drawn.box, factors)
         self.pixels.append((box, size))
         if drawn.by_size:
-            self.by_size.append((as_size(box), size))
+            self.fits[fitting(as_size(box), size)] += 1
         if not drawn.unit:
             self.unsaid.append((drawn.box, drawn.size or size))
         return box
@@ -116,7 +117,7 @@ class _Boxes:
 
         in_table: whether no unit means that it is not known; else a format has pixels.
         """
-        require_sizes(self.by_size)
+        require_form(self.fits, SIDES)
         beyond = any(box[2] > size[0] or box[3] > size[1] for box, size in self.unsaid)
         if (beyond or not in_table) and (unit := evident_unit(self.unsaid)):
             raise ValueError(f"its boxes {doubt(unit, self.unsaid, in_table)}")

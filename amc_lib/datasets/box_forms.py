@@ -1,17 +1,22 @@
-"""How boxes of a data set, taken together, betray that they are not x, y, width, height, or of other pictures."""
+"""How the boxes of a data set, taken together, betray another form than is read, or other pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Collection
 
 from amc_lib.datasets.records import box_from_size
 from amc_lib.regions import Box
 
-Form = Callable[[float, float, float, float], Box]
+CORNERS, SIDES = "x1, y1, x2, y2", "x, y, width, height"
+FORMS = {  # of a box as four numbers -> its corners
+    SIDES: lambda x, y, width, height: (x, y, x + width, y + height),
+    CORNERS: lambda *corners: corners,
+    "x and y of the middle, width, height": lambda x, y, w, h: (x - w / 2, y - h / 2, x + w / 2, y + h / 2),
+}
+Numbers = tuple[float, float, float, float]  # of a box, in any of FORMS
 ROOM = 1, 0.005  # pixels, share of the side: by the larger of both a box that was drawn by hand may overrun its picture
-MOST = 0.95  # of the boxes, which must fit in a form
 OUTSIDE = 0.1  # of the boxes beyond their pictures, from which on it is not for want of care
-SIZES = "x, y, width, height"
 
 
 def around(x: float, y: float, width: float, height: float) -> Box:
@@ -19,30 +24,36 @@ def around(x: float, y: float, width: float, height: float) -> Box:
     return box_from_size(x - width / 2, y - height / 2, width, height)
 
 
-def as_size(box: Box) -> Box:
+def as_size(box: Box) -> Numbers:
     """x, y, width, height of a box xyxy."""
     return box[0], box[1], box[2] - box[0], box[3] - box[1]
 
 
-OTHERS: dict[str, Form] = {"x1, y1, x2, y2": lambda *edges: edges, "x_center, y_center, width, height": around}
+def fitting(numbers: Numbers, size: tuple[float, float]) -> frozenset[str]:
+    """Those of FORMS in which a box has an area inside its picture of `size` (width, height), but for `room`."""
+    boxes = ((name, form(*numbers)) for name, form in FORMS.items())
+    (width, across), (height, down) = ((side, room(side)) for side in size)
+    return frozenset(
+        name
+        for name, (x1, y1, x2, y2) in boxes
+        if -across <= x1 < x2 <= width + across and -down <= y1 < y2 <= height + down
+    )
 
 
-def require_sizes(boxes: Collection[tuple[Box, tuple[float, float]]]) -> None:
-    """ValueError where boxes that are read as x, y, width, height evidently are corners, or given by their centre.
+def require_form(fits: Counter[frozenset[str]], said: str) -> None:
+    """ValueError where the boxes of a file evidently have another form than is `said`.
 
-    boxes: (x, y, width, height), each with the (width, height) of its picture, in pixels of that. A form is evident in
-    which MOST of them fit their pictures, and more do so in it alone than as SIZES alone.
+    fits: how many of them are `fitting` in which forms. Evident is a form that fits more boxes that do not fit as is
+    said than the other way round, and more than a single box or those that were drawn without care.
     """
-    as_sizes = [_fits(box_from_size, *one) for one in boxes]
-    evident = []
-    for name, form in OTHERS.items():
-        fits = [_fits(form, *one) for one in boxes]
-        if sum(fits) >= MOST * len(boxes) and sum(fits) > sum(as_sizes):
-            evident.append(name)
-    if evident:
-        fit = f"overrun their pictures as {SIZES}, and fit as {' or as '.join(evident)}"
-        count = f"{len(boxes) - sum(as_sizes)} of {len(boxes)} boxes"
-        raise ValueError(f"{count} {fit}: name them as what they are, or write them as {SIZES}")
+
+    def alone(form: str, other: str) -> int:
+        return sum(count for forms, count in fits.items() if form in forms and other not in forms)
+
+    form = max(FORMS, key=lambda name: alone(name, said))
+    if (count := alone(form, said)) > max(alone(said, form), OUTSIDE * fits.total(), 1):
+        fit = f"do not fit their pictures as {said}, which is read, and fit as {form}"
+        raise ValueError(f"{count} of {fits.total()} boxes {fit}")
 
 
 def require_inside(boxes: Collection[tuple[Box, tuple[float, float]]]) -> None:
@@ -56,12 +67,3 @@ def require_inside(boxes: Collection[tuple[Box, tuple[float, float]]]) -> None:
 def room(side: float) -> float:
     """By how many pixels a box may overrun a picture's side."""
     return max(ROOM[0], ROOM[1] * side)
-
-
-def _fits(form: Form, numbers: Box, size: tuple[float, float]) -> bool:
-    try:
-        x1, y1, x2, y2 = form(*numbers)
-    except ValueError:  # it has no area
-        return False
-    across, down = map(room, size)
-    return -across <= x1 < x2 <= size[0] + across and -down <= y1 < y2 <= size[1] + down

@@ -80,10 +80,10 @@ def _tokens(root: Path) -> int:
 
 def _detections(root: Path) -> int:
     """The pictures of dets.json. ValueError where it is of other pictures than RefCOCO+'s, if those are known."""
-    asked = set()
+    asked = {}
     for split in ("testA", "testB"):
         with suppress(OSError, ValueError):
-            asked |= {region.image_id for region in _refer("refcoco+", split)(root)}
+            asked |= {region.image_id: region.image for region in _refer("refcoco+", split)(root)}
     return len(refer.read_detections(root / "refer/refcoco+/dets.json", asked))
 
 

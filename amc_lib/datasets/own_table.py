@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from amc_lib.datasets.box_forms import as_size, require_sizes
+from amc_lib.datasets.box_forms import SIDES, as_size, fitting, require_form
 from amc_lib.datasets.csv_table import (
     COLUMN_OF,
     COLUMNS,
@@ -78,7 +79,8 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
     rows = {number: row._replace(box=_in_pixels(row, sizes[row.image])) for number, row in rows.items()}
     try:
         require_names([row.phrase for row in rows.values()])
-        require_sizes([(as_size(row.box), sizes[row.image]) for row in rows.values() if row.by_size])
+        given = (row for row in rows.values() if row.by_size)
+        require_form(Counter(fitting(as_size(row.box), sizes[row.image]) for row in given), SIDES)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     _refuse(path, _box_faults(rows, sizes))

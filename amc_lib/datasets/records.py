@@ -6,10 +6,11 @@ import json
 import math
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from amc_lib.files import content_or
 from amc_lib.regions import Box, ImageSource, Region
@@ -22,6 +23,8 @@ CODES = {  # of classes: what stands in the place of their names -> what that is
 OF_PYTHON = re.compile(r"(not enough|too many) values to unpack|\w+\(\) ")  # how it says that a form is another
 LITTER = re.compile(r"\..*|thumbs\.db|desktop\.ini|.*\.(part|crdownload)", re.IGNORECASE | re.DOTALL)
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what reading a bad record raises
+KINDS = {"NoneType": "nothing", "dict": "an object", "list": "a list", "bool": "true or false"}  # of values in JSON
+KINDS |= dict.fromkeys(("str", "string"), "text") | dict.fromkeys(("int", "float"), "a number")
 
 
 @contextmanager
@@ -41,13 +44,33 @@ def _reason(error: Exception) -> str:
         return f"has no {name}" if known else f"refers to {name!r}, which is not there"
     if isinstance(error, json.JSONDecodeError):
         return f"holds text that should be JSON, and is {error.doc!r:.80}"
-    if isinstance(error, AttributeError | IndexError | TypeError) or OF_PYTHON.match(f"{error}"):
-        return "is of another form than expected"
     if isinstance(error, ArithmeticError):
         return "holds a number that is of no use, such as a size of 0"
+    if isinstance(error, AttributeError | IndexError | TypeError) or OF_PYTHON.match(f"{error}"):
+        kinds = re.findall("|".join(rf"\b{kind}\b(?!\()" for kind in KINDS), f"{error}")
+        found = f": {KINDS[kinds[-1 if 'argument' in f'{error}' else 0]]} stands where something else belongs"
+        return f"is of another form than expected{found if kinds else ''}"
     return re.sub(
         r"^(could not convert string to float|invalid literal for int.*?): (.*)", r"\2 is no number", f"{error}"
     )
+
+
+def id_text(value: Any) -> str:
+    """An id as text, "" for none: 12, "12", "012" and 12.0, as a column with gaps has it, are one id."""
+    text = "" if value is None or value != value else str(value)
+    return number[1] if (number := re.fullmatch(r"0*(\d+)(?:\.0)?", text)) else text
+
+
+def by_id(records: Iterable[Any], what: str, id_of: Callable[[Any], Any] = itemgetter("id")) -> dict[str, Any]:
+    """Records by their ids as text, without those that say none. ValueError for two of one id that differ."""
+    found: dict[str, Any] = {}
+    for record in records:
+        name = ""
+        with suppress(*MALFORMED):
+            name = id_text(id_of(record))
+        if name and found.setdefault(name, record) != record:
+            raise ValueError(f"{what}: the id {name:.80} stands twice, with different contents")
+    return found
 
 
 class Regions(list[Region]):
@@ -157,7 +180,8 @@ def read_json(path: Path, kind: type) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {content_or(path, f'is not JSON, or not all of it: {error}')}") from error
     if not isinstance(value, kind):
-        raise ValueError(f"{path}: holds a {type(value).__name__}, not a {getattr(kind, '__name__', kind)}")
+        wanted = " or ".join(KINDS[one.__name__] for one in get_args(kind) or [kind])
+        raise ValueError(f"{path}: holds {KINDS[type(value).__name__]}, not {wanted}")
     return value
 
 
@@ -188,6 +212,19 @@ def region(
     return Region(id, split, image, image_id, phrase, tuple(boxes), "group" if len(boxes) > 1 else "object", **names)
 
 
+def four_numbers(bbox: Any) -> tuple[float, float, float, float]:
+    """x, y, width, height. ValueError for what is not four numbers, in a list or under these names in any case."""
+    try:
+        values = bbox
+        if isinstance(bbox, Mapping):
+            sides = {name.lower(): side for name, side in bbox.items()}
+            values = [sides[name] if name in sides else sides.get(name[0]) for name in ("x", "y", "width", "height")]
+        x, y, width, height = map(float, values if isinstance(values, list) else ())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the bbox {bbox!r:.80} is not x, y, width, height") from error
+    return x, y, width, height
+
+
 def box_xyxy(x1: float, y1: float, x2: float, y2: float, *, size: tuple[float, float] | None = None) -> Box:
     """A box in pixels. ValueError for one without area, or outside an image of `size` (width, height)."""
     box = tuple(map(float, (x1, y1, x2, y2)))
@@ -208,16 +245,25 @@ def box_from_size(x: float, y: float, width: float, height: float, *, size: tupl
 def scale(annotated: tuple[float, float], stored: tuple[float, float]) -> tuple[float, float]:
     """Factors of x and y that bring boxes from a picture's annotated to its stored size, both (width, height).
 
-    The sizes must have one shape: the larger, brought down by one factor until its longer side is as long as the same
-    side of the smaller, must have its other side within a pixel of the smaller's. ValueError otherwise.
+    ValueError for sizes of different shapes, with a word on a picture that seems to be stored turned.
     """
-    smaller, larger = sorted((annotated, stored), key=max)
+    if not _of_one_shape(annotated, stored):
+        sizes = "its boxes were drawn at {:g} x {:g} pixels, and it has {:g} x {:g}".format(*annotated, *stored)
+        turned = ": it seems to be stored turned (EXIF orientation); save it upright"
+        hint = turned if _of_one_shape(annotated, stored[::-1]) else ""
+        raise ValueError(f"the image has another shape than its annotation: {sizes}{hint}")
+    return stored[0] / annotated[0], stored[1] / annotated[1]
+
+
+def _of_one_shape(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether the larger of two sizes, brought down by one factor to the longer side of the smaller, is that one.
+
+    The other side may differ by a pixel.
+    """
+    smaller, larger = sorted((first, second), key=max)
     longer = larger.index(max(larger))
     factor = smaller[longer] / larger[longer]
-    if any(abs(factor * side - of_smaller) > 1 for side, of_smaller in zip(larger, smaller, strict=True)):
-        sizes = "its boxes were drawn at {:g} x {:g} pixels, and it has {:g} x {:g}".format(*annotated, *stored)
-        raise ValueError(f"the image has another shape than its annotation: {sizes}")
-    return stored[0] / annotated[0], stored[1] / annotated[1]
+    return all(abs(factor * side - of_smaller) <= 1 for side, of_smaller in zip(larger, smaller, strict=True))
 
 
 def scaled(box: Box, factors: tuple[float, float]) -> Box:

@@ -12,19 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from amc_lib.datasets.box_forms import SIDES, fitting, require_form
 from amc_lib.datasets.image_files import ImageBytes
-from amc_lib.datasets.records import Regions, box_from_size, naming, region, visible
+from amc_lib.datasets.records import Regions, box_from_size, four_numbers, id_text, naming, region, visible
 from amc_lib.datasets.units import require_pixels
 from amc_lib.files import content_or
 
 TEXTS = ("sentences", "sentence", "captions", "caption", "expressions", "expression", "phrases", "phrase", "answer")
-SPLITS = ("train", "val", "test", "testa", "testb", "testc", "testab", "testbc")  # looked for in the names of files
+NAMES = ("train", "val", "test", "testA", "testB", "testC", "testAB", "testBC")
+SPLITS = {name.lower(): name for name in NAMES}  # by `split_key`; looked for in the names of files
 COCO_NUMBER = re.compile(r"(?:COCO_\w+?2014_|(?<!\d)(?=\d{12}(?!\d)))0*(\d+)")  # of a picture, in its file's name
 JSON = re.compile(r"""\s*[\[{]\s*["'{\d-]""")  # how a list or a struct as text begins; a phrase seldom does
 Rows = list[tuple[int, dict[str, Any]]]  # number in the file, and the row with its columns in small letters
@@ -36,27 +39,30 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, split: str) -> Regions:
-    """Regions row by row, sentence by sentence, as `refer.read` gives them; malformed rows are named in `skipped`.
+    """Regions row by row, sentence by sentence, as `refer.read` gives them; malformed rows and repeats are `skipped`.
 
     Ids are `REF-SENTENCE`, with FILE:ROW for a ref whose id is missing or taken. ValueError naming the file for one
     that is no such table, and without pyarrow; ValueError for a split that no row has.
     """
-    regions, refs = Regions(), set()
+    regions, refs, first, asked = Regions(), set(), {}, split_key(split)
     for file in files_of(folder):
         with naming(f"{file}"):
-            rows = _rows(file, folder, lambda name: name in ("", _split(split)))
+            rows = _rows(file, folder, lambda name: name == asked or name not in SPLITS)
             texts, before = _checked(rows), len(regions)
             for number, row in rows:
-                with regions.record(f"{file}, row {number}"):
-                    if not _split(row.get("split", split)):
-                        raise ValueError("says no split")
+                with regions.record(where := f"{file}, row {number}"):
+                    known_split(row.get("split", split))
                     image = ImageBytes(f"{file.name}, row {number}", _bytes(row["image"]))
                     box = box_from_size(*_bbox(row["bbox"]), size=image.size()[::-1])
-                    image_id = _image_id(row) or hashlib.sha256(image.data).hexdigest()[:16]  # one for all its rows
-                    ref = _id(row.get("question_id")) or _id(row.get("ref_id"))
+                    of_image = hashlib.sha256(image.data).hexdigest()[:16]  # one for all its rows
+                    content = of_image, repr({name: row[name] for name in row.keys() - {"image"}})
+                    if (above := first.setdefault(content, where)) != where:
+                        raise ValueError(f"repeats {above}")
+                    ref = id_text(row.get("question_id")) or id_text(row.get("ref_id"))
                     if not ref or ref in refs:
                         ref = f"{file.relative_to(folder)}:{number}"
                     refs.add(ref)
+                    image_id = _image_id(row) or of_image
                     for n, text in enumerate(_phrases(row[texts])):
                         with regions.record(f"{file}, row {number}, sentence {n}"):
                             regions.append(region(f"{ref}-{n}", split, image, image_id, text, [box]))
@@ -86,7 +92,7 @@ def _rows(file: Path, folder: Path, asked: Callable[[str], bool], columns: tuple
     ValueError for a file that does not say its splits, for a damaged one whose name says no other, without pyarrow.
     """
     words = re.split(r"[^a-z0-9]+", file.relative_to(folder).as_posix().lower())
-    said = next((name for name in map(_split, reversed(words)) if name in SPLITS), "")
+    said = next((name for name in map(split_key, reversed(words)) if name in SPLITS), "")
     try:
         from pyarrow import ArrowException, parquet
 
@@ -96,7 +102,7 @@ def _rows(file: Path, folder: Path, asked: Callable[[str], bool], columns: tuple
             if not own and not said:
                 raise ValueError("says its split neither in a column split nor in its name")
             stated = table.read(own).column(0).to_pylist() if own else [said] * table.metadata.num_rows
-            splits = [*map(_split, stated)]
+            splits = [*map(split_key, stated)]
             if not any(map(asked, splits)):
                 return []  # before its pictures are read
             batches = table.iter_batches(64, columns=[name for name in names if not columns or names[name] in columns])
@@ -114,34 +120,37 @@ def _rows(file: Path, folder: Path, asked: Callable[[str], bool], columns: tuple
         raise ValueError(content_or(file, f"cannot be read as parquet: {error!s:.200}")) from error
 
 
-def _split(name: Any) -> str:
+def split_key(name: Any) -> str:
     """A split's name in small letters and digits, as it is compared; "" for none."""
     name = re.sub(r"[^a-z0-9]", "", str(name or "").lower())
     return "val" if name == "validation" else name
 
 
+def known_split(name: Any) -> str:
+    """The key of a split. ValueError for none, and for one that is not known."""
+    if not (key := split_key(name)):
+        raise ValueError("says no split")
+    if key not in SPLITS:
+        raise ValueError(f"its split {name!r:.80} is none of {', '.join(NAMES)}")
+    return key
+
+
 def _checked(rows: Rows) -> str | None:
     """The column of texts; None without rows.
 
-    ValueError where a column is missing, and where boxes evidently are corners: where more of them fit their pictures
-    as x1, y1, x2, y2 alone than as x, y, width, height alone.
+    ValueError where a column is missing, and where boxes evidently are not x, y, width, height.
     """
     if not rows:
         return None
     texts = next((name for name in TEXTS if name in rows[0][1]), None)
     if texts is None or not {"image", "bbox"} <= rows[0][1].keys():
         raise ValueError(f"needs image, bbox and one of {', '.join(TEXTS)}; its columns are {', '.join(rows[0][1])}")
-    corners = sizes = 0
+    fits = Counter()
     for _, row in rows:
         with suppress(ValueError):  # named when it is read
-            x, y, w, h = _bbox(row["bbox"])
-            height, width = ImageBytes("", _bytes(row["image"])).size()
-            as_sizes = x + w <= width + 1 and y + h <= height + 1  # a pixel for rounding
-            as_corners = x < w <= width + 1 and y < h <= height + 1
-            corners, sizes = corners + (as_corners > as_sizes), sizes + (as_sizes > as_corners)
-    if corners > sizes:
-        fit = "overrun their pictures as x, y, width, height and fit as x1, y1, x2, y2, which is not read"
-        raise ValueError(f"{corners} of {len(rows)} boxes {fit}")
+            size = ImageBytes("", _bytes(row["image"])).size()[::-1]
+            fits[fitting(_bbox(row["bbox"]), size)] += 1
+    require_form(fits, SIDES)
     return texts
 
 
@@ -154,16 +163,10 @@ def _bytes(image: Any) -> bytes:
 
 
 def _bbox(bbox: Any) -> tuple[float, ...]:
-    """x, y, width, height. ValueError for anything else than four numbers in a list or a struct of these names."""
-    try:
-        values = _parsed(bbox)
-        if isinstance(values, Mapping):
-            sides = {name.lower(): side for name, side in values.items()}
-            values = [sides[name] if name in sides else sides.get(name[0]) for name in ("x", "y", "width", "height")]
-        x, y, width, height = map(float, values if isinstance(values, list) else ())
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the bbox {bbox!r:.80} is not x, y, width, height") from error
-    return x, y, width, height
+    """x, y, width, height, which may be JSON. ValueError as `four_numbers`."""
+    with suppress(ValueError):
+        return four_numbers(_parsed(bbox))
+    return four_numbers(bbox)  # names what the row says
 
 
 def _phrases(texts: Any) -> list[Any]:
@@ -187,10 +190,4 @@ def _parsed(value: Any) -> Any:
 def _image_id(row: Mapping[str, Any]) -> str:
     """COCO's number of the picture where `file_name` or `image_id` says it, else `image_id`; "" without one."""
     said = COCO_NUMBER.search(f"{row.get('file_name')} {row.get('image_id')}")
-    return said[1] if said else _id(row.get("image_id"))
-
-
-def _id(value: Any) -> str:
-    """An id as text, "" for none; in a column with gaps, whole numbers are floats."""
-    text = "" if value is None or value != value else str(value)
-    return number[1] if (number := re.fullmatch(r"0*(\d+)(?:\.0)?", text)) else text
+    return said[1] if said else id_text(row.get("image_id"))

@@ -19,8 +19,9 @@ from amc_lib.config import Settings
 from amc_lib.datasets import flickr30k
 from amc_lib.datasets.image_files import read_image
 from amc_lib.files import photos_root
-from amc_lib.grounder import Grounder, checked_phrases
+from amc_lib.grounder import Grounder
 from amc_lib.grounding import Grounding
+from amc_lib.phrases import checked_phrases
 from amc_lib.regions import Region
 from amc_study.comparison import study_folders
 from amc_study.explain.explanation import box_terms, heading, loss_table, outlined, overlay, token_strip

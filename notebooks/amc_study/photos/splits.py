@@ -143,12 +143,12 @@ def _detections(path: Path, regions: Regions) -> dict[str, tuple[Box, ...]] | No
     """
     if not path.is_file():
         return None
-    asked = {region.image_id for region in regions}
+    asked = {region.image_id: region.image for region in regions}
     try:
         found = refer.read_detections(path, asked)
     except ValueError as error:
         print(f"boxes are not ranked: {error}")
         return None
-    if lacking := len(asked - found.keys()):
+    if lacking := len(asked.keys() - found.keys()):
         print(f"{path}: {lacking} of {len(asked)} pictures have no detection; their boxes count as misses")
     return found

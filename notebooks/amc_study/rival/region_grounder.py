@@ -11,8 +11,8 @@ from PIL import Image
 
 from amc_lib.checkpoints import Checkpoint, CheckpointError
 from amc_lib.datasets.image_files import read_image
-from amc_lib.grounder import Grounder, checked_phrases
-from amc_lib.grounding import unknown_words
+from amc_lib.grounder import Grounder
+from amc_lib.phrases import as_typed, checked_phrases, unknown_words
 from amc_lib.regions import Box
 from amc_study.rival.detector import Proposals
 from amc_study.rival.detector_runs import TRAINED, TrainedDetector, load_detector
@@ -77,10 +77,10 @@ class RegionGrounder:
     @classmethod
     def load(cls, source: str | Path = DEFAULT_CHECKPOINT, way: str = DEFAULT_WAY) -> RegionGrounder:
         """Load a run's folder or a shipped checkpoint by name, with the detector that it was trained with."""
-        grounder = open_grounder(source, way)
+        grounder = open_grounder(source)
         if not isinstance(grounder, cls):
             raise CheckpointError("this checkpoint reads pictures, not proposals: open it with Grounder.load")
-        return grounder
+        return cls(grounder.checkpoint, grounder.detector, way)
 
     def ground(
         self, image: Image.Image | str | Path, phrase: str | Sequence[str]
@@ -105,11 +105,12 @@ class RegionGrounder:
         square = proposals.resized((side, side))
         inputs = RegionInputs(square.boxes[None], square.features[None], side)[0]  # [K, F + 5]
         model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
-        scores = score_regions(model, tokenizer, inputs[None], phrases, [0] * len(phrases), [self.way])[self.way]
+        typed = [*map(as_typed, phrases)]
+        scores = score_regions(model, tokenizer, inputs[None], typed, [0] * len(phrases), [self.way])[self.way]
         groundings = []
         for text, row in zip(phrases, scores, strict=True):
             order = torch.argsort(row, descending=True, stable=True)
             boxes = [tuple(box) for box in proposals.boxes[order].tolist()]
-            unknown = unknown_words(tokenizer, text)
+            unknown = unknown_words(tokenizer, as_typed(text))
             groundings.append(RegionGrounding(picture, text, boxes, row[order].tolist(), unknown))
         return groundings
