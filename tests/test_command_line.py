@@ -121,7 +121,7 @@ def test_first_is_a_picture_and_last_a_phrase_whatever_their_names(path, tmp_pat
     monkeypatch.chdir(tmp_path)
     path.rename("a dog")
     assert pictures_and_phrases(["a dog", "a dog"]) == (["a dog"], ["a dog"])
-    assert pictures_and_phrases(["a dog", "b.JPG", "a dog", "a cat"]) == (["a dog", "b.JPG", "a dog"], ["a cat"])
+    assert pictures_and_phrases(["a dog", "b.JPG", "c.jfif", "a cat"]) == (["a dog", "b.JPG", "c.jfif"], ["a cat"])
     assert pictures_and_phrases(["none", "a cat", "a dog", "w1"]) == (["none"], ["a cat", "a dog", "w1"])
 
 

@@ -448,7 +448,7 @@ def test_boxes_are_brought_to_the_size_of_the_picture(root, stored, box):
     regions = refer.read(root, "refcoco+", "unc", "testA")
     if box is None:
         assert not regions and "ref 0: the image has another shape than its annotation" in regions.skipped[0]
-        turned = "it has 120 x 100: it seems to be stored turned (EXIF orientation); save it upright"
+        turned = "it has 120 x 100, perhaps stored turned (EXIF orientation): then save it upright"
         assert regions.skipped[0].endswith("it has 50 x 62" if stored == (50, 62) else turned)
     else:
         assert [r.boxes for r in regions] == [(box,)] * 2 and not regions.skipped

@@ -17,7 +17,7 @@ from amc_lib.datasets.records import LITTER
 from amc_lib.files import named_path, what_it_is
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow knows more, some of which start programs
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of the names of such files
+ENDINGS = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of such files
 MOST_PIXELS = 89_478_485  # from which on Pillow warns of decompression bombs
 Picture = Image.Image | np.ndarray | str | Path | BinaryIO
 

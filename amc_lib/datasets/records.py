@@ -245,11 +245,11 @@ def box_from_size(x: float, y: float, width: float, height: float, *, size: tupl
 def scale(annotated: tuple[float, float], stored: tuple[float, float]) -> tuple[float, float]:
     """Factors of x and y that bring boxes from a picture's annotated to its stored size, both (width, height).
 
-    ValueError for sizes of different shapes, with a word on a picture that seems to be stored turned.
+    ValueError for sizes of different shapes, with a word on a picture that may be stored turned.
     """
     if not _of_one_shape(annotated, stored):
         sizes = "its boxes were drawn at {:g} x {:g} pixels, and it has {:g} x {:g}".format(*annotated, *stored)
-        turned = ": it seems to be stored turned (EXIF orientation); save it upright"
+        turned = ", perhaps stored turned (EXIF orientation): then save it upright"
         hint = turned if _of_one_shape(annotated, stored[::-1]) else ""
         raise ValueError(f"the image has another shape than its annotation: {sizes}{hint}")
     return stored[0] / annotated[0], stored[1] / annotated[1]
