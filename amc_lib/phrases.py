@@ -24,7 +24,8 @@ BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[,;:!?()](?=[^\W\d_])")  # a mark with
 
 def checked_phrases(phrase: str | Iterable[str]) -> list[str]:
     """One phrase or several as a list. Raises ValueError for one that is not text or has no words."""
-    phrases = [phrase] if isinstance(phrase, str) or not isinstance(phrase, Iterable) else list(phrase)
+    single = isinstance(phrase, str | bytes) or not isinstance(phrase, Iterable)
+    phrases = [phrase] if single else list(phrase)
     for text in phrases:
         if not isinstance(text, str):
             raise ValueError(f"a phrase must be text, got {text!r:.80}")

@@ -54,11 +54,13 @@ ROWS_OF_YOLO = "xmin,ymin,xmax,ymax,confidence,class,name,image\n10,20,110,220,0
     ("content", "sentence"),
     [
         (ROWS_OF_YOLO, None),
-        (ROWS_OF_YOLO.replace("name", "note"), "all its phrases are bare numbers, as of classes (0): give the names"),
-        (ROWS_OF_YOLO.replace("cat", "a.png"), "all its phrases are bare numbers, as of classes (0): give the names"),
-        (ROWS_OF_YOLO.replace("cat", "3"), "all its phrases are bare numbers, as of classes (0): give the names"),
-        (f"{CORNERS}a.png,/m/01g317,10,20,110,220\n", "all its phrases are Open Images' codes of classes"),
-        (f"{CORNERS}a.png,7,10,20,110,220\n", "all its phrases are bare numbers, as of classes (7): give the names"),
+        (
+            ROWS_OF_YOLO.replace("name", "note"),
+            "all its labels are bare numbers, as of classes (0): name another column",
+        ),
+        (ROWS_OF_YOLO.replace("cat", "a.png"), "by --phrase, or class if these are the names"),
+        (ROWS_OF_YOLO.replace("cat", "3"), "all its labels are bare numbers, as of classes (0)"),
+        (f"{CORNERS}a.png,/m/01g317,10,20,110,220\n", "all its labels are Open Images' codes of classes"),
         (f"{CORNERS}a.png,7,10,20,110,220\na.png,cat,10,20,110,220\n", None),
     ],
 )
@@ -68,15 +70,27 @@ def test_numbers_and_codes_of_classes_are_no_phrases(tmp_path, content, sentence
         return
     with refused(sentence):
         converted(tmp_path, "x.csv", {"x.csv": content})
-    if content.startswith(CORNERS):
-        with refused(sentence):
-            own_table.read(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("x.json", coco(categories=[{"id": 1, "name": "7"}], annotations=[coco({})["annotations"][0]]), {}),
+        ("x.csv", f"{CORNERS}a.png,7,10,20,110,220\n", {"phrase": "phrase"}),
+    ],
+)
+def test_numbers_are_phrases_where_they_are_the_names(tmp_path, name, content, options):
+    rows, skipped = converted(tmp_path, name, {name: content}, **options)
+    assert (rows, skipped) == ([["a.png", "7", *EDGES]], [])
+    (tmp_path / "own.csv").write_text(f"{CORNERS}a.png,7,10,20,110,220\n")
+    assert [region.phrase for region in own_table.read(tmp_path / "own.csv")] == ["7"]
 
 
 @pytest.mark.parametrize(
     ("form", "boxes"),
     [
-        ("x and y of the middle, width, height", [(60, 120, 100, 200), (350, 200, 90, 190), (200, 150, 40, 40)]),
+        ("x and y of the middle, width, height", [(350, 200, 90, 190), *((60 + n, 120, 100, 200) for n in range(7))]),
+        (None, [(350, 200, 30, 90), (150, 200, 90, 150), (60, 120, 40, 30), (200, 150, 40, 40)]),  # two overrun
         ("x1, y1, x2, y2", [(10, 20, 110, 220), (210, 150, 390, 290), (200, 10, 300, 290)]),
         (None, [(10, 20, 110, 220), (210, 150, 190, 150), (380, 10, 20, 30), (0, 0, 400, 300)]),
         (None, [(300, 200, 150, 50), (1, 1, 9, 9), (10, 200, 30, 40)]),
@@ -271,9 +285,9 @@ def test_roboflows_folders_of_coco_keep_their_pictures_and_splits(tmp_path):
             "look like shares of the sides (0 to 1), and this format has p",
         ),
         (
-            "x.json",
-            coco({"bbox": [500, 9, 9, 9]}, {"bbox": [10, 400, 9, 9]}, {}),
-            "2 of 3 boxes reach beyond their pict",
+            "x.csv",
+            f"{CORNERS}a.png,cat,500,9,509,18\na.png,cat,10,400,19,409\na.png,cat,9,9,410,30\na.png,cat,1,2,110,220\n",
+            "3 of 4 boxes reach beyond their pict",
         ),
         (
             "turned.csv",
@@ -350,3 +364,46 @@ def test_few_small_boxes_of_a_format_of_pixels_are_said_to_be_pixels(tmp_path, k
     name = {"coco": "x.json", "voc": "a.xml"}[kind]
     rows, _ = converted(tmp_path, name, {name: files[name]})
     assert rows == [["a.png", "cat", 2, 3, 30, 40, "pixel"]]
+
+
+YOLO_LINE = "0 0.15 0.4 0.25 0.6666667\n"  # EDGES in a picture of SIZE
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "labels"),
+    [
+        ("", "data/obj.names", "data/obj/a.txt"),
+        ("train", "train/_darknet.labels", "train/a.txt"),
+        ("", "train/_darknet.labels", "train/a.txt"),
+        ("train/labels", "data.yaml", "train/labels/a.txt"),
+    ],
+)
+def test_darknet_and_folders_of_labels(tmp_path, source, names, labels):
+    picture = labels.replace("labels/", "images/").replace("txt", "png")
+    content = "names: [cat]" if names.endswith("yaml") else "cat\n"
+    laid_out(tmp_path, {names: content, labels: YOLO_LINE, picture: SIZE})
+    table, skipped, _ = convert(tmp_path / source, tmp_path / picture.partition("/")[0])
+    row = table.iloc[0].tolist()
+    assert (row[1], row[2:6], skipped) == ("cat", pytest.approx(EDGES, abs=1e-4), [])
+
+
+def test_what_a_table_cannot_hold_is_left_out(tmp_path):
+    """Pictures of no split where others have one, and those that are too large to be read."""
+    files = {f"images/{split}/{split}.png": SIZE for split in ("train", "test", "extra")}
+    files |= {f"labels/{split}/{split}.txt": YOLO_LINE for split in ("train", "test", "extra", "train/large")}
+    laid_out(tmp_path, files | {"classes.txt": "cat\n"})
+    Image.new("1", (12_000, 9_000)).save(tmp_path / "images" / "train" / "large.png")
+    (tmp_path / "labels" / "train" / "large.txt").write_text(YOLO_LINE)
+    table, skipped, _ = convert(tmp_path, tmp_path / "images")
+    assert sorted(table["split"]) == ["test", "train"]
+    assert sum("extra.txt, line 1: is of no split (train, val or test), and others are" in one for one in skipped) == 1
+    assert sum("large.png: cannot be read as an image: it has 12000 x 9000 pixels" in one for one in skipped) == 1
+
+
+def test_small_boxes_of_a_format_that_has_pixels_are_pixels(tmp_path, capsys):
+    boxes = [[10, 10, 85, 60], [12, 9, 80, 61]]
+    images = [{"id": 0, "file_name": "large.png", "width": 4000, "height": 3000}]
+    laid_out(tmp_path, {"large.png": (4000, 3000), "x.json": coco(*({"bbox": box} for box in boxes), images=images)})
+    table, *_ = convert(tmp_path / "x.json", tmp_path)
+    assert table["x2"].tolist() == [95, 92] and table["unit"].tolist() == ["pixel"] * 2
+    assert "look like percent of the sides (0 to 100), and are read as pixels" in capsys.readouterr().out

@@ -440,6 +440,7 @@ def test_missing_or_broken_picture_is_named(grounder, tmp_path, data, sentence):
         (Image.new("RGB", (5, 5)), "?!", "the phrase '?!' has no words"),
         (Image.new("RGB", (5, 5)), ["w1", ""], "the phrase '' has no words"),
         (Image.new("RGB", (5, 5)), 1.5, "a phrase must be text, got 1.5"),
+        (Image.new("RGB", (5, 5)), b"dog", "a phrase must be text, got b'dog'"),
     ],
 )
 def test_wrong_question_is_refused_with_one_sentence(grounder, picture, phrase, sentence):

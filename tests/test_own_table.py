@@ -162,8 +162,8 @@ def test_every_row_is_read_and_no_other(folder, rows):
         ("x2", "nan", "x2 is 'nan', which is not a number"),
         ("x2", "10,5", "x2 is '10,5', which is not a number"),
         ("x2", "1", "the box has no area"),
-        ("x1", "-0.5", "lies outside the image of 40 x 30, or partly"),
-        ("y2", "30.5", "lies outside the image of 40 x 30, or partly"),
+        ("x1", "-1.5", "lies outside the image of 40 x 30, or partly"),
+        ("y2", "31.5", "lies outside the image of 40 x 30, or partly"),
     ],
     ids=str,
 )
@@ -268,3 +268,8 @@ def test_column_unit_decides_what_boxes_are_in(folder, unit, box, pixels):
 )
 def test_table_in_another_form_is_named(folder, content, message):
     refused(folder, content, message)
+
+
+def test_edges_that_are_outside_by_rounding_end_at_the_edge(folder):
+    (region,) = read(table(folder, as_csv([("a.png", "cat", -0.4, 2, 40.0004, 30.9)])), folder)
+    assert region.boxes == ((0.0, 2.0, 40.0, 30.0),)

@@ -23,8 +23,10 @@ from amc_lib.datasets.csv_table import number_of
 from amc_lib.datasets.records import box_xyxy, files_below, naming, read_foreign_text, read_text, split_of
 from amc_lib.regions import Box
 
-CLASSES = ("data.yaml", "data.yml", "classes.txt", "labels/classes.txt", "obj.names")
-LABELS = re.compile(r"labels|obj_(train|valid|test)_data")  # folders of label files; the latter are Darknet's
+BESIDE = ("classes.txt", "_darknet.labels")  # names of classes in the folder of the label files
+CLASSES = ("data.yaml", "data.yml", *BESIDE, "labels/classes.txt", "train/_darknet.labels")
+CLASSES += ("obj.names", "data/obj.names")
+LABELS = re.compile(r"labels|obj|obj_(train|valid|test)_data")  # folders of label files; the latter are Darknet's
 BROKEN = (OSError, LookupError, ValueError, ElementTree.ParseError)  # what reading XML raises, also by its encoding
 
 
@@ -103,14 +105,14 @@ def _voc_box(
 
 
 def label_files(folder: Path) -> list[Path]:
-    """YOLO's: below a folder `labels` or another of LABELS, or beside a classes.txt."""
+    """YOLO's: below a folder `labels` or another of LABELS, or beside names of classes."""
     return [
         path
         for path in files(folder, ".txt")
         if path.name != "classes.txt"
         and (
             any(map(LABELS.fullmatch, (folder.name, *path.relative_to(folder).parts)))
-            or path.with_name("classes.txt").is_file()
+            or any(path.with_name(name).is_file() for name in BESIDE)
         )
     ]
 
@@ -128,16 +130,16 @@ def yolo(source: Path, folder: Path, paths: Iterable[Path]) -> Annotations:
     lines = {(path, n): line for path in texts for n, line in enumerate(texts[path].splitlines(), 1) if line.strip()}
     lengths = (4, 5, 6) if _are_tracks(lines.values()) else (4, 5)  # of a box, with what may stand behind it
 
-    def read(image: PurePath, line: str) -> Drawn:
+    def read(label: PurePath, line: str) -> Drawn:
+        image = PurePath(*(part for part in label.parts if not LABELS.fullmatch(part)))
         kind, *numbers = map(float, line.split())
         if kind not in names:
             raise ValueError(f"its class {kind:g} is none of the {len(names)} that have a name")
         box = around(*numbers[:4]) if with_points or len(numbers) in lengths else _yolo_polygon(numbers)
-        return Drawn([image.as_posix()], names[kind], box, None, _split(image.parent), "share")
+        return Drawn([image.as_posix(), label.as_posix()], names[kind], box, None, _split(image.parent), "share")
 
     for (path, number), line in lines.items():
-        image = PurePath(*(part for part in path.relative_to(folder).parts if not LABELS.fullmatch(part)))
-        yield f"{path}, line {number}", partial(read, image.with_suffix(""), line)
+        yield f"{path}, line {number}", partial(read, path.relative_to(folder).with_suffix(""), line)
 
 
 def _are_tracks(lines: Iterable[str]) -> bool:
@@ -156,10 +158,10 @@ def _yolo_polygon(numbers: Sequence[float]) -> Box:
 def _classes(source: Path) -> tuple[dict[int, str], bool]:
     """Names by number, and whether labels have the points of poses: of data.yaml, or of classes.txt (one a line).
 
-    source: data.yaml, or the folder in which, or in whose folder, it lies.
+    source: data.yaml, or the folder in which it lies, or up to two below that.
     """
     folder = source if source.is_dir() else source.parent
-    places = [source, *(place / name for place in (folder, folder.absolute().parent) for name in CLASSES)]
+    places = [source, *(place / name for place in (folder, *folder.absolute().parents[:2]) for name in CLASSES)]
     path = next((path for path in places if path.is_file()), None)
     if path is None:
         raise ValueError(f"{folder}: has neither data.yaml nor classes.txt, which name the classes of YOLO's labels")

@@ -13,6 +13,7 @@ A column `unit` is that of `own_table`; without it boxes that all lie within 0 t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,10 +25,14 @@ from amc_lib.datasets.annotation_files import Annotations, Drawn, via_box
 from amc_lib.datasets.box_forms import around
 from amc_lib.datasets.csv_table import SPELLINGS, Table, plain_name, read_table
 from amc_lib.datasets.image_files import ENDINGS
-from amc_lib.datasets.records import box_from_size, box_xyxy, codes
+from amc_lib.datasets.records import box_from_size, box_xyxy
 from amc_lib.datasets.units import LOOKS, are_shares, unit_of
 from amc_lib.regions import Box
 
+CODES = {  # of classes: what may stand in the place of their names -> what that is
+    re.compile(r"[-+]?\d+([.,]\d+)?"): "bare numbers, as of classes",
+    re.compile(r"/[mg]/\w+"): "Open Images' codes of classes, whose names its file class-descriptions lists",
+}
 ACROSS, DOWN = "bboxw bboxwidth w width", "bboxh bboxheight h height"
 FORMS: Sequence[tuple[Callable[..., Box], list[str]]] = (  # what makes a box xyxy, and the spellings of its columns
     (box_xyxy, ["x0 bboxx0", "y0 bboxy0", "x1 bboxx1", "y1 bboxy1"]),
@@ -85,6 +90,10 @@ def _boxes(path: Path, table: Table, phrase: str | None) -> Callable[[list[str]]
     if image is None or text is None or made is None:
         needed = "a column for the picture, one for the label, and xmin, ymin, xmax, ymax or x, y, w, h"
         raise ValueError(f"{path}: its first row must name {needed}; it has {', '.join(names)}")
+    labels = [cells[text] for cells in table.rows.values() if cells[text]]
+    if not phrase and (what := _codes(labels)):
+        remedy = f"name another column by --phrase, or {table.names[text]} if these are the names"
+        raise ValueError(f"{path}: all its labels are {what} ({labels[0]}): {remedy}")
     sides = [find(f"image{side} img{side} {side}", *edges) for side in ("width", "height")]
     whole = "share" if unit is None and _in_shares(path, table, edges) else ""
 
@@ -115,7 +124,12 @@ def _names_pictures(cells: list[str]) -> bool:
 
 
 def _holds_words(cells: list[str]) -> bool:
-    return bool(cells) and not codes(cells) and not _names_pictures(cells)
+    return bool(cells) and not _codes(cells) and not _names_pictures(cells)
+
+
+def _codes(labels: list[str]) -> str:
+    """What labels are that all are CODES; "" where one of them is not, or without any."""
+    return next((what for code, what in CODES.items() if labels and all(map(code.fullmatch, labels))), "")
 
 
 def _in_shares(path: Path, table: Table, edges: Sequence[int]) -> bool:

@@ -19,8 +19,8 @@ from amc_lib.datasets.annotation_sources import TABLES, annotations
 from amc_lib.datasets.box_forms import SIDES, as_size, fitting, require_form, require_inside, room
 from amc_lib.datasets.csv_table import COLUMNS
 from amc_lib.datasets.pictures import Pictures
-from amc_lib.datasets.records import box_xyxy, naming, require_names, scale, scaled, words_of
-from amc_lib.datasets.units import UNITS, doubt, evident_unit, likely_unit, too_small
+from amc_lib.datasets.records import box_xyxy, naming, scale, scaled, words_of
+from amc_lib.datasets.units import LOOKS, UNITS, are_shares, doubt, evident_unit, likely_unit, too_small
 from amc_lib.regions import Box
 
 Rows = dict[tuple[str, str, Box], tuple[str, str, str]]  # by image, cleaned phrase and box: phrase, split, where
@@ -42,8 +42,8 @@ def convert(source: str | Path, images: Path, phrase: str | None = None) -> tupl
 
     images: the folder of the pictures. Boxes are scaled to a picture of another size than the tool states, if it has
     the same shape. There is a column `unit` where pixels are known to be meant and look like another one. ValueError
-    for a source of no known kind, without an annotation that can be used, and where the boxes or phrases, taken
-    together, evidently are no boxes in pixels or no words.
+    for a source of no known kind, without an annotation that can be used, and where the boxes, taken together,
+    evidently are in another form or unit, or of pictures of another size.
     """
     source = Path(source).expanduser()
     pictures, skipped, clipped, boxes = Pictures(images), [], 0, _Boxes()
@@ -61,17 +61,29 @@ def convert(source: str | Path, images: Path, phrase: str | None = None) -> tupl
                 clipped += cut
         except ValueError as error:
             skipped.append(str(error))
+    skipped += _without_split(rows)
     in_table = source.suffix.lower() in TABLES
     try:
         boxes.require_pixels(in_table)
-        require_names([text for text, *_ in rows.values()])
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     if not rows:
         others = f" (and the other {len(skipped) - 1} cannot be used either)" if skipped[1:] else ""
         raise ValueError(f"{skipped[0]}{others}" if skipped else f"{source}: holds no annotation")
-    doubtful = likely_unit([(box, sizes[image]) for image, _, box in rows])
-    return _table(rows, bool(doubtful) and not (boxes.unsaid and in_table)), skipped, clipped
+    if unit := likely_unit([(box, sizes[image]) for image, _, box in rows]):
+        if in_table and boxes.unsaid:
+            raise ValueError(f"{source}: its boxes {doubt(unit, boxes.unsaid)}")
+        if boxes.unsaid or boxes.stated:
+            print(f"{source}: its boxes look like {LOOKS[unit]}, and are read as pixels, which this format has")
+    return _table(rows, bool(unit)), skipped, clipped
+
+
+def _without_split(rows: Rows) -> list[str]:
+    """A sentence for each row without a split where others have one; these rows are taken out."""
+    lacking = [key for key, (_, split, _) in rows.items() if not split]
+    if len(lacking) == len(rows):
+        return []
+    return [f"{rows.pop(key)[2]}: is of no split (train, val or test), and others are" for key in lacking]
 
 
 def _add(rows: Rows, new: Rows) -> None:
@@ -95,9 +107,9 @@ class _Boxes:
     """What is collected of a source's boxes, to judge them together; each with the (width, height) of its picture."""
 
     def __init__(self) -> None:
-        self.pixels: list[tuple[Box, tuple[int, int]]] = []
         self.fits: Counter[frozenset[str]] = Counter()  # forms in which those fit that were given as SIDES
-        self.unsaid: list[tuple[Box, tuple[float, float]]] = []  # whose unit is not said, as they were drawn
+        self.unsaid: list[tuple[Box, tuple[int, int]]] = []  # in pixels, if nothing is said of unit and picture's size
+        self.stated: list[tuple[Box, tuple[float, float]]] = []  # of pictures of that size, unit not said, as drawn
 
     def in_pixels(self, drawn: Drawn, size: tuple[int, int]) -> Box:
         """The box xyxy in the pixels of a picture of `size`. ValueError where that has another shape than was drawn."""
@@ -105,11 +117,10 @@ class _Boxes:
         if whole := UNITS[drawn.unit or "pixel"]:
             factors = size[0] / whole, size[1] / whole
         box = scaled(drawn.box, factors)
-        self.pixels.append((box, size))
         if drawn.by_size:
             self.fits[fitting(as_size(box), size)] += 1
         if not drawn.unit:
-            self.unsaid.append((drawn.box, drawn.size or size))
+            (self.stated if drawn.size else self.unsaid).append((drawn.box, drawn.size or size))
         return box
 
     def require_pixels(self, in_table: bool) -> None:
@@ -118,10 +129,11 @@ class _Boxes:
         in_table: whether no unit means that it is not known; else a format has pixels.
         """
         require_form(self.fits, SIDES)
-        beyond = any(box[2] > size[0] or box[3] > size[1] for box, size in self.unsaid)
-        if (beyond or not in_table) and (unit := evident_unit(self.unsaid)):
-            raise ValueError(f"its boxes {doubt(unit, self.unsaid, in_table)}")
-        require_inside(self.pixels)
+        drawn = self.unsaid + self.stated
+        beyond = any(box[2] > size[0] or box[3] > size[1] for box, size in drawn)
+        if (beyond or are_shares(box for box, _ in drawn)) and (unit := evident_unit(drawn)):
+            raise ValueError(f"its boxes {doubt(unit, drawn, in_table)}")
+        require_inside(self.unsaid)
 
 
 def _texts(words: Any) -> list[str]:

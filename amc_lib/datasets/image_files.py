@@ -63,13 +63,18 @@ def open_image(source: Any) -> Image.Image:
     return Image.open(source, formats=FORMATS)
 
 
+def require_size(picture: Image.Image) -> None:
+    """ValueError for a picture without pixels, and for one of more than MOST_PIXELS."""
+    if not 0 < picture.width * picture.height <= MOST_PIXELS:
+        raise ValueError(f"it has {picture.width} x {picture.height} pixels, of 1 to {MOST_PIXELS:,} that are read")
+
+
 def to_rgb(picture: Image.Image) -> Image.Image:
     """The first frame as RGB; 16 bits of grey are scaled, which Pillow would cut off; 32 too, if 8 do not hold them.
 
     ValueError for floats, for a picture without pixels, and for one of more than MOST_PIXELS.
     """
-    if not 0 < picture.width * picture.height <= MOST_PIXELS:
-        raise ValueError(f"it has {picture.width} x {picture.height} pixels, of 1 to {MOST_PIXELS:,} that are read")
+    require_size(picture)
     if picture.mode == "F":
         raise ValueError("its values are floats, whose range is not known")
     if picture.mode.startswith("I"):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from amc_lib.datasets.box_forms import SIDES, as_size, fitting, require_form
+from amc_lib.datasets.box_forms import SIDES, as_size, fitting, require_form, room
 from amc_lib.datasets.csv_table import (
     COLUMN_OF,
     COLUMNS,
@@ -31,7 +31,7 @@ from amc_lib.datasets.csv_table import (
 )
 from amc_lib.datasets.image_files import ImageFile, open_image, reading, to_rgb
 from amc_lib.datasets.pictures import require_upright
-from amc_lib.datasets.records import Regions, region, require_names
+from amc_lib.datasets.records import Regions, region
 from amc_lib.datasets.units import LOOKS, ROUNDED, UNITS, doubt, evident_unit, likely_unit, too_small, unit_of
 from amc_lib.files import named_path
 from amc_lib.regions import Box
@@ -78,7 +78,6 @@ def read(path: str | Path, images: str | Path | None = None) -> Regions:
     _refuse(path, _unit_faults(rows, sizes))
     rows = {number: row._replace(box=_in_pixels(row, sizes[row.image])) for number, row in rows.items()}
     try:
-        require_names([row.phrase for row in rows.values()])
         given = (row for row in rows.values() if row.by_size)
         require_form(Counter(fitting(as_size(row.box), sizes[row.image]) for row in given), SIDES)
     except ValueError as error:
@@ -184,11 +183,11 @@ def _unit_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]])
 
 def _in_pixels(row: _Row, size: tuple[int, int]) -> Box:
     """The box of a row in a picture of `size` (width, height); what is outside by rounding alone ends at the edge."""
-    if not (whole := UNITS[row.unit or "pixel"]):
-        return row.box
-    shares = (edge / whole for edge in row.box)
-    inside = (min(max(share, 0.0), 1.0) if -ROUNDED <= share <= 1 + ROUNDED else share for share in shares)
-    return tuple(share * side for share, side in zip(inside, size * 2, strict=True))
+    whole, pixels = UNITS[row.unit or "pixel"], []
+    for edge, side in zip(row.box, size * 2, strict=True):
+        pixel, rounded = (edge * side / whole, ROUNDED * side) if whole else (edge, room(side))
+        pixels.append(min(max(pixel, 0.0), float(side)) if -rounded <= pixel <= side + rounded else pixel)
+    return tuple(pixels)
 
 
 def _box_faults(rows: Mapping[int, _Row], sizes: Mapping[str, tuple[int, int]]) -> dict[int, str]:

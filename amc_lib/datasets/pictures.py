@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from amc_lib.datasets.annotation_files import Drawn
-from amc_lib.datasets.image_files import ENDINGS, open_image, reading
+from amc_lib.datasets.image_files import ENDINGS, open_image, reading, require_size
 from amc_lib.datasets.records import files_below, split_of
 
 PLAIN_FOLDERS = ("images", "jpegimages", "labels", "annotations", "", ".", "..")  # tell no picture from another
@@ -27,9 +27,10 @@ def require_upright(file: Image.Image) -> None:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """(width, height) by the file's header. UnreadableImageError naming the file, also for one stored turned."""
+    """(width, height) by the file's header. UnreadableImageError naming the file, also for one turned or too large."""
     with reading(path, path), open_image(path) as file:
         require_upright(file)
+        require_size(file)
         return file.size
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
@@ -16,10 +16,6 @@ from amc_lib.files import content_or
 from amc_lib.regions import Box, ImageSource, Region
 from amc_lib.tokens import clean
 
-CODES = {  # of classes: what stands in the place of their names -> what that is
-    re.compile(r"[-+]?\d+([.,]\d+)?"): "bare numbers, as of classes",
-    re.compile(r"/[mg]/\w+"): "Open Images' codes of classes, whose names its file class-descriptions lists",
-}
 OF_PYTHON = re.compile(r"(not enough|too many) values to unpack|\w+\(\) ")  # how it says that a form is another
 LITTER = re.compile(r"\..*|thumbs\.db|desktop\.ini|.*\.(part|crdownload)", re.IGNORECASE | re.DOTALL)
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what reading a bad record raises
@@ -183,18 +179,6 @@ def read_json(path: Path, kind: type) -> Any:
         wanted = " or ".join(KINDS[one.__name__] for one in get_args(kind) or [kind])
         raise ValueError(f"{path}: holds {KINDS[type(value).__name__]}, not {wanted}")
     return value
-
-
-def codes(phrases: Collection[str]) -> str:
-    """What phrases are that all are CODES of classes; "" where one of them is not, or without any."""
-    return next((what for code, what in CODES.items() if phrases and all(map(code.fullmatch, phrases))), "")
-
-
-def require_names(phrases: Collection[str]) -> None:
-    """ValueError where all phrases are CODES of classes."""
-    if what := codes(phrases):
-        remedy = "give the names, or the column or field that has them (--phrase, where an annotation tool's are read)"
-        raise ValueError(f"all its phrases are {what} ({next(iter(phrases))}): {remedy}")
 
 
 def words_of(phrase: Any) -> str:
