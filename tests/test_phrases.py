@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from amc_lib import minilm_files
+from amc_lib.model import minilm
 from amc_lib.phrases import as_typed, unknown_words, unread_words
 from amc_lib.tokens import SPECIAL, Tokenizer, clean
 
@@ -18,7 +18,7 @@ wobblefop großer fahrrad"""
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(minilm_files.vocabulary(), 25)
+    return Tokenizer(minilm.vocabulary(), 25)
 
 
 def test_rare_words_stay_known_and_letters_at_random_do_not(tokenizer):

@@ -13,14 +13,13 @@ from typing import ClassVar, Protocol
 import pandas as pd
 from torch import Tensor
 
-from amc_lib import minilm_files
 from amc_lib.checkpoints import paper_tokenizer
 from amc_lib.config import Settings
 from amc_lib.data import FixedPairs, PairDataset
 from amc_lib.datasets import flickr30k
 from amc_lib.datasets.check import PHOTOS, check
 from amc_lib.files import data_root, photos_root, proposals_file
-from amc_lib.model import ALBEF
+from amc_lib.model import ALBEF, minilm
 from amc_lib.regions import Region
 from amc_lib.step import training_losses
 from amc_lib.tokens import clean, word_vocabulary
@@ -150,7 +149,7 @@ class Photos:
     def vocabulary(self) -> Sequence[str]:
         """BERT's, or else the words that train's captions hold often enough."""
         if self.settings.model.text.trunk == "minilm":
-            return minilm_files.vocabulary()
+            return minilm.vocabulary()
         captions = (caption for captions in self.split("train").captions for caption in captions)
         counts = Counter(word for caption in captions for word in clean(caption).split())
         return word_vocabulary(w for w, count in counts.items() if count >= self.settings.photos.least_seen)
