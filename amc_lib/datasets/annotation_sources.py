@@ -42,12 +42,14 @@ def annotations(source: Path, phrase: str | None) -> Annotations:
 
 def _of_folder(folder: Path, phrase: str | None) -> Annotations:
     xml, labels, notes = files(folder, ".xml"), label_files(folder), files(folder, ".json")
-    with_voc = any(root_of(path) == "annotation" for path in xml)
-    if with_voc and any(map(is_yolo, labels)):
-        raise ValueError(f"{folder}: holds Pascal VOC's XML and YOLO's labels: take one kind out, or name its folder")
-    if labels and not with_voc:
+    if any(root_of(path) == "annotation" for path in xml):
+        if any(map(is_yolo, labels)):
+            two = "holds Pascal VOC's XML and YOLO's labels"
+            raise ValueError(f"{folder}: {two}: take one kind out, or name its folder")
+        return voc(folder, xml, phrase)
+    if labels:
         return _of_yolo(folder, labels, phrase)
-    if xml and (with_voc or not notes):
+    if xml and not notes:
         return _of_xml(folder, xml, phrase)
     if len(notes) == 1:
         return annotations(notes[0], phrase)

@@ -82,8 +82,8 @@ def _boxes(path: Path, table: Table, phrase: str | None) -> Callable[[list[str]]
     names = [name.lower() for name in table.names]
     if phrase and phrase.lower() not in names:
         raise ValueError(f"{path}: has no column {phrase}; it has {', '.join(names)}")
-    image, text = _best(table, places, "image", _names_pictures), _best(table, places, "phrase", _holds_words)
-    text = names.index(phrase.lower()) if phrase else text
+    image = _best(table, places, "image", _names_pictures)
+    text = names.index(phrase.lower()) if phrase else _best(table, places, "phrase", _holds_words)
     split, unit = find(SPELLINGS["split"]), find(SPELLINGS["unit"])
     forms = ((made, [find(spellings) for spellings in columns]) for made, columns in FORMS)
     made, edges = next((form for form in forms if None not in form[1]), (None, []))

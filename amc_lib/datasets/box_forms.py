@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from amc_lib.datasets.records import box_from_size
+from amc_lib.datasets.records import box_xyxy
 from amc_lib.regions import Box
 
 CORNERS, SIDES, MIDDLE = "x1, y1, x2, y2", "x, y, width, height", "x and y of the middle, width, height"
@@ -23,7 +23,7 @@ RESIZED = 2, 0.25  # more boxes than that, and than that share, beyond their pic
 
 def around(x: float, y: float, width: float, height: float) -> Box:
     """The box xyxy around a centre; errors as `box_xyxy`."""
-    return box_from_size(x - width / 2, y - height / 2, width, height)
+    return box_xyxy(*FORMS[MIDDLE](x, y, width, height))
 
 
 def as_size(box: Box) -> Numbers:

@@ -64,7 +64,7 @@ def read(folder: Path, split: str) -> Regions:
                     refs.add(ref)
                     image_id = _image_id(row) or of_image
                     for n, text in enumerate(_phrases(row[texts])):
-                        with regions.record(f"{file}, row {number}, sentence {n}"):
+                        with regions.record(f"{where}, sentence {n}"):
                             regions.append(region(f"{ref}-{n}", split, image, image_id, text, [box]))
             require_pixels(regions[before:])
     if not regions and not regions.skipped:
