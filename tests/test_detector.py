@@ -14,13 +14,13 @@ from torchvision.ops import box_iou
 
 from amc_lib.checkpoints import SHIPPED, CheckpointError
 from amc_lib.config import SceneSettings, VisionSettings
-from amc_lib.model.trunk import load_pyramid, normalise, pixels
+from amc_lib.model.trunk import FrozenTrunk, load_pyramid, normalise, pixels
 from amc_study.rival import detector_runs, detector_training
 from amc_study.rival.detection import measure
 from amc_study.rival.detector import UNKNOWN, Detector, Proposals, Target
 from amc_study.rival.detector_runs import load_detector, save_detector, train_detector
 from amc_study.rival.detector_training import learning_rate, target_of, train, vocabulary_of
-from amc_study.rival.objects import FrozenPyramid, open_objects
+from amc_study.rival.objects import open_objects, trunk_levels
 from amc_study.rival.proposals import open_proposals
 from amc_study.rival.settings import DetectorSettings
 from amc_study.scenes import cache
@@ -69,11 +69,12 @@ def no_training(monkeypatch):
     monkeypatch.setattr(detector_runs, "train", None)  # whoever trains now fails
 
 
-def test_pyramid_equals_the_trunk_that_it_was_folded_from():
+def test_levels_are_the_trunks_own_read_out_of_what_albef_reads():
     image = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         plain = load_pyramid("lite0").eval()(image)
-    for level, expected in zip(FrozenPyramid("lite0")(image), plain, strict=True):
+    levels = trunk_levels(FrozenTrunk("lite0")(image), "lite0")
+    for level, expected in zip(levels, plain, strict=True):
         torch.testing.assert_close(level, normalise(expected), atol=2e-4, rtol=1e-3)
 
 
@@ -84,7 +85,7 @@ def test_split_holds_what_the_scenes_show(objects):
         shown = [(t.box, t.concept.name, t.colour, t.pattern, t.concept.annotated) for t in scene.objects]
         kept = [(t.box, t.concept, t.colour, t.pattern, t.annotated) for t in objects.objects[index]]
         assert kept == shown
-        fresh = FrozenPyramid("lite0")(pixels(scene.image, SIDE)[None])
+        fresh = trunk_levels(FrozenTrunk("lite0")(pixels(scene.image, SIDE)[None]), "lite0")
         for level, expected in zip(objects.levels([index]), fresh, strict=True):
             torch.testing.assert_close(level, expected, atol=4e-3, rtol=2e-3)  # float16
 

@@ -12,7 +12,7 @@ from tiny_scenes import TEXT, TRAINING, keep_in, run_notebook
 
 from amc_lib import presets
 from amc_lib.config import Settings
-from amc_lib.model.trunk import pixels
+from amc_lib.model.trunk import FrozenTrunk, pixels
 from amc_lib.presets import preset
 from amc_study import runs
 from amc_study.comparison import Answers, answer
@@ -22,7 +22,7 @@ from amc_study.rival import settings as rival
 from amc_study.rival.detector import UNKNOWN
 from amc_study.rival.detector_runs import TrainedDetector, train_detector
 from amc_study.rival.detector_training import ENTITY_TYPES, target_of
-from amc_study.rival.objects import FrozenPyramid, open_objects
+from amc_study.rival.objects import open_objects, trunk_levels
 from amc_study.rival.region_answers import choose_regions, oracle
 from amc_study.rival.region_grounder import RegionGrounder
 from amc_study.rival.settings import DetectorSettings, detector_based, detector_preset
@@ -105,7 +105,8 @@ def test_levels_are_those_of_the_photograph_and_then_of_its_mirror_image():
     region = split.all_regions()[-1]
     row, picture = split.rows[region.image_id], pixels(region.image.open(), SIDE)[None]
     for index, image in ((row, picture), (len(split.rows) + row, picture.flip(-1))):
-        for level, expected in zip(objects.levels([index]), FrozenPyramid("lite0")(image), strict=True):
+        fresh = trunk_levels(FrozenTrunk("lite0")(image), "lite0")
+        for level, expected in zip(objects.levels([index]), fresh, strict=True):
             torch.testing.assert_close(level, expected, atol=0.01, rtol=0.01)  # float16
     assert len(open_objects(PHOTOS, DETECTOR, "val")) == len(album("val").rows)
 

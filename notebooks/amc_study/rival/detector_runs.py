@@ -22,14 +22,14 @@ from safetensors.torch import load, save
 from amc_lib.checkpoints import SHIPPED, WEIGHTS, CheckpointError
 from amc_lib.config import PhotoSettings, SceneSettings
 from amc_lib.files import ROOT, plain, write_bytes, write_csv, write_json
-from amc_lib.model.trunk import pixels
+from amc_lib.model.trunk import FrozenTrunk, pixels
 from amc_lib.parameters import from_mapping
 from amc_study.photos import album, features
 from amc_study.provenance import provenance
 from amc_study.rival.detection import measure
 from amc_study.rival.detector import Detector, Proposals, Vocabulary
 from amc_study.rival.detector_training import train, vocabulary_of
-from amc_study.rival.objects import CODE, FrozenPyramid, open_objects
+from amc_study.rival.objects import CODE, open_objects, trunk_levels
 from amc_study.rival.settings import DetectorSettings
 from amc_study.scenes.cache import DRAWING, fingerprint
 
@@ -49,13 +49,13 @@ class TrainedDetector:
         self.settings, self.classes = detector.settings, detector.vocabulary.classes
 
     @cached_property
-    def trunk(self) -> FrozenPyramid:
-        return FrozenPyramid(self.settings.trunk)
+    def trunk(self) -> FrozenTrunk:
+        return FrozenTrunk(self.settings.trunk).to(memory_format=torch.channels_last)
 
     def propose(self, images: Sequence[Image.Image]) -> list[Proposals]:
         """At most `settings.boxes` proposals for each picture, in its own pixels."""
-        levels = self.trunk(torch.stack([pixels(image, self.settings.image_size) for image in images]))
-        found = self.detector.propose(levels)
+        features = self.trunk(torch.stack([pixels(image, self.settings.image_size) for image in images]))
+        found = self.detector.propose(trunk_levels(features, self.settings.trunk))
         return [proposals.resized(image.size[::-1]) for proposals, image in zip(found, images, strict=True)]
 
     @property

@@ -5,57 +5,22 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch import Tensor
 
 from amc_lib.config import PhotoSettings, SceneSettings
-from amc_lib.model.trunk import NETWORKS, load_pyramid, normalise, pixels
+from amc_lib.model.trunk import NETWORKS
 from amc_lib.regions import Box, Region
 from amc_study.photos.album import AlbumSplit, open_album
 from amc_study.rival.settings import DetectorSettings
 from amc_study.scenes.cache import Part, open_entry
-from amc_study.scenes.scene import Scene, draw
+from amc_study.scenes.scene import draw
+from amc_study.scenes.splits import open_scenes
 
 CODE = ("notebooks/amc_study/rival/objects.py",)
-AT_ONCE = 4  # pictures in one pass: of more, the first maps no longer fit a core's cache
 Levels = list[Tensor]  # float [B, C, S / stride, S / stride] for each stride of the trunk, the finest first
-
-
-class FrozenPyramid(nn.Module):
-    """Pixels -> a trunk's features at strides 8, 16 and 32, frozen and always in evaluation mode.
-
-    The features of each place are normalised over channels, without parameters, as in `trunk.FrozenTrunk`.
-    """
-
-    def __init__(self, trunk: str) -> None:
-        super().__init__()
-        network = load_pyramid(trunk).eval()
-        _fold_norms(network)
-        self.network = network.requires_grad_(False).to(memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> Levels:
-        """image: float [B, 3, S, S], normalised with the trunk's MEAN and STD."""
-        parts = image.contiguous(memory_format=torch.channels_last).split(AT_ONCE)
-        return [normalise(torch.cat(level)) for level in zip(*map(self.network, parts), strict=True)]
-
-
-def _fold_norms(module: nn.Module) -> None:
-    """Put each batch norm, which is affine in evaluation mode, into the convolution before it; activations stay."""
-    before: nn.Module | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, BatchNormAct2d) and isinstance(before, nn.Conv2d):
-            statistics = (child.running_mean, child.running_var, child.eps, child.weight, child.bias)
-            before.weight, before.bias = fuse_conv_bn_weights(before.weight, before.bias, *statistics)
-            setattr(module, name, child.act)
-        else:
-            _fold_norms(child)
-        before = child
 
 
 @dataclass(frozen=True)
@@ -75,11 +40,16 @@ class NamedObject:
 
 @dataclass(frozen=True)
 class ObjectSplit:
-    """One split of n pictures."""
+    """One split of n pictures, squashed to the detector's input; photographs may have their mirror images after them.
+
+    maps: what the other systems read, the features of all pictures as `FrozenTrunk` gives them, float16 [m, C, G, G],
+    and those of the mirrored ones.
+    """
 
     size: int  # side of the square pictures in whose pixels the boxes are
     side: int  # of the detector's input, pixels
-    maps: Levels  # of scenes each level, float16 [n, C, H, W], mapped from disk
+    maps: list[Tensor]
+    trunk: str
     objects: list[list[NamedObject]]
 
     def __len__(self) -> int:
@@ -90,49 +60,48 @@ class ObjectSplit:
         """Pixels of the detector's input for one of the picture."""
         return self.side / self.size
 
-    def levels(self, indices: list[int]) -> Levels:
+    def levels(self, indices: Sequence[int]) -> Levels:
         """The trunk's features of some pictures, float32."""
-        return [level[indices].float() for level in self.maps]
+        return levels_of(self.maps, self.trunk, indices)
 
 
-@dataclass(frozen=True)
-class PhotoObjects(ObjectSplit):
-    """A split of photographs, squashed to the detector's input; after them the mirrored ones, where there are any.
+def levels_of(maps: Sequence[Tensor], trunk: str, indices: Sequence[int]) -> Levels:
+    """Levels of some pictures, float32, out of `ObjectSplit.maps`."""
+    n = len(maps[0])
+    return trunk_levels(torch.stack([maps[index // n][index % n] for index in indices]).float(), trunk)
 
-    maps: the features of all photographs as `FrozenTrunk` gives them, float16 [m, C, G, G], and of the mirrored ones.
-    """
 
-    trunk: str
-
-    def levels(self, indices: list[int]) -> Levels:
-        return photo_levels(self.maps, self.trunk, indices)
+def trunk_levels(features: Tensor, trunk: str) -> Levels:
+    """`FrozenTrunk.forward` backwards: [B, C, G, G] -> its three levels."""
+    fine, middle, coarse = NETWORKS[trunk].channels
+    fine, middle, coarse = features.split((4 * fine, middle, coarse), dim=1)
+    return [F.pixel_shuffle(fine, 2), middle, coarse[..., ::2, ::2]]
 
 
 def open_objects(data: SceneSettings | PhotoSettings, settings: DetectorSettings, split: str) -> ObjectSplit:
     """A split as a detector of these settings reads it; what the cache does not hold yet is computed now.
 
-    Of photographs nothing is kept but what the other systems read: the three levels stand in the same features.
+    The three levels are those of the features that the other systems read at the same side.
     """
     side, trunk = settings.image_size, settings.trunk
     if isinstance(data, PhotoSettings):
         album = open_album(data, settings.vision, split)
         maps = [album.inputs] if album.mirrored is None else [album.inputs, album.mirrored]
-        return PhotoObjects(side, side, maps, _objects_of(album, side), trunk)
-    arrays, records = open_entry("objects", partial(_draw, trunk, side), data, split, [trunk, side], CODE)
+        return ObjectSplit(side, side, maps, trunk, _objects_of(album, side))
+    scenes = open_scenes(data, settings.vision, split)
+    _, records = open_entry("objects", _named_in_scenes, data, split, [], CODE)
     objects = [[NamedObject(tuple(box), *rest) for box, *rest in scene] for scene in records]
-    return ObjectSplit(data.size, side, [arrays[name] for name in sorted(arrays)], objects)
+    return ObjectSplit(data.size, side, [scenes.inputs], trunk, objects)
+
+
+def _named_in_scenes(settings: SceneSettings, split: str, start: int, stop: int) -> Part:
+    drawn = [draw(settings, split, index) for index in range(start, stop)]
+    return {}, [
+        [(t.box, t.concept.name, t.colour, t.pattern, t.concept.annotated) for t in scene.objects] for scene in drawn
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------- photographs
-
-
-def photo_levels(maps: Sequence[Tensor], trunk: str, indices: Sequence[int]) -> Levels:
-    """Levels of some photographs, float32, out of `PhotoObjects.maps`: `FrozenTrunk.forward` backwards."""
-    n = len(maps[0])
-    features = torch.stack([maps[index // n][index % n] for index in indices]).float()  # [B, C, G, G]
-    fine, middle, coarse = NETWORKS[trunk].channels
-    fine, middle, coarse = features.split((4 * fine, middle, coarse), dim=1)
-    return [F.pixel_shuffle(fine, 2), middle, coarse[..., ::2, ::2]]
 
 
 def _objects_of(album: AlbumSplit, side: int) -> list[list[NamedObject]]:
@@ -161,27 +130,3 @@ def _mirrored(thing: NamedObject, side: int) -> NamedObject:
 def _thing(box: Box, phrases: list[Region]) -> NamedObject:
     types = Counter(region.entity for region in phrases)
     return NamedObject(box, types.most_common(1)[0][0], "", "", any(region.annotated for region in phrases))
-
-
-# -------------------------------------------------------------------------------------------------------------- scenes
-
-
-def draw_levels(
-    settings: SceneSettings, trunk: str, side: int, split: str, start: int, stop: int
-) -> tuple[list[Scene], Levels]:
-    """Scenes `start` to `stop` (exclusive) of a split and the trunk's features of their pictures."""
-    drawn = [draw(settings, split, index) for index in range(start, stop)]
-    return drawn, _pyramid(trunk)(torch.stack([pixels(scene.image, side) for scene in drawn]))
-
-
-def _draw(trunk: str, side: int, settings: SceneSettings, split: str, start: int, stop: int) -> Part:
-    drawn, levels = draw_levels(settings, trunk, side, split, start, stop)
-    records = [
-        [(t.box, t.concept.name, t.colour, t.pattern, t.concept.annotated) for t in scene.objects] for scene in drawn
-    ]
-    return {f"level{i}": level.half().contiguous().numpy() for i, level in enumerate(levels)}, records
-
-
-@lru_cache(maxsize=1)
-def _pyramid(trunk: str) -> FrozenPyramid:
-    return FrozenPyramid(trunk)

@@ -15,9 +15,9 @@ from amc_lib.regions import Box, Region
 from amc_study.photos import features
 from amc_study.photos.album import AlbumSplit
 from amc_study.rival.detector_runs import TrainedDetector, load_detector
-from amc_study.rival.objects import CODE, Levels, draw_levels, photo_levels
+from amc_study.rival.objects import CODE, Levels, levels_of
 from amc_study.scenes.cache import Part, fingerprint, open_entry, open_rows
-from amc_study.scenes.splits import SceneSplit
+from amc_study.scenes.splits import SceneSplit, open_scenes
 
 CODE = (*CODE, *(f"notebooks/amc_study/rival/{name}.py" for name in ("detector", "detector_parts", "proposals")))
 PHOTOGRAPHS_A_TASK = 50
@@ -84,6 +84,7 @@ def open_proposals(split: SceneSplit | AlbumSplit, detector: TrainedDetector) ->
     """Proposals of a split from the cache or, where they are not there yet, found now (with a progress bar)."""
     if isinstance(split, AlbumSplit):
         return _open_photographs(split, detector)
+    open_scenes(split.settings, detector.settings.vision, split.split)  # here, before each process opens it
     compute = partial(_propose_scenes, detector.folder, detector.sha256)
     depends_on = [detector.sha256, detector.settings]
     arrays, _ = open_entry("proposals", compute, split.settings, split.split, depends_on, CODE)
@@ -93,7 +94,8 @@ def open_proposals(split: SceneSplit | AlbumSplit, detector: TrainedDetector) ->
 
 def _propose_scenes(folder: Path, sha256: str, settings: SceneSettings, split: str, start: int, stop: int) -> Part:
     detector = _detector(folder, sha256)
-    _, levels = draw_levels(settings, detector.settings.trunk, detector.settings.image_size, split, start, stop)
+    maps = [_scene_features(detector, settings, split)]
+    levels = levels_of(maps, detector.settings.trunk, range(start, stop))
     return _arrays(detector, levels, settings.size), []
 
 
@@ -119,7 +121,7 @@ def _propose_photographs(
 ) -> Part:
     detector = _detector(folder, sha256)
     maps = _maps(detector, split, paths, with_mirrored)
-    levels = photo_levels(maps, detector.settings.trunk, range(start, stop))
+    levels = levels_of(maps, detector.settings.trunk, range(start, stop))
     return _arrays(detector, levels, detector.settings.image_size), []
 
 
@@ -140,6 +142,12 @@ def _arrays(detector: TrainedDetector, levels: Levels, side: int) -> dict[str, n
 def _detector(folder: Path, sha256: str) -> TrainedDetector:
     """The detector of this process, loaded anew where the folder's weights are others."""
     return load_detector(folder)
+
+
+@lru_cache(maxsize=1)
+def _scene_features(detector: TrainedDetector, settings: SceneSettings, split: str) -> Tensor:
+    """The trunk's features of a split of scenes."""
+    return open_scenes(settings, detector.settings.vision, split).inputs
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from amc_lib.model.trunk import NETWORKS
 class DetectorSettings:
     """The detector of the detector-based system: Faster R-CNN above a frozen trunk. Defaults are those of scenes."""
 
-    image_size: int = 256  # side of the square input, pixels; a multiple of the coarsest stride, 32
+    image_size: int = 160  # side of the square input, pixels: that of ALBEF, and a multiple of the coarsest stride, 32
     trunk: Literal["lite0", "lite2"] = "lite0"
     channels: int = 64  # of the feature pyramid network
     anchors: tuple[float, float, float] = (0.12, 0.19, 0.27)  # sides at strides 8, 16 and 32, shares of the input's
@@ -53,6 +53,7 @@ class DetectorSettings:
 # On 2 cores, reckoned from single steps: 20 minutes for this detector and 4 for its proposals in all photographs; then
 # 18 for pretraining (118 steps an epoch, 0.4 s of the contrast alone, 1.8 s with fusion) and 7 for finetuning.
 _PHOTOS = DetectorSettings(
+    image_size=256,
     trunk="lite2",
     anchors=(0.06, 0.17, 0.47),  # of train's boxes 91 in 100 overlap some anchor, well placed, by 0.6 or more
     anchor_growth=1.65,
