@@ -69,6 +69,7 @@ def voc(folder: Path, paths: Iterable[Path], phrase: str | None) -> Annotations:
             element.tag = _local(element.tag)
         if root.tag != "annotation":
             yield f"{path}", partial(refuse, f"is XML of <{root.tag}>, not of VOC's <annotation>")
+            continue
         above = path.relative_to(folder).parent
         named = root.findtext("filename") or root.findtext("path") or ""
         images, own = ([*_places(above, name)] for name in (re.split(r"[/\\]", named)[-1], path.stem))
