@@ -226,7 +226,10 @@ LABELME = {"shapes": [], "imagePath": "a.png"}
         ({**YOLO, ".idea/misc.xml": VOC}, []),
         ({**YOLO, "annotations.xml": CVAT, "notes.xml": "<project/>"}, []),
         ({"x.xml": SPACED}, []),
-        ({"x.xml": VOC, "notes.xml": f"<project>{THING}</project>"}, ["notes.xml: is XML of <project>, not of VOC's <annotation>"]),
+        (
+            {"x.xml": VOC, "notes.xml": f"<project>{THING}</project>"},
+            ["notes.xml: is XML of <project>, not of VOC's <annotation>"],
+        ),
         ({"x.xml": VOC, "labels/readme.txt": "by hand"}, []),
         ({"x.xml": VOC, **YOLO}, "holds Pascal VOC's XML and YOLO's labels: take one kind out, or name its folder"),
         ({"annotations.xml": CVAT}, "annotations.xml: is CVAT's own XML, which is not read: export as COCO or Pascal"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from test_faithfulness import tiny
 
 from amc_lib.checkpoints import Checkpoint
-from amc_lib.config import SceneSettings
+from amc_lib.config import SceneSettings, TrainingSettings
 from amc_lib.evaluate import ground_phrases
 from amc_lib.regions import Region
 from amc_study.explain.claims import RETRIEVAL
@@ -20,6 +21,7 @@ from amc_study.explain.retrieval import (
     Captioned,
     Retrieval,
     base_table,
+    itm_in_training,
     kept_tasks,
     reranked_ranks,
     retrieval_table,
@@ -94,6 +96,19 @@ def test_base_is_reported_with_the_loss_of_right_and_wrong_captions(checkpoint, 
     sure = Retrieval({}, np.ones(COUNT), {"random": np.ones(COUNT)})  # float32 rounds so
     found = base_table(sure, pairs.image_ids).set_index("measure")["value"]
     assert np.isfinite(found["ITM loss"]) and found["matching"] == 50
+
+
+def test_loss_before_hard_negatives_stands_beside_that_of_the_prior():
+    """Of the last line at which negatives were uniform; without one there is no row."""
+    schedule = TrainingSettings(epochs=4, fuse_from=1, hard_negatives_from=3)
+    history = pd.DataFrame({"epoch": [1.0, 2.0, 3.0, 3.5, 4.0], "itm": [0.0, 0.6, 0.4, 0.7, 0.5]})
+    (row,) = itm_in_training(history, schedule).to_dict("records")
+    assert row["value"] == 0.4 and row["measure"] == "ITM loss"
+    logits = torch.tensor([1.0, 2.0]).log()[None]  # one right in three, whatever is asked
+    losses = [torch.nn.functional.cross_entropy(logits, torch.tensor([right])).item() for right in (0, 1, 1)]
+    assert row["chance"] == pytest.approx(sum(losses) / 3, abs=1e-3)
+    assert itm_in_training(history[:1], schedule).empty
+    assert itm_in_training(history, replace(schedule, hard_negatives_from=4)).empty
 
 
 def test_shifted_head_is_told_from_one_that_cannot_tell():

@@ -26,7 +26,7 @@ def plan(seeds: int, full: bool = False) -> list[list[Step]]:
     home, start = HOMES["scenes"], ("pretrain",)
     figures = {"figures": _figures(seeds, home)}
     compared = {"runs": str(home), "seeds": seeds} | figures
-    bases, training = [Step("pretrain", "02_pretrain.ipynb", after=("data",))], []
+    bases, training = [Step("pretrain", "02_pretrain.ipynb", figures, ("data",))], []
     for seed in range(seeds):
         names = ("amc", "albef-finetuned", "vmrm", BASE)
         amc, control, vmrm, base = ({"seed": seed, "output": str(home / f"seed-{seed}" / name)} for name in names)

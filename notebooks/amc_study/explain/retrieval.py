@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from amc_lib.checkpoints import Checkpoint
+from amc_lib.config import TrainingSettings
 from amc_lib.evaluate import encode_phrases, evaluating, pair_probabilities
 from amc_lib.tokens import clean
 from amc_study.explain.claims import RECALL_AT, RETRIEVAL
@@ -189,6 +190,20 @@ def base_table(found: Retrieval, image_ids: Sequence[str]) -> pd.DataFrame:
         losses.append(("ALBEF", f"right or {kind} caption", "match", name, *measured, len(image_ids), 1))
     table = pd.concat([table, pd.DataFrame(losses, columns=table.columns)], ignore_index=True)
     return table.drop(columns=["system", "seeds"]).round(3)
+
+
+def itm_in_training(history: pd.DataFrame, schedule: TrainingSettings) -> pd.DataFrame:
+    """A row as in `base_table`: the last ITM loss of training with negatives drawn uniformly, before hard ones begin.
+
+    Its `chance` is the loss of the prior, which knows that one pair in three is right. Without a row where the schedule
+    has no hard negatives, or fusion begins with them.
+    """
+    uniform = history[(history["itm"] > 0) & (history["epoch"] <= schedule.hard_negatives_from)]
+    if schedule.hard_negatives_from >= schedule.epochs or uniform.empty:
+        return pd.DataFrame()
+    prior = -np.log([1 / 3, 2 / 3]) @ [1 / 3, 2 / 3]
+    row = {"task": "training, before hard negatives", "score": "match", "measure": "ITM loss"}
+    return pd.DataFrame([row | {"value": uniform["itm"].iloc[-1], "chance": prior.round(3)}])
 
 
 def kept_tasks(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
