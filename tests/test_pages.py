@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import json
 import re
 import shutil
 
@@ -13,6 +15,7 @@ from matplotlib.text import Text
 from amc_lib.files import ROOT
 from amc_study.figures import FOLDER, to_image
 from amc_study.report import pages, poster
+from amc_study.report.tuning import tuning
 
 
 @pytest.fixture
@@ -139,3 +142,23 @@ def test_poster_is_drawn_without_pictures_and_names_its_inputs(folder, monkeypat
     results = pages.Results(folder / "photos")
     assert f"{results.accuracy('AMC', results.first_split())['accuracy']:.1f} %" in texts
     assert pages.signed(results.lead("VMRM")["difference"]) in texts
+
+
+def test_tuning_counts_what_was_tried_and_leaves_controls_out(tmp_path):
+    def run(seconds, pointing, read="gradcam", **changes):
+        parameters = {"tier": "scenes", "seed": 0, "epochs": 1} | changes
+        return {"parameters": parameters, "read": read, "layers": {"3": pointing}, "training": {"seconds": seconds}}
+
+    tried = [run(60, 69.0), run(60, 68.0, delta1=0.0), run(120, 70.0, lambda1=1.0, lambda2=0.0)]
+    controls = [
+        run(600, 99.0, lambda1=0.0, lambda2=0.0),
+        run(600, 99.0, box_share=0.1),
+        run(600, 99.0, seed=1),
+        run(600, 99.0, read="attention"),
+        run(600, 99.0, epochs=3),
+    ]
+    (tmp_path / "ablations.json.gz").write_bytes(gzip.compress(json.dumps({"runs": tried + controls}).encode()))
+    trials = "changed,seconds,map50,taken\nnothing,90,80.0,True\nwider,30,81.0,False\n"
+    (tmp_path / "detector_trials.csv").write_text(trials)
+    rival, ours = tuning(tmp_path).drop(columns=["part", "judged by"]).values.tolist()
+    assert rival == [2, "2", "80.0", "81.0"] and ours == [3, "4", "69.0", "70.0"]

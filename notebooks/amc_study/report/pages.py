@@ -17,6 +17,7 @@ from amc_lib.checkpoints import SHIPPED
 from amc_lib.files import ROOT, write_bytes
 from amc_study.explain.claims import AIMS
 from amc_study.figures import FOLDER
+from amc_study.report.tuning import tuning
 from amc_study.run_folder import open_run
 
 PAGES = {
@@ -196,7 +197,7 @@ def cells(table: pd.DataFrame, value: str, form: str = ".1f") -> pd.Series:
 def number(value: float, low: float | None = None, high: float | None = None, form: str = ".1f") -> str:
     if pd.isna(value):
         return "–"
-    return f"{value:{form}}" if low is None else f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    return f"{value:{form}}" if low is None or pd.isna(low) else f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def signed(value: float, form: str = ".1f") -> str:
@@ -245,7 +246,7 @@ def render(template: str, folder: Path = FOLDER) -> str:
     environment.globals |= {"results": results, "photos": photos, "aims": AIMS}
     environment.globals |= {"agreements": partial(agreements, photos, results)}
     environment.globals |= {"side_by_side": partial(side_by_side, photos, results)}
-    environment.globals["trained"] = trained
+    environment.globals |= {"trained": trained, "tuning": partial(tuning, folder)}
     for function in (where, first, cells, number, signed, wide, markdown, listed):
         environment.filters[function.__name__] = function
     return environment.get_template(template).render()

@@ -38,7 +38,7 @@ def proposal_network(settings: DetectorSettings) -> RegionProposalNetwork:
 
 
 def box_heads(settings: DetectorSettings, classes: int) -> RoIHeads:
-    """The box head reads the trunk itself, not the pyramid: on scenes a linear layer then names 96 % of true boxes."""
+    """The box head reads the trunk itself, not the pyramid: things are named from features that were there before."""
     channels = NETWORKS[settings.trunk].channels
     pooled = sum(number * grid**2 for number, grid in zip(channels, settings.grids, strict=True))
     return RoIHeads(

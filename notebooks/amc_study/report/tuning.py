@@ -1,0 +1,57 @@
+"""How much each system was tuned: the trials of the rival's two parts, and AMC's ablations that are hyperparameters."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from amc_study.ablations.records import RECORDS
+
+TRIALS = {"the rival's detector": ("detector_trials", "map50"), "the model above it": ("vmrm_trials", "pointing")}
+TUNABLE = {"lambda1", "lambda2", "delta1", "delta2", "layer", "map_size", "mean_form", "alpha", "mlm_distillation"}
+LIGHT = {"tier": "scenes", "seed": 0, "epochs": 1}  # the schedule of an ablation, one seed of it
+
+
+def tuning(folder: Path) -> pd.DataFrame:
+    """A row for each part: settings tried, minutes that took, and its best two by validation, in percent.
+
+    Of AMC only what one could tune counts: not its control, nor what is done to the boxes. Nothing of it was chosen so:
+    the settings in use are the paper's.
+    """
+    rows = []
+    for part, (name, measure) in TRIALS.items():
+        if (path := folder / f"{name}.csv").is_file():
+            trials = pd.read_csv(path)
+            rows.append(_row(part, measure, trials[measure], trials["taken"], trials["seconds"]))
+    if (path := folder / RECORDS).is_file():
+        runs = [run for run in json.loads(gzip.decompress(path.read_bytes()))["runs"] if _is_a_trial(run)]
+        trials = pd.DataFrame({json.dumps(run["parameters"]): _trial(run) for run in runs}).T
+        rows.append(_row("AMC", "pointing", trials["best"], trials["taken"].astype(bool), trials["seconds"]))
+    return pd.DataFrame(rows)
+
+
+def _is_a_trial(run: dict[str, Any]) -> bool:
+    changed = run["parameters"].keys() - LIGHT.keys()
+    same = all(run["parameters"].get(name) == value for name, value in LIGHT.items())
+    with_boxes = any(run["parameters"].get(name, 1) for name in ("lambda1", "lambda2"))
+    return run["read"] == "gradcam" and same and changed <= TUNABLE and with_boxes
+
+
+def _trial(run: dict[str, Any]) -> dict[str, Any]:
+    taken = not run["parameters"].keys() - LIGHT.keys()
+    return {"best": max(run["layers"].values()), "taken": taken, "seconds": run["training"]["seconds"]}
+
+
+def _row(part: str, measure: str, values: pd.Series, taken: pd.Series, seconds: pd.Series) -> dict[str, Any]:
+    return {
+        "part": part,
+        "settings tried": len(values),
+        "minutes": f"{seconds.sum() / 60:.0f}",
+        "judged by": measure,
+        "in use": f"{values[taken].max():.1f}",
+        "best of the others": f"{values[~taken].max():.1f}",
+    }
