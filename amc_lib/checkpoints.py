@@ -241,6 +241,11 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{DESCRIPTION}"))
 
 
+def of_seed(name: str, seed: int) -> str:
+    """What the shipped run `name` is called for a seed of training: of the first alone `name`."""
+    return f"{name}-{seed}" if seed else name
+
+
 def is_official(source: str | Path) -> bool:
     """Whether a source is a single file, as the authors' are, of whatever ending."""
     return os.path.isfile(_locate(source) or "")

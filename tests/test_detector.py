@@ -247,8 +247,14 @@ def test_shipped_run_is_opened_for_its_settings_alone(trained, tmp_path, no_trai
     monkeypatch.setattr(detector_runs, "SHIPPED", tmp_path)
     shutil.copytree(trained.folder, tmp_path / detector_runs.TRAINED)
     assert train_detector(SETTINGS, data=SCENES).folder == load_detector().folder == tmp_path / "detector-scenes"
-    with pytest.raises(TypeError):
-        train_detector(replace(SETTINGS, steps=3), data=SCENES)
+    for other in ({"steps": 3}, {"seed": 1}):
+        with pytest.raises(TypeError):
+            train_detector(replace(SETTINGS, **other), data=SCENES)
+    shutil.copytree(trained.folder, further := tmp_path / "detector-scenes-1")
+    account = json.loads((further / "metrics.json").read_text())
+    account["provenance"]["settings"]["detector"]["seed"] = 1
+    (further / "metrics.json").write_text(json.dumps(account))
+    assert train_detector(replace(SETTINGS, seed=1), data=SCENES).folder == further
 
 
 def test_shipped_detector_fits_the_code():

@@ -120,6 +120,8 @@ def test_bases_of_further_seeds_are_asked_beside_the_first(monkeypatch, tmp_path
     there = ["albef-scenes", tmp_path / "seed-2" / comparison.BASE]
     monkeypatch.setattr(comparison, "exists", lambda source: source in there)
     assert study_folders("scenes", tmp_path, 3)["ALBEF"] == there
+    there.insert(1, "albef-scenes-1")  # shipped
+    assert study_folders("scenes", tmp_path, 3)["ALBEF"] == there
 
 
 def test_another_detector_makes_another_run(pretrained, tuned, in_a_folder_of_its_own, tmp_path):

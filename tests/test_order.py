@@ -14,7 +14,7 @@ import pytest
 from amc_lib.files import ROOT
 from amc_lib.parameters import resolve
 from amc_lib.presets import preset
-from amc_study import order
+from amc_study import order, plans
 from amc_study.order import perform, run_study
 from amc_study.plans import HOMES, PUBLISHED_SEEDS, paper_plan, photos_plan, plan
 from amc_study.scenes import cache
@@ -111,13 +111,19 @@ def test_seeds_have_folders_of_their_own_and_control_differs_in_its_lambdas_alon
     assert control.pop("output") != amc.pop("output") and control == amc
 
 
-def test_further_seeds_have_bases_of_their_own():
+@pytest.mark.parametrize("shipped", ["", "albef-scenes-1"])
+def test_further_seeds_have_bases_of_their_own(monkeypatch, shipped):
+    """Where one is shipped it is opened and finetuned; else it is trained into the study's folder."""
+    monkeypatch.setattr(plans, "exists", lambda name: name == shipped)
     steps = {step.name: step for step in itertools.chain(*plan(3))}
+    outputs = [steps[f"pretrain-{seed}"].parameters.get("output") for seed in (1, 2)]
+    assert outputs == [None if shipped else str(HOME / "seed-1" / "albef"), str(HOME / "seed-2" / "albef")]
     for seed, base in enumerate(("pretrain", "pretrain-1", "pretrain-2")):
         pretrained = steps[base].parameters
         assert pretrained.get("seed", 0) == seed
         for trained in (steps[f"amc-{seed}"], steps[f"finetune-{seed}"]):
-            assert trained.parameters.get("init") == pretrained.get("output") and trained.after == (base,)
+            start = pretrained.get("output", f"albef-scenes-{seed}") if seed else None
+            assert trained.parameters.get("init") == start and trained.after == (base,)
     assert set(steps) >= {step.name for step in itertools.chain(*plan(1))} and "pretrain-3" not in steps
 
 

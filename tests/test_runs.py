@@ -178,6 +178,18 @@ def test_shipped_runs_are_those_of_the_preset(capsys):
     assert "trained by commit 9e5282f" in capsys.readouterr().out
 
 
+def test_shipped_base_of_a_further_seed_is_opened_for_that_seed(pretrained, no_training, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(pretrained.folder, tmp_path / "albef-scenes-1"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["provenance"]["settings"]["pretraining"]["seed"] = 1
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    for module in (runs, identity):
+        monkeypatch.setattr(module, "SHIPPED", tmp_path)
+    monkeypatch.setattr(runs, "shipped", lambda: [folder.name])
+    asked = replace(TINY, pretraining=replace(TINY.pretraining, seed=1))
+    assert pretrain(asked).folder == folder
+
+
 def test_start_that_is_not_there_or_does_not_fit_is_refused(pretrained, no_training, tmp_path, monkeypatch):
     with refused("no checkpoint at 'nowhere'", CheckpointError):
         finetune(TINY, "nowhere")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from amc_lib.checkpoints import Checkpoint, exists, find, weights_hash
+from amc_lib.checkpoints import Checkpoint, exists, find, of_seed, weights_hash
 from amc_lib.evaluate import Pointing, point_hits
 from amc_lib.files import plain
 from amc_lib.presets import preset
@@ -44,13 +44,14 @@ def study_folders(
 ) -> dict[str, list[str | Path]]:
     """For each system its checkpoints: ALBEF's bases, and of the finetuned systems one a seed.
 
-    Those lie under `runs`/seed-N, and so does a base of another seed than the first, where seeds have bases of their
-    own; a system of which some seeds are not there is compared by the others. Where `runs` is
+    Those lie under `runs`/seed-N. A base of another seed than the first lies there too, or is shipped, where seeds have
+    bases of their own; a system of which some seeds are not there is compared by the others. Where `runs` is
     None they are the shipped ones (`shipped_name`) or, in a tier that ships none, those that `make photos` or `make
     paper` leaves. `blip`: a BLIP to be asked as well, of photographs.
     """
     homes = [Path(runs or RUNS / tier) / f"seed-{seed}" for seed in range(seeds)]
-    bases = [home / BASE for home in homes[1:] if exists(home / BASE)]
+    own = [(home / BASE, of_seed(shipped_name("ALBEF", tier), seed)) for seed, home in enumerate(homes[1:], 1)]
+    bases = [base for base in (next(filter(exists, places), None) for places in own) if base]
     folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier)), *bases]}
     for system, name in (FINETUNED | DETECTOR_BASED).items():
         shipped = shipped_name(system, tier)
@@ -80,7 +81,7 @@ def on_second_base(tier: str, runs: str | Path | None) -> dict[str, Path]:
 
 def shipped_name(system: str, tier: str) -> str:
     """The name under which a system's first seed is shipped, if it is: "amc-photos"."""
-    return f"{(FINETUNED | DETECTOR_BASED)[system]}-{tier}"
+    return f"{({'ALBEF': BASE} | FINETUNED | DETECTOR_BASED)[system]}-{tier}"
 
 
 def answer(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from amc_lib.checkpoints import official_albef
+from amc_lib.checkpoints import exists, of_seed, official_albef
 from amc_lib.files import proposals_file
-from amc_study.comparison import BASE
+from amc_study.comparison import BASE, shipped_name
 from amc_study.run_folder import RUNS
 from amc_study.steps import Step
 
@@ -20,8 +20,8 @@ HOMES = {tier: RUNS / name for tier, name in {"scenes": "study", "photos": "phot
 def plan(seeds: int, full: bool = False) -> list[list[Step]]:
     """The study's steps in rounds, those of a round side by side; with `full` of all that figures/ and README show.
 
-    Every seed has a base and a detector of its own; those of the first are shipped. With one seed VMRM is not trained:
-    09 and 04 open its shipped run. What measures time has the machine to itself.
+    Every seed has a base and a detector of its own; what the repository ships of them is opened. With one seed VMRM is
+    not trained: 09 and 04 open its shipped run. What measures time has the machine to itself.
     """
     home, start = HOMES["scenes"], ("pretrain",)
     figures = {"figures": _figures(seeds, home)}
@@ -32,7 +32,10 @@ def plan(seeds: int, full: bool = False) -> list[list[Step]]:
         amc, control, vmrm, base = ({"seed": seed, "output": str(home / f"seed-{seed}" / name)} for name in names)
         begun, init = start, {}
         if seed:
-            begun, init = (f"pretrain-{seed}",), {"init": base["output"]}
+            begun, name = (f"pretrain-{seed}",), of_seed(shipped_name("ALBEF", "scenes"), seed)
+            if exists(name):
+                del base["output"]
+            init = {"init": base.get("output", name)}
             bases.append(Step(*begun, "02_pretrain.ipynb", base, ("data",)))
         if seeds == 1:
             del vmrm["output"]

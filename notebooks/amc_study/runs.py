@@ -26,6 +26,7 @@ from amc_lib.checkpoints import (
     description,
     is_blip,
     is_official,
+    of_seed,
     official_albef,
     shipped,
     stored_settings,
@@ -176,10 +177,14 @@ def _run(
     """Open the run of this identity, or train it now: on every process that takes part, written by the first."""
     state, tier = process_state(), tier_of(settings, detector)
     more = {"data": data, "detector": tier.detector and tier.detector.sha256}
-    name = tier.shipped.get(stage)
+    seed = getattr(settings, stage).seed
+    name = of_seed(tier.shipped.get(stage, ""), seed)
     if output is None and name in shipped():
-        run = open_run(SHIPPED / name)
-        preset_base = stage == "pretraining" and init_sha256 is None and settings == preset(settings.tier)
+        run, first = open_run(SHIPPED / name), preset(settings.tier)
+        of_preset = settings == dataclasses.replace(
+            first, pretraining=dataclasses.replace(first.pretraining, seed=seed)
+        )
+        preset_base = stage == "pretraining" and init_sha256 is None and of_preset
         if holds(run, stage, settings, init_sha256, **more) or preset_base:
             commit, other = run.metrics["provenance"]["commit"][:7], differences(run, stage, settings)
             state.print(f"{stage}: shipped as {name}, trained by commit {commit} (name an output to train again)")
@@ -187,7 +192,6 @@ def _run(
                 state.print(f"{name} is older than the preset; it was trained with {other}")
             return run
     identity = run_identity(stage, settings, init_sha256, **more)
-    seed = getattr(settings, stage).seed
     folder = Path(output) if output else RUNS / f"{stage}-seed{seed}-{settings_hash(identity)}"
     with nullcontext() if state.num_processes > 1 else alone_in(folder):
         run = open_run(folder) if is_finished(folder) else None

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 
-from amc_lib.checkpoints import SHIPPED, WEIGHTS, CheckpointError
+from amc_lib.checkpoints import SHIPPED, WEIGHTS, CheckpointError, of_seed
 from amc_lib.config import PhotoSettings, SceneSettings
 from amc_lib.files import ROOT, plain, write_bytes, write_csv, write_json
 from amc_lib.model.trunk import FrozenTrunk, pixels
@@ -77,7 +77,7 @@ def train_detector(
     settings, data = settings or DetectorSettings(), data or SceneSettings()
     tier = "photos" if isinstance(data, PhotoSettings) else "scenes"
     used = {"detector": settings, tier: data}
-    read, shipped = _read(plain(used)), SHIPPED / f"detector-{tier}" / METRICS
+    read, shipped = _read(plain(used)), SHIPPED / of_seed(f"detector-{tier}", settings.seed) / METRICS
     if output is None and shipped.is_file() and _read(_json(shipped)["provenance"]["settings"]) == read:
         print(f"detector: shipped in {plain(shipped.parent)}")
         return load_detector(shipped.parent)
