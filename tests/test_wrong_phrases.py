@@ -147,6 +147,10 @@ def test_questions_that_are_not_asked_have_no_hit():
     scores = found["score_absent"]
     np.testing.assert_array_equal(scores[~np.isnan(scores)], np.arange(len(asked[2])) / 9)
     assert (np.isnan(scores) == np.isnan(found["hit_absent"])).all()
+    asked.clear()
+    alone = wrong_answers(REGIONS, ask, kinds=["random"])
+    assert [*alone] == ["hit_random"] and len(asked) == 1
+    np.testing.assert_array_equal(alone["hit_random"], found["hit_random"])
     lonely = wrong_answers(ROOM, lambda _: pytest.fail("there is nothing to ask"))
     assert np.isnan([*lonely.values()]).all()
 

@@ -30,7 +30,7 @@ from amc_study.rival.region_tower import open_checkpoint
 from amc_study.run_folder import RUNS
 from amc_study.scenes.cache import fingerprint
 from amc_study.tiers import Split, tier_of
-from amc_study.wrong_phrases import wrong_answers
+from amc_study.wrong_phrases import KINDS, wrong_answers
 
 ANSWERS = RUNS / "answers"
 IMAGES_A_PART = 100
@@ -90,7 +90,9 @@ def ask_in_parts(checkpoint: Checkpoint, split: Split, layer: int, regions: Sequ
     return Pointing(regions, joined["heatmaps"], joined["points"].numpy(), joined["scores"].numpy())
 
 
-def ask_wrong(checkpoint: Checkpoint, split: Split, layer: int | str, in_parts: bool = False) -> dict[str, np.ndarray]:
+def ask_wrong(
+    checkpoint: Checkpoint, split: Split, layer: int | str, in_parts: bool = False, kinds: Sequence[str] = KINDS
+) -> dict[str, np.ndarray]:
     """`wrong_answers` of a checkpoint on a split, at the layer that its own phrases are asked at."""
     asking = ask_in_parts if in_parts else ask
 
@@ -98,7 +100,7 @@ def ask_wrong(checkpoint: Checkpoint, split: Split, layer: int | str, in_parts: 
         found = asking(checkpoint, split, layer, regions)
         return found.hits, found.scores
 
-    return wrong_answers(split.all_regions(), answer)
+    return wrong_answers(split.all_regions(), answer, kinds=kinds)
 
 
 def _parts(regions: Sequence[Region]) -> list[list[int]]:

@@ -19,6 +19,7 @@ from amc_lib.tokens import clean
 from amc_study.photos.entities import head_noun
 from amc_study.table import accuracy, paired
 
+KINDS = ("random", "other", "absent")  # of wrong phrases
 SAME_THING = 0.3  # intersection over union from which on boxes mean one thing, where no chain says so
 ASKED = {
     "hit": "own phrase",
@@ -56,7 +57,7 @@ def wrong_questions(regions: Sequence[Region], seed: int = 0) -> dict[str, list[
             replace(region, phrase=pool[rng.choice(places)].phrase) if len(places) else None for places in candidates
         )
     columns = zip(*(drawn[region.id] for region in regions), strict=True) if regions else ((), (), ())
-    return dict(zip(("random", "other", "absent"), map(list, columns), strict=True))
+    return dict(zip(KINDS, map(list, columns), strict=True))
 
 
 def kind_of(region: Region) -> str:
@@ -82,20 +83,26 @@ def _iou(a: Box, b: Box) -> float:
 
 
 def wrong_answers(
-    regions: Sequence[Region], ask: Callable[[list[Region]], tuple[np.ndarray, np.ndarray]], seed: int = 0
+    regions: Sequence[Region],
+    ask: Callable[[list[Region]], tuple[np.ndarray, np.ndarray]],
+    seed: int = 0,
+    kinds: Sequence[str] = KINDS,
 ) -> dict[str, np.ndarray]:
-    """Columns of the tidy table, float [P]: `hit_random`, `hit_other`, `hit_absent` and `score_absent`.
+    """Columns of the tidy table, float [P]: of KINDS `hit_random`, `hit_other`, `hit_absent` and `score_absent`.
 
     NaN where there is no such question. `ask` asks a system some regions and gives its hits and scores in their order.
     """
-    columns = {}
-    for name, questions in wrong_questions(regions, seed).items():
+    columns, drawn = {}, wrong_questions(regions, seed)
+    for name in kinds:
+        questions = drawn[name]
         places = [p for p, question in enumerate(questions) if question is not None]
         hits, scores = np.full((2, len(questions)), np.nan)
         if places:
             hits[places], scores[places] = ask([questions[p] for p in places])
         columns[f"hit_{name}"] = hits
-    return columns | {"score_absent": scores}
+        if name == "absent":
+            columns["score_absent"] = scores
+    return columns
 
 
 def asked_rows(table: pd.DataFrame) -> pd.DataFrame:
