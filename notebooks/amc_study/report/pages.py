@@ -77,7 +77,7 @@ class Results:
         return row if pd.notna(row.get("difference")) else unknown
 
     def input_sides(self) -> dict[str, Any]:
-        """Pixels of the detector's input and of the others', in the runs of these tables, and whether they are equal."""
+        """Pixels of the detector's input and of the others' in the runs of these tables, and whether they are equal."""
         detector, others = self.account("detector"), self.account("accuracy")
         sides = {"detector": 0, "others": 0}
         if detector and others:
