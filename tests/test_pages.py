@@ -151,6 +151,8 @@ def test_tuning_counts_what_was_tried_and_leaves_controls_out(tmp_path):
         return {"parameters": parameters, "read": read, "layers": {"3": pointing}, "training": {"seconds": seconds}}
 
     tried = [run(60, 69.0), run(60, 68.0, delta1=0.0), run(120, 70.0, lambda1=1.0, lambda2=0.0)]
+    tried[0]["parameters"] = dict(reversed(tried[0]["parameters"].items()))
+    tried.append(run(60, 69.0))  # the same, asked again
     controls = [
         run(600, 99.0, lambda1=0.0, lambda2=0.0),
         run(600, 99.0, box_share=0.1),

@@ -29,7 +29,7 @@ def tuning(folder: Path) -> pd.DataFrame:
             rows.append(_row(part, measure, trials[measure], trials["taken"], trials["seconds"]))
     if (path := folder / RECORDS).is_file():
         runs = [run for run in json.loads(gzip.decompress(path.read_bytes()))["runs"] if _is_a_trial(run)]
-        trials = pd.DataFrame({json.dumps(run["parameters"]): _trial(run) for run in runs}).T
+        trials = pd.DataFrame({json.dumps(run["parameters"], sort_keys=True): _trial(run) for run in runs}).T
         rows.append(_row("AMC", "pointing", trials["best"], trials["taken"].astype(bool), trials["seconds"]))
     return pd.DataFrame(rows)
 
