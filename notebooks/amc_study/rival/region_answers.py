@@ -21,7 +21,7 @@ from amc_study.rival.vmrm import WAYS, score_regions
 
 DEFAULT_WAY = "similarity"  # the best on validation scenes (figures/layers.csv)
 RIGHT_IOU = 0.5
-PHRASES_AT_ONCE = 128
+PHRASES_AT_ONCE = 32  # of more, what the fusion layers make of all proposals is so large that it takes longer
 
 
 @dataclass
