@@ -21,7 +21,7 @@ from amc_study.run_folder import open_run
 from amc_study.runs import RUNS, long_history, pretrained
 from amc_study.table import answer_rows
 from amc_study.tiers import Proposals, Split, tier_of
-from amc_study.wrong_phrases import wrong_answers
+from amc_study.wrong_phrases import KINDS, wrong_answers
 
 FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
 BASE = "albef"  # folder of a seed's own base
@@ -50,8 +50,10 @@ def study_folders(
     paper` leaves. `blip`: a BLIP to be asked as well, of photographs.
     """
     homes = [Path(runs or RUNS / tier) / f"seed-{seed}" for seed in range(seeds)]
-    own = [(home / BASE, of_seed(shipped_name("ALBEF", tier), seed)) for seed, home in enumerate(homes[1:], 1)]
-    bases = [base for base in (next(filter(exists, places), None) for places in own) if base]
+    bases: list[str | Path] = []
+    for seed, home in enumerate(homes[1:], 1):
+        places = home / BASE, of_seed(shipped_name("ALBEF", tier), seed)
+        bases += [place for place in places if exists(place)][:1]
     folders: dict[str, list[str | Path]] = {"ALBEF": [pretrained(preset(tier)), *bases]}
     for system, name in (FINETUNED | DETECTOR_BASED).items():
         shipped = shipped_name(system, tier)
@@ -85,13 +87,17 @@ def shipped_name(system: str, tier: str) -> str:
 
 
 def answer(
-    checkpoint: Checkpoint, splits: Mapping[str, Split], validation: Split | None = None, wrong: bool = False
+    checkpoint: Checkpoint,
+    splits: Mapping[str, Split],
+    validation: Split | None = None,
+    wrong: bool = False,
+    kinds: Sequence[str] = KINDS,
 ) -> Answers:
     """A checkpoint's answers to every phrase of `splits`, at the layer that points best on `validation`.
 
     Without a validation split (the paper tier) the layer is that of the checkpoint's settings, and answers are kept in
     parts on disk, so that nothing is asked twice. VMRM answers from its own inputs of the same scenes, by the way of
-    scoring that is best on its validation split. With `wrong` it is also asked wrong phrases.
+    scoring that is best on its validation split. With `wrong` it is also asked wrong phrases, of these `kinds`.
     """
     if checkpoint.settings.model.vision.trunk == "regions":
         tier = proposal_tier(checkpoint)
@@ -102,7 +108,7 @@ def answer(
     pointing = {name: asking(checkpoint, split, layer) for name, split in splits.items()}
     answers = Answers(layer, layers, pointing, checkpoint.seed)
     if wrong:
-        answers.wrong = {name: ask_wrong(checkpoint, split, layer, in_parts) for name, split in splits.items()}
+        answers.wrong = {name: ask_wrong(checkpoint, split, layer, in_parts, kinds) for name, split in splits.items()}
     return answers
 
 

@@ -37,6 +37,7 @@ from amc_lib.data import Collator
 from amc_lib.distributed import process_state
 from amc_lib.files import plain
 from amc_lib.model import ALBEF
+from amc_lib.parameters import resolve
 from amc_lib.presets import preset
 from amc_lib.step import losses_for
 from amc_lib.tokens import Tokenizer
@@ -180,10 +181,7 @@ def _run(
     seed = getattr(settings, stage).seed
     name = of_seed(tier.shipped.get(stage, ""), seed)
     if output is None and name in shipped():
-        run, first = open_run(SHIPPED / name), preset(settings.tier)
-        of_preset = settings == dataclasses.replace(
-            first, pretraining=dataclasses.replace(first.pretraining, seed=seed)
-        )
+        run, of_preset = open_run(SHIPPED / name), settings == resolve(settings.tier, stage, {"seed": seed})
         preset_base = stage == "pretraining" and init_sha256 is None and of_preset
         if holds(run, stage, settings, init_sha256, **more) or preset_base:
             commit, other = run.metrics["provenance"]["commit"][:7], differences(run, stage, settings)

@@ -25,7 +25,6 @@ from amc_lib.checkpoints import find, shipped, weights_hash
 from amc_lib.files import ROOT, plain
 from amc_study.ablations.experiments import Experiment
 from amc_study.ablations.records import append_record
-from amc_study.answers import ask_wrong
 from amc_study.comparison import answer
 from amc_study.identity import holds
 from amc_study.run_folder import Run, is_finished, open_run
@@ -84,10 +83,7 @@ def run_experiment(experiment: Experiment, home: Path, records: Path, studies: P
     checkpoint, data = run.checkpoint(), tier_of(settings)
     splits, validation = data.evaluation_splits(), data.validation_split() if data.layer_is_chosen else None
     read = replace(checkpoint.settings, amc=replace(checkpoint.settings.amc, explanation=experiment.read))
-    checkpoint, in_parts = replace(checkpoint, settings=read), validation is None
-    answers = answer(checkpoint, splits, validation)
-    for name, split in splits.items():
-        answers.wrong[name] = ask_wrong(checkpoint, split, answers.layer, in_parts, kinds=["random"])
+    answers = answer(replace(checkpoint, settings=read), splits, validation, wrong=True, kinds=["random"])
     append_record(records, experiment.parameters, experiment.read, answers, splits, run)
     print(", ".join(f"{split} {100 * pointing.hits.mean():.1f} %" for split, pointing in answers.pointing.items()))
 

@@ -44,7 +44,7 @@ def read_records(files: Iterable[Path], splits: Mapping[str, Split], today: Sett
     records: Records = {}
     for path in filter(Path.is_file, files):
         try:
-            for run in _content(path)["runs"]:
+            for run in content(path)["runs"]:
                 if {name: hits["phrases"] for name, hits in run["hits"].items()} != hashes:
                     continue
                 hits, random = (
@@ -84,11 +84,11 @@ def append_record(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        content = _content(path) if path.is_file() else {"phrases": {}, "runs": []}
+        stored = content(path) if path.is_file() else {"phrases": {}, "runs": []}
         for name, split in splits.items():
-            content["phrases"].setdefault(hashes[name], [region.id for region in split.all_regions()])
-        content["runs"].append(plain(record))
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+            stored["phrases"].setdefault(hashes[name], [region.id for region in split.all_regions()])
+        stored["runs"].append(plain(record))
+        text = json.dumps(stored, ensure_ascii=False, allow_nan=False)
         write_bytes(path, gzip.compress(text.encode(), mtime=0))
 
 
@@ -98,7 +98,8 @@ def phrases_hash(split: Split) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _content(path: Path) -> dict[str, Any]:
+def content(path: Path) -> dict[str, Any]:
+    """What a file of records holds, as it is stored."""
     return json.loads(gzip.decompress(path.read_bytes()))
 
 

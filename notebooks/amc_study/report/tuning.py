@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from amc_study.ablations.records import RECORDS
+from amc_study.ablations.experiments import experiment
+from amc_study.ablations.records import RECORDS, content
 
 TRIALS = {"the rival's detector": ("detector_trials", "map50"), "the model above it": ("vmrm_trials", "pointing")}
 TUNABLE = {"lambda1", "lambda2", "delta1", "delta2", "layer", "map_size", "mean_form", "alpha", "mlm_distillation"}
-LIGHT = {"tier": "scenes", "seed": 0, "epochs": 1}  # the schedule of an ablation, one seed of it
+DEFAULTS = experiment({}, seed=0, tier="scenes").parameters  # of an ablation: AMC's on the light schedule
 
 
 def tuning(folder: Path) -> pd.DataFrame:
@@ -28,21 +28,21 @@ def tuning(folder: Path) -> pd.DataFrame:
             trials = pd.read_csv(path)
             rows.append(_row(part, measure, trials[measure], trials["taken"], trials["seconds"]))
     if (path := folder / RECORDS).is_file():
-        runs = [run for run in json.loads(gzip.decompress(path.read_bytes()))["runs"] if _is_a_trial(run)]
+        runs = [run for run in content(path)["runs"] if _is_a_trial(run)]
         trials = pd.DataFrame({json.dumps(run["parameters"], sort_keys=True): _trial(run) for run in runs}).T
         rows.append(_row("AMC", "pointing", trials["best"], trials["taken"].astype(bool), trials["seconds"]))
     return pd.DataFrame(rows)
 
 
 def _is_a_trial(run: dict[str, Any]) -> bool:
-    changed = run["parameters"].keys() - LIGHT.keys()
-    same = all(run["parameters"].get(name) == value for name, value in LIGHT.items())
+    changed = run["parameters"].keys() - DEFAULTS.keys()
+    same = all(run["parameters"].get(name) == value for name, value in DEFAULTS.items())
     with_boxes = any(run["parameters"].get(name, 1) for name in ("lambda1", "lambda2"))
     return run["read"] == "gradcam" and same and changed <= TUNABLE and with_boxes
 
 
 def _trial(run: dict[str, Any]) -> dict[str, Any]:
-    taken = not run["parameters"].keys() - LIGHT.keys()
+    taken = run["parameters"] == DEFAULTS
     return {"best": max(run["layers"].values()), "taken": taken, "seconds": run["training"]["seconds"]}
 
 
