@@ -23,7 +23,7 @@ from amc_lib.presets import preset
 from amc_study import runs
 from amc_study.ablations.execute import finished_run, run_experiment, run_grid
 from amc_study.ablations.experiments import Ablation, Experiment, experiment, experiments, run_key, select
-from amc_study.ablations.records import RECORDS, append_record, read_records
+from amc_study.ablations.records import RECORDS, append_record, content, read_records
 from amc_study.ablations.tables import ablation_table, overview, rank_agreement, system
 from amc_study.statistics import holm, paired_difference
 from amc_study.tiers import tier_of
@@ -123,7 +123,7 @@ def append(path: Path, splits, changes: dict, seed: int, hits: np.ndarray, rando
     metrics["init_sha256"] = runs.weights_hash(runs.pretrained(TINY))
     wrong = {} if random is None else {n: {"hit_random": random[: len(s.all_regions())]} for n, s in splits.items()}
     answers = SimpleNamespace(layer=1, layers={1: 50.0, 2: float("nan")}, pointing=first, wrong=wrong)
-    append_record(path, one.parameters, one.read, answers, splits, SimpleNamespace(metrics=metrics))
+    append_record(path, one, answers, splits, SimpleNamespace(metrics=metrics))
     return one
 
 
@@ -143,6 +143,29 @@ def test_records_come_back_if_they_answer_the_same_phrases_and_knew_all_settings
     content["runs"][1]["training"]["settings"]["amc"]["retired"] = 1
     path.write_bytes(gzip.compress(json.dumps(content).encode()))
     assert list(read_records([path], splits, TINY)) == keys[1:]
+
+
+def test_run_that_is_asked_again_replaces_its_record(splits, tmp_path):
+    path, hits = tmp_path / RECORDS, [np.random.default_rng(seed).random(1000) < 0.5 for seed in range(3)]
+    first, other = (append(path, splits, {"layer": 1}, seed, hits[seed]).key for seed in range(2))
+    assert append(path, splits, {"layer": 1}, 0, hits[2], random=hits[1]).key == first
+    found = read_records([path], splits, TINY)
+    assert list(found) == [other, first] and len(content(path)["runs"]) == 2
+    n = len(splits["phrases"].all_regions())
+    assert (found[first]["hits"]["phrases"] == hits[2][:n]).all() and found[first]["random"]
+
+
+@pytest.mark.parametrize(("moved", "come_back"), [(1, True), (2, False)])
+def test_records_survive_a_release_that_draws_one_box_in_a_thousand_a_pixel_off(tiny, tmp_path, moved, come_back):
+    def split(shift: int) -> SimpleNamespace:
+        boxes = [((10.0, 20.0, 30.0 + (shift if n < moved else 0), 40.0),) for n in range(1000)]
+        regions = [SimpleNamespace(id=str(n), phrase="a dog", boxes=boxes[n]) for n in range(1000)]
+        return SimpleNamespace(all_regions=lambda: regions)
+
+    path, hits = tmp_path / RECORDS, np.random.default_rng(0).random(1000) < 0.5
+    key = append(path, {"phrases": split(0)}, {"layer": 1}, 0, hits).key
+    found = read_records([path], {"phrases": split(1)}, TINY)
+    assert list(found) == [key] * come_back
 
 
 @pytest.mark.parametrize("content", ["plain text", "{", "[]", '{"runs": [{}]}'])
