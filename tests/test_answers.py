@@ -111,11 +111,21 @@ def test_parts_together_are_the_whole(checkpoint, banks, split, images_a_part, f
 
 def test_wrong_phrases_are_asked_in_parts_too(checkpoint, banks):
     bank = banks["flickr30k"]
-    hits = ask_wrong(checkpoint, bank, LAYER, in_parts=True)
-    whole = ask_wrong(checkpoint, bank, LAYER)
-    randoms = wrong_questions(bank.all_regions())["random"]
+    own, questions = ask(checkpoint, bank, LAYER), wrong_questions(bank.all_regions())
+    hits = ask_wrong(checkpoint, bank, own, LAYER, in_parts=True)
+    whole = ask_wrong(checkpoint, bank, own, LAYER)
     assert hits.keys() == whole.keys() and all(np.array_equal(hits[c], whole[c], equal_nan=True) for c in hits)
-    assert np.array_equal(hits["hit_random"], ask(checkpoint, bank, LAYER, randoms).hits)
+    for kind in ("random", "other"):
+        asked, there = [one for one in questions[kind] if one], [one is not None for one in questions[kind]]
+        assert np.array_equal(hits[f"hit_{kind}"][there], ask(checkpoint, bank, LAYER, asked).hits)
+
+
+def test_other_phrases_of_a_picture_are_not_asked_again(checkpoint, banks, asked):
+    bank = banks["flickr30k"]
+    own = ask(checkpoint, bank, LAYER)
+    asked.clear()
+    hits = ask_wrong(checkpoint, bank, own, LAYER, kinds=["other"])["hit_other"]
+    assert not asked and 0 < np.nanmean(hits) < 1
 
 
 def test_regions_of_an_image_that_lie_apart_are_asked_together_and_answered_in_their_order(checkpoint, banks, asked):

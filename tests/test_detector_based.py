@@ -22,7 +22,7 @@ from amc_study.rival.settings import detector_based
 from amc_study.rival.vmrm import WAYS
 from amc_study.run_folder import Run
 from amc_study.runs import finetune, pretrain
-from amc_study.wrong_phrases import wrong_questions
+from amc_study.wrong_phrases import KINDS, wrong_questions
 
 SCENES = replace(TINY.scenes, pretrain=16, train=16, val=4, phrases=4, referring_a=4, referring_b=4)
 SETTINGS = detector_based(replace(TINY, scenes=SCENES))
@@ -48,7 +48,7 @@ def tuned(pretrained) -> Run:
 
 @pytest.fixture(scope="module")
 def answers(tuned) -> Answers:
-    return answer(tuned.checkpoint(), {}, wrong=True)
+    return answer(tuned.checkpoint(), {}, wrong={"phrases": KINDS})
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +84,11 @@ def test_answers_are_read_by_the_way_that_is_best_on_validation(answers, tuned):
 
 def test_wrong_phrases_are_asked_of_the_same_proposals_in_the_same_way(answers, tuned):
     checkpoint, bank = tuned.checkpoint(), tiers.tier_of(SETTINGS).split("phrases")
-    randoms = wrong_questions(bank.all_regions())["random"]
-    found = choose_regions(checkpoint.model, checkpoint.tokenizer, randoms, bank)[answers.layer]
-    assert np.array_equal(found.hits, answers.wrong["phrases"]["hit_random"])
-    assert set(answers.wrong) == set(answers.pointing)
+    assert set(answers.wrong) == {"phrases"} < set(answers.pointing)
+    for kind, questions in wrong_questions(bank.all_regions()).items():
+        asked, hits = [one for one in questions if one], answers.wrong["phrases"][f"hit_{kind}"]
+        found = choose_regions(checkpoint.model, checkpoint.tokenizer, asked, bank)[answers.layer]
+        assert np.array_equal(found.hits, hits[[one is not None for one in questions]])
 
 
 def test_no_choice_among_the_proposals_beats_the_oracle(answers):

@@ -29,6 +29,7 @@ from amc_study.rival.settings import DetectorSettings, detector_based, detector_
 from amc_study.run_folder import Run
 from amc_study.runs import finetune, pretrain
 from amc_study.tiers import tier_of
+from amc_study.wrong_phrases import KINDS
 
 SIDE, PICTURE = 64, paper_data.SIDE
 OF_PHOTOGRAPHS = detector_preset("photos")
@@ -92,7 +93,7 @@ def tuned(detector, settings) -> Run:
 
 @pytest.fixture(scope="module")
 def answers(tuned) -> Answers:
-    return answer(tuned.checkpoint(), {}, wrong=True)
+    return answer(tuned.checkpoint(), {}, wrong={"test": KINDS})
 
 
 def album(split: str):

@@ -224,9 +224,10 @@ def test_paper_tier_trains_and_scores_vmrm_on_a_file(tmp_path, monkeypatch):
     assert ran["run"].metrics["final"]["mrm"] > 0
     checkpoint = open_checkpoint(output)
     assert checkpoint.tokenizer.vocabulary == paper_tokenizer(ran["settings"]).vocabulary
-    answers = answer(checkpoint, {}, wrong=True)
+    splits = tier_of(checkpoint.settings).evaluation_splits()
+    answers = answer(checkpoint, {}, wrong={name: ["random"] for name in splits})
     assert set(answers.pointing) == set(plain.evaluation_splits())
-    for name, split in tier_of(checkpoint.settings).evaluation_splits().items():
+    for name, split in splits.items():
         assert len(answers.pointing[name].hits) == len(split.all_regions()) == len(answers.wrong[name]["hit_random"])
         assert oracle(split).hits.mean() > 0.9  # the file holds the true boxes, four a picture
 

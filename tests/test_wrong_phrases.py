@@ -19,7 +19,16 @@ from amc_study.groupings import by_question, grouped, phrase_columns, which_of_s
 from amc_study.scenes.splits import SceneSplit
 from amc_study.statistics import mean_interval, paired_difference
 from amc_study.table import accuracy, answer_rows, read_table, write_table
-from amc_study.wrong_phrases import ASKED, apart, control_table, paired_controls, told, wrong_answers, wrong_questions
+from amc_study.wrong_phrases import (
+    ASKED,
+    KINDS,
+    apart,
+    control_table,
+    paired_controls,
+    told,
+    wrong_answers,
+    wrong_questions,
+)
 
 SIDE = 40
 LEFT, RIGHT, MIDDLE = (0.0, 0.0, 10.0, 10.0), (30.0, 0.0, 40.0, 10.0), (15.0, 15.0, 25.0, 25.0)
@@ -157,7 +166,8 @@ def test_questions_that_are_not_asked_have_no_hit():
 
 def test_what_does_not_look_answers_wrong_phrases_as_its_own():
     split = SceneSplit(SimpleNamespace(size=SIDE), "test", torch.zeros(3, 1), [], [PARK, STREET, ROOM])
-    rows = baseline_rows("test", split)
+    rows = baseline_rows("test", split, KINDS)
+    assert baseline_rows("test", split)["hit_random"].isna().all()
     assert rows["hit_random"].equals(rows["hit"])
     there = rows["hit_other"].notna()
     assert rows.loc[there, "hit_other"].equals(rows.loc[there, "hit"])

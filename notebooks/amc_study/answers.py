@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import groupby
 
 import numpy as np
@@ -91,16 +92,32 @@ def ask_in_parts(checkpoint: Checkpoint, split: Split, layer: int, regions: Sequ
 
 
 def ask_wrong(
-    checkpoint: Checkpoint, split: Split, layer: int | str, in_parts: bool = False, kinds: Sequence[str] = KINDS
+    checkpoint: Checkpoint,
+    split: Split,
+    own: Pointing | RegionAnswers,
+    layer: int | str,
+    in_parts: bool = False,
+    kinds: Sequence[str] = KINDS,
 ) -> dict[str, np.ndarray]:
-    """`wrong_answers` of a checkpoint on a split, at the layer that its own phrases are asked at."""
+    """`wrong_answers` of a checkpoint on a split, at the layer that gave the answers to its `own` phrases.
+
+    What all these have answered, as they have another phrase of the same picture, is not asked again.
+    """
     asking = ask_in_parts if in_parts else ask
+    places = {(region.image_id, region.phrase): p for p, region in enumerate(own.regions)}
 
     def answer(regions: list[Region]) -> tuple[np.ndarray, np.ndarray]:
-        found = asking(checkpoint, split, layer, regions)
+        known = [places.get((region.image_id, region.phrase)) for region in regions]
+        found = asking(checkpoint, split, layer, regions) if None in known else _answered(own, known, regions)
         return found.hits, found.scores
 
     return wrong_answers(split.all_regions(), answer, kinds=kinds)
+
+
+def _answered(own: Pointing | RegionAnswers, places: list[int], regions: list[Region]) -> Pointing | RegionAnswers:
+    """The answers at some places as answers to `regions`, which may have other boxes."""
+    columns = {part.name: getattr(own, part.name)[places] for part in fields(own) if part.name != "regions"}
+    return type(own)(regions, **columns)
 
 
 def _parts(regions: Sequence[Region]) -> list[list[int]]:
@@ -121,19 +138,19 @@ def _key(checkpoint: Checkpoint, split: Split, layer: int, regions: Sequence[Reg
 
 
 def main() -> None:
-    """Ask every split of the tier of some checkpoints, with own and with wrong phrases, and print the accuracies."""
+    """Ask every split of the tier of some checkpoints, the first also with wrong phrases, and print the accuracies."""
     parser = argparse.ArgumentParser(prog="python -m amc_study.answers", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoints", nargs="+", help="folders of runs, or official .pth files")
     try:
         for source in parser.parse_args().checkpoints:
             checkpoint = open_checkpoint(source)
             layer = checkpoint.settings.amc.layer
-            for split in tier_of(checkpoint.settings).evaluation_splits().values():
-                hits = ask_in_parts(checkpoint, split, layer).hits
-                random = ask_wrong(checkpoint, split, layer, in_parts=True)["hit_random"]
-                shares = (
-                    f"{100 * hits.mean():.2f} % of {len(hits)} phrases, {100 * np.nanmean(random):.2f} % with others"
-                )
+            for n, split in enumerate(tier_of(checkpoint.settings).evaluation_splits().values()):
+                own = ask_in_parts(checkpoint, split, layer)
+                shares = f"{100 * own.hits.mean():.2f} % of {len(own.hits)} phrases"
+                if n == 0:
+                    wrong = ask_wrong(checkpoint, split, own, layer, in_parts=True)
+                    shares += f", {100 * np.nanmean(wrong['hit_random']):.2f} % with others"
                 process_state().print(f"{source}, {split.title}: {shares}")
     except ValueError as error:
         sys.exit(str(error))

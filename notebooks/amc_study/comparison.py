@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from amc_study.run_folder import open_run
 from amc_study.runs import RUNS, long_history, pretrained
 from amc_study.table import answer_rows
 from amc_study.tiers import Proposals, Split, tier_of
-from amc_study.wrong_phrases import KINDS, wrong_answers
+from amc_study.wrong_phrases import wrong_answers
 
 FINETUNED = {"ALBEF finetuned": "albef-finetuned", "AMC": "amc"}  # -> folder of its run
 BASE = "albef"  # folder of a seed's own base
@@ -90,14 +91,14 @@ def answer(
     checkpoint: Checkpoint,
     splits: Mapping[str, Split],
     validation: Split | None = None,
-    wrong: bool = False,
-    kinds: Sequence[str] = KINDS,
+    wrong: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Answers:
     """A checkpoint's answers to every phrase of `splits`, at the layer that points best on `validation`.
 
     Without a validation split (the paper tier) the layer is that of the checkpoint's settings, and answers are kept in
     parts on disk, so that nothing is asked twice. VMRM answers from its own inputs of the same scenes, by the way of
-    scoring that is best on its validation split. With `wrong` it is also asked wrong phrases, of these `kinds`.
+    scoring that is best on its validation split. wrong: name of a split -> the kinds of wrong phrases (`KINDS`) that
+    are asked there too.
     """
     if checkpoint.settings.model.vision.trunk == "regions":
         tier = proposal_tier(checkpoint)
@@ -107,8 +108,8 @@ def answer(
     layer = max(layers, key=layers.__getitem__, default=checkpoint.settings.amc.layer)
     pointing = {name: asking(checkpoint, split, layer) for name, split in splits.items()}
     answers = Answers(layer, layers, pointing, checkpoint.seed)
-    if wrong:
-        answers.wrong = {name: ask_wrong(checkpoint, split, layer, in_parts, kinds) for name, split in splits.items()}
+    for name, kinds in wrong.items():
+        answers.wrong[name] = ask_wrong(checkpoint, splits[name], pointing[name], layer, in_parts, kinds)
     return answers
 
 
@@ -136,12 +137,16 @@ def baseline_hits(bank: Split) -> dict[str, np.ndarray]:
     return {"chance": chances, "centre": point_hits(centres, regions)}
 
 
-def baseline_rows(name: str, split: Split) -> pd.DataFrame:
-    """Rows of the tidy table for `baseline_hits` of the split called `name`: they hit as often with a wrong phrase."""
+def baseline_rows(name: str, split: Split, kinds: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows of the tidy table for `baseline_hits` of the split called `name`: they hit as often with a wrong phrase.
+
+    kinds: of the wrong phrases that others are asked there.
+    """
     regions, parts = split.all_regions(), []
     for system, hits in baseline_hits(split).items():
         own = dict(zip((region.id for region in regions), hits, strict=True))
-        wrong = wrong_answers(regions, lambda asked, own=own: (np.array([own[one.id] for one in asked]), np.nan))
+        hit = lambda asked, own=own: (np.array([own[one.id] for one in asked]), np.nan)  # noqa: E731
+        wrong = wrong_answers(regions, hit, kinds=kinds)
         parts.append(answer_rows(system, 0, name, regions, hits, **wrong))
     return pd.concat(parts, ignore_index=True)
 

@@ -88,7 +88,7 @@ def wrong_answers(
     seed: int = 0,
     kinds: Sequence[str] = KINDS,
 ) -> dict[str, np.ndarray]:
-    """Columns of the tidy table, float [P]: of KINDS `hit_random`, `hit_other`, `hit_absent` and `score_absent`.
+    """Columns of the tidy table, float [P]: of the kinds `hit_random`, `hit_other`, `hit_absent` and `score_absent`.
 
     NaN where there is no such question. `ask` asks a system some regions and gives its hits and scores in their order.
     """

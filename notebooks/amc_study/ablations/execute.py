@@ -83,7 +83,7 @@ def run_experiment(experiment: Experiment, home: Path, records: Path, studies: P
     checkpoint, data = run.checkpoint(), tier_of(settings)
     splits, validation = data.evaluation_splits(), data.validation_split() if data.layer_is_chosen else None
     read = replace(checkpoint.settings, amc=replace(checkpoint.settings.amc, explanation=experiment.read))
-    answers = answer(replace(checkpoint, settings=read), splits, validation, wrong=True, kinds=["random"])
+    answers = answer(replace(checkpoint, settings=read), splits, validation, {name: ["random"] for name in splits})
     append_record(records, experiment, answers, splits, run)
     print(", ".join(f"{split} {100 * pointing.hits.mean():.1f} %" for split, pointing in answers.pointing.items()))
 
