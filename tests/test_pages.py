@@ -14,7 +14,7 @@ from matplotlib.text import Text
 
 from amc_lib.files import ROOT
 from amc_study.figures import FOLDER, to_image
-from amc_study.report import pages, poster
+from amc_study.report import pages, poster, wording
 from amc_study.report.tuning import tuning
 
 
@@ -115,20 +115,20 @@ def test_table_across_keeps_the_order_of_rows_and_columns():
     table = pd.DataFrame({"system": list("BBA"), "split": list("yxy"), "accuracy": [1.25, 2.0, 3.0]})
     table = table.assign(ci_low=1.0, ci_high=4.0)
     expected = [["B", "1.2 [1.0, 4.0]", "2.0 [1.0, 4.0]"], ["A", "3.0 [1.0, 4.0]", "–"]]
-    wide = pages.wide(table, "system", "split", "accuracy")
+    wide = wording.wide(table, "system", "split", "accuracy")
     assert list(wide.columns) == ["system", "y", "x"] and wide.to_numpy().tolist() == expected
-    assert pages.markdown(wide).splitlines()[2].startswith("| B ")
+    assert wording.markdown(wide).splitlines()[2].startswith("| B ")
 
 
 def test_differences_are_bold_only_where_they_are_sure():
     row = {"difference": -2.25, "difference_low": -3.0, "difference_high": 0.5, "p": 0.04}
-    assert pages.change(row) == "**−2.2 [−3.0, +0.5]**"
-    assert pages.change(row | {"p": 0.06}) == "−2.2 [−3.0, +0.5]"
-    assert pages.change(row | {"difference": float("nan")}) == "–"
+    assert wording.change(row) == "**−2.2 [−3.0, +0.5]**"
+    assert wording.change(row | {"p": 0.06}) == "−2.2 [−3.0, +0.5]"
+    assert wording.change(row | {"difference": float("nan")}) == "–"
 
 
 def test_lists_in_words():
-    assert [pages.listed(words) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+    assert [wording.listed(words) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
 
 
 def test_poster_is_drawn_without_pictures_and_names_its_inputs(folder, monkeypatch):
@@ -142,7 +142,7 @@ def test_poster_is_drawn_without_pictures_and_names_its_inputs(folder, monkeypat
     texts = [artist.get_text() for artist in drawn[0].findobj(Text)]
     results = pages.Results(folder / "photos")
     assert f"{results.accuracy('AMC', results.first_split())['accuracy']:.1f} %" in texts
-    assert pages.signed(results.lead("VMRM")["difference"]) in texts
+    assert wording.signed(results.lead("VMRM")["difference"]) in texts
 
 
 def test_tuning_counts_what_was_tried_and_leaves_controls_out(tmp_path):

@@ -18,6 +18,7 @@ from amc_study.answers import ask, ask_in_parts, ask_wrong
 from amc_study.explain.difficulty import area_share
 from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.region_answers import RegionAnswers, way_accuracies
+from amc_study.rival.region_tower import open_checkpoint
 from amc_study.run_folder import open_run
 from amc_study.runs import RUNS, long_history, pretrained
 from amc_study.table import answer_rows
@@ -186,3 +187,10 @@ def histories(folders: Mapping[str, Sequence[str | Path]]) -> pd.DataFrame:
 def origin(folders: Mapping[str, Sequence[str | Path]]) -> dict[str, list[str]]:
     """For each system the hashes of its checkpoints' weights, one a seed."""
     return {system: [weights_hash(folder)[:12] for folder in of_system] for system, of_system in folders.items()}
+
+
+def detectors(folders: Mapping[str, Sequence[str | Path]]) -> list[str]:
+    """Hashes of the detectors whose boxes the detector-based systems read, one a seed; of boxes from a file none."""
+    sources = [folder for system in DETECTOR_BASED for folder in folders.get(system, ())]
+    read = [open_checkpoint(folder).about.get("detector_sha256") for folder in sources]
+    return [sha256[:12] for sha256 in read if sha256]

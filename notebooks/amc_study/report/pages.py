@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,19 @@ from amc_lib.files import ROOT, write_bytes
 from amc_study.explain.claims import AIMS
 from amc_study.figures import FOLDER
 from amc_study.report.tuning import tuning
+from amc_study.report.wording import (
+    HEADINGS,
+    cells,
+    change,
+    first,
+    headings,
+    listed,
+    markdown,
+    number,
+    signed,
+    where,
+    wide,
+)
 from amc_study.run_folder import open_run
 
 PAGES = {
@@ -25,14 +37,7 @@ PAGES = {
     "figures.md.j2": FOLDER / "README.md",
     "report.md.j2": FOLDER / "REPORT.md",
 }
-HEADINGS = {  # a column of table 1 -> split, group of concepts
-    "phrases": ("phrases", "all"),
-    "referring A": ("referring A", "all"),
-    "referring B": ("referring B", "all"),
-    "phrases, never boxed": ("phrases", "unboxed"),
-}
 VERDICT_WORDS = {"holds": "ahead of", "does not hold": "behind", "undecided": "not told apart from"}
-SIGNIFICANT = 0.05  # corrected p below which a difference counts
 
 
 def trained(checkpoint: str) -> dict[str, Any]:
@@ -84,6 +89,13 @@ class Results:
             sides["detector"] = detector["settings"]["detector"]["image_size"]
             sides["others"] = others["settings"]["model"]["vision"]["image_size"]
         return sides | {"equal": sides["detector"] == sides["others"]}
+
+    def independent(self) -> bool:
+        """Whether each seed of these tables has a base and a detector of its own."""
+        account = self.account("accuracy")
+        made = account.get("checkpoints", {})
+        parts = made.get("ALBEF", []), account.get("detectors", []), made.get("AMC", [])
+        return len({len(set(hashes)) for hashes in parts}) == 1
 
     def ablation(self, name: str) -> dict[str, Any]:
         """base: the setting that others are compared with, on the first split; table: all, with their differences."""
@@ -176,81 +188,13 @@ def agreements(photos: Results, scenes: Results) -> dict[str, list[str]]:
     return found
 
 
-def where(table: pd.DataFrame | None, **values: Any) -> pd.DataFrame:
-    """The rows whose columns have these values."""
-    if table is None:
-        return pd.DataFrame()
-    for column, value in values.items():
-        table = table[table[column] == value]
-    return table
-
-
-def first(table: pd.DataFrame) -> dict[str, Any]:
-    return table.iloc[0].to_dict() if len(table) else {}
-
-
-def headings(table: pd.DataFrame, rows: str, columns: Mapping[str, tuple[str, str]] = HEADINGS) -> pd.DataFrame:
-    """Accuracies with intervals, a column for each of `columns` and a row for each value of `rows`."""
-    keyed = table.assign(cell=cells(table, "accuracy")).set_index(rows)
-    parts = {name: where(keyed, split=split, concepts=concepts)["cell"] for name, (split, concepts) in columns.items()}
-    return pd.DataFrame(parts).reindex(table[rows].unique()).dropna(axis=1, how="all")
-
-
-def cells(table: pd.DataFrame, value: str, form: str = ".1f") -> pd.Series:
-    """Values as text, with their interval where the table has one: 69.8 [68.7, 70.8]."""
-    ends = [f"{value}_low", f"{value}_high"] if f"{value}_low" in table else ["ci_low", "ci_high"]
-    columns = [table[name] for name in (value, *ends) if name in table]
-    return pd.Series([number(*values, form=form) for values in zip(*columns, strict=True)], table.index, dtype=object)
-
-
-def number(value: float, low: float | None = None, high: float | None = None, form: str = ".1f") -> str:
-    if pd.isna(value):
-        return "–"
-    return f"{value:{form}}" if low is None or pd.isna(low) else f"{value:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def signed(value: float, form: str = ".1f") -> str:
-    return "–" if pd.isna(value) else f"{value:+{form}}".replace("-", "−")
-
-
-def change(row: Any) -> str:
-    """A row's difference with its interval, bold where its corrected p is below SIGNIFICANT."""
-    if pd.isna(row["difference"]):
-        return "–"
-    text = f"{signed(row['difference'])} [{signed(row['difference_low'])}, {signed(row['difference_high'])}]"
-    return f"**{text}**" if row["p"] < SIGNIFICANT else text
-
-
-def wide(table: pd.DataFrame, rows: str | Sequence[str], columns: str, value: str, form: str = ".1f") -> pd.DataFrame:
-    """A column for each entry of `columns`, in the order of the table, with the values as text; gaps are dashes."""
-    rows = [rows] if isinstance(rows, str) else list(rows)
-    table = table.assign(cell=cells(table, value, form))
-    frame = table.pivot(index=rows, columns=columns, values="cell").fillna("–").reset_index()
-    order = table[rows].drop_duplicates().merge(frame, on=rows, how="left")
-    return order[[*rows, *table[columns].unique()]]
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table for GitHub."""
-    words = {True: "yes", False: "", "True": "yes", "False": ""}
-    text = table.map(lambda x: words.get(x, x) if isinstance(x, bool | str) else f"{x:,.5g}")
-    text.columns = [str(name).replace("_", " ") for name in table.columns]
-    return text.to_markdown(index=False, disable_numparse=True)
-
-
-def listed(words: Sequence[str]) -> str:
-    """a; a and b; a, b and c."""
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
-
-
 def render(template: str, folder: Path = FOLDER) -> str:
     """The page that a template gives with the tables of `folder`."""
     layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **layout)
     results = Results(folder)
-    names = ("table", "account", "files", "missing", "accuracy", "lead", "ablation", "table1", "input_sides")
-    environment.globals |= {name: getattr(results, name) for name in names}
+    names = "table account files missing accuracy lead ablation table1 input_sides independent"
+    environment.globals |= {name: getattr(results, name) for name in names.split()}
     photos = Results(folder / "photos")
     environment.globals |= {"results": results, "photos": photos, "aims": AIMS}
     environment.globals |= {"agreements": partial(agreements, photos, results)}

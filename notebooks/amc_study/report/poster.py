@@ -14,7 +14,8 @@ from amc_lib.files import sha256_of, write_bytes, write_json
 from amc_study.figures import FOLDER, to_image
 from amc_study.figures.style import BAND, COLOURS, INK, MUTED, TINT, new_figure, styled
 from amc_study.provenance import provenance
-from amc_study.report.pages import Results, signed
+from amc_study.report.pages import Results
+from amc_study.report.wording import signed
 from amc_study.scenes.pictograms import ATTRIBUTION
 
 PAGE_INCHES = (16.54, 23.39)  # A2 upright
