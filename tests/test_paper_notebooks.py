@@ -104,8 +104,8 @@ def test_04_shows_what_two_processes_have_asked_and_writes_the_table(root, train
     sources = [str(root / "checkpoints" / "ALBEF.pth"), *(f"{trained}/seed-0/{n}" for n in ("albef-finetuned", "amc"))]
     printed = start(root, *LAUNCH, "amc_study.answers", *sources)
     stored = answers(root)
-    # One part of each of 4 splits for each of 3 checkpoints, and of the first one with random phrases: other ones of the
-    # picture are known by then, and of Flickr30k's mini data every thing is of a type that may be there unnamed.
+    # One part of each of 4 splits for each of 3 checkpoints, and of the first one with random phrases. The picture's
+    # other ones are known by then, and of Flickr30k's mini data every thing is of a type that may be there unnamed.
     assert len(stored) == 3 * (4 + 1)
     run_notebook("04_evaluate", tier="paper", runs=str(trained), figures=str(root / "figures"))
     assert answers(root) == stored  # nothing is asked again
