@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from amc_lib.checkpoints import Checkpoint, exists, find, of_seed, weights_hash
+from amc_lib.checkpoints import Checkpoint, description, exists, find, of_seed, weights_hash
 from amc_lib.evaluate import Pointing, point_hits
 from amc_lib.files import plain
 from amc_lib.presets import preset
@@ -18,7 +18,6 @@ from amc_study.answers import ask, ask_in_parts, ask_wrong
 from amc_study.explain.difficulty import area_share
 from amc_study.rival.proposals import ProposalSplit
 from amc_study.rival.region_answers import RegionAnswers, way_accuracies
-from amc_study.rival.region_tower import open_checkpoint
 from amc_study.run_folder import open_run
 from amc_study.runs import RUNS, long_history, pretrained
 from amc_study.table import answer_rows
@@ -146,8 +145,9 @@ def baseline_rows(name: str, split: Split, kinds: Sequence[str] = ()) -> pd.Data
     regions, parts = split.all_regions(), []
     for system, hits in baseline_hits(split).items():
         own = dict(zip((region.id for region in regions), hits, strict=True))
-        hit = lambda asked, own=own: (np.array([own[one.id] for one in asked]), np.nan)  # noqa: E731
-        wrong = wrong_answers(regions, hit, kinds=kinds)
+        wrong = wrong_answers(
+            regions, lambda asked, own=own: (np.array([own[one.id] for one in asked]), np.nan), kinds=kinds
+        )
         parts.append(answer_rows(system, 0, name, regions, hits, **wrong))
     return pd.concat(parts, ignore_index=True)
 
@@ -192,5 +192,5 @@ def origin(folders: Mapping[str, Sequence[str | Path]]) -> dict[str, list[str]]:
 def detectors(folders: Mapping[str, Sequence[str | Path]]) -> list[str]:
     """Hashes of the detectors whose boxes the detector-based systems read, one a seed; of boxes from a file none."""
     sources = [folder for system in DETECTOR_BASED for folder in folders.get(system, ())]
-    read = [open_checkpoint(folder).about.get("detector_sha256") for folder in sources]
+    read = [description(folder)["about"].get("detector_sha256") for folder in sources]
     return [sha256[:12] for sha256 in read if sha256]
