@@ -81,15 +81,6 @@ class Results:
         unknown = {"claim": None} | dict.fromkeys(("difference", "ci_low", "ci_high"), math.nan)
         return row if pd.notna(row.get("difference")) else unknown
 
-    def input_sides(self) -> dict[str, Any]:
-        """Pixels of the detector's input and of the others' in the runs of these tables, and whether they are equal."""
-        detector, others = self.account("detector"), self.account("accuracy")
-        sides = {"detector": 0, "others": 0}
-        if detector and others:
-            sides["detector"] = detector["settings"]["detector"]["image_size"]
-            sides["others"] = others["settings"]["model"]["vision"]["image_size"]
-        return sides | {"equal": sides["detector"] == sides["others"]}
-
     def independent(self) -> bool:
         """Whether each seed of these tables has a base and a detector of its own."""
         account = self.account("accuracy")
@@ -193,7 +184,7 @@ def render(template: str, folder: Path = FOLDER) -> str:
     layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **layout)
     results = Results(folder)
-    names = "table account files missing accuracy lead ablation table1 input_sides independent"
+    names = "table account files missing accuracy lead ablation table1 independent"
     environment.globals |= {name: getattr(results, name) for name in names.split()}
     photos = Results(folder / "photos")
     environment.globals |= {"results": results, "photos": photos, "aims": AIMS}
