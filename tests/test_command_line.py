@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_grounder import tiny_checkpoint
+from tiny_grounder import tiny_checkpoint
 
 from amc_lib import Grounder
 from amc_lib.__main__ import main, pictures_and_phrases

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_grounder import HEIGHT, WIDTH, tiny_checkpoint
+from tiny_grounder import HEIGHT, WIDTH, tiny_checkpoint
 from tiny_scenes import run_notebook
 from traitlets.utils.bunch import Bunch
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +12,18 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from reference_cases import TINY_AMC, tiny_model, tiny_settings
+from reference_cases import TINY_AMC
+from refusal import refused
+from tiny_grounder import HEIGHT, PHRASES, WIDTH, equal, ramp, tiny_checkpoint
 
 import amc_lib
 import amc_lib.grounder as grounder_module
-from amc_lib import Grounder, Grounding, gradcam
-from amc_lib.checkpoints import load_checkpoint, save_checkpoint
-from amc_lib.config import SceneSettings, Settings, TrainingSettings
-from amc_lib.datasets.image_files import UnreadableImageError, read_image
+from amc_lib import Grounder, gradcam
+from amc_lib.datasets.image_files import UnreadableImageError
 from amc_lib.evaluate import ground_phrases, peak
-from amc_lib.grounding import Calibration
-from amc_lib.model import minilm
 from amc_lib.model.trunk import pixels
-from amc_lib.overlay import heat_overlay
 from amc_lib.phrases import unknown_words
-from amc_lib.presets import preset
 from amc_lib.tokens import SPECIAL, Tokenizer, word_vocabulary
-
-WIDTH, HEIGHT = 60, 40
-PHRASES = ["w1 w2", "w3", "w4 w5 w6"]
-ORIENTATION = 0x0112  # EXIF tag
-
-
-def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """A tower over the Lite0 trunk with random weights, and scenes small enough to be drawn at once."""
-    training = TrainingSettings(batch_size=8)
-    settings = Settings(
-        "scenes", tiny_settings("lite0"), preset("scenes").objective, TINY_AMC, training, training,
-        scenes=SceneSettings(size=96, referring_b=3),
-    )  # fmt: skip
-    tokenizer = Tokenizer([*SPECIAL, *(f"w{i}" for i in range(35))], 12)
-    return save_checkpoint(folder, tiny_model(torch.float32, seed, trunk="lite0"), tokenizer, settings, {})
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +38,7 @@ def grounder(folder) -> Grounder:
 
 @pytest.fixture(scope="module")
 def picture() -> Image.Image:
-    """Wider than high; a bright ramp with a dark block, so that no two corners look alike."""
-    ramp = np.linspace(0, 255, WIDTH)[None, :, None] * np.array([1.0, 0.5, 0.2]) + np.zeros((HEIGHT, 1, 1))
-    ramp[25:35, 5:20] = 20
-    return Image.fromarray(ramp.astype(np.uint8))
-
-
-def equal(first: Grounding, second: Grounding) -> bool:
-    return (first.point, first.score) == (second.point, second.score) and (first.heatmap == second.heatmap).all()
-
-
-def refused(message: str):
-    return pytest.raises(ValueError, match=re.escape(message))
-
-
-# ------------------------------------------------------------------------------------------------------------- answers
+    return ramp()
 
 
 @pytest.mark.parametrize("size", [(60, 40), (33, 33), (1, 1), (7, 200)])
@@ -254,142 +218,6 @@ def test_words_outside_the_vocabulary_are_named(grounder, picture):
     assert unknown_words(pieces, "the \x00") == ("\x00",)  # a word of no token at all
 
 
-@pytest.mark.parametrize(
-    ("phrase", "unknown"),
-    [
-        ("a dog", ()),
-        ("a “dog” — café", ()),
-        ("a dog собака", ("собака",)),
-        ("$ 犬 🐶", ("$", "犬", "🐶")),
-        ("%", ()),
-        ("a dog, surfers, a pug and umbrellas", ()),
-        ("dog hat❤️ 🐶cat xqzk", ("hat❤️", "🐶cat", "xqzk")),
-    ],
-)
-def test_words_in_letters_that_captions_never_taught_are_unknown(phrase, unknown):
-    """BERT's vocabulary holds them, and would spell them."""
-    tokenizer = Tokenizer(minilm.vocabulary(), 20)
-    assert unknown_words(tokenizer, phrase) == unknown
-    calibrated = replace(answer_of(np.ones((2, 2))), calibration=Calibration(0.5, 0.1))
-    answer = replace(calibrated, phrase=phrase, unknown_words=unknown)
-    assert answer.unknown is ("dog" not in phrase) and answer.present is (True if "dog" in phrase else None)
-
-
-@pytest.mark.parametrize(
-    ("phrase", "unknown_words", "unknown"),
-    [("zebra", ["zebra"], True), ("A zebra!", ["zebra"], True), ("red zebra", ["zebra"], False), ("the", [], True)],
-)
-def test_phrase_is_unknown_if_no_word_but_articles_is_known(phrase, unknown_words, unknown):
-    answer = replace(answer_of(np.ones((2, 2))), phrase=phrase, unknown_words=tuple(unknown_words))
-    assert answer.unknown is unknown
-
-
-# ----------------------------------------------------------------------------------------------------------------- box
-
-
-def answer_of(heatmap: np.ndarray) -> Grounding:
-    """A grounding that has this heatmap, but for its scale; nothing else in it matters."""
-    y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
-    raw = torch.from_numpy(heatmap.astype(np.float32))
-    return Grounding("w1", (int(x), int(y)), 0.5, (), (), heatmap.shape[::-1], None, raw, None)
-
-
-def test_box_bounds_the_region_around_the_peak_and_no_other():
-    heatmap = np.zeros((6, 9), np.float32)
-    heatmap[1:3, 2:5] = 0.5
-    heatmap[2, 4] = 0.8
-    heatmap[4, 7] = 0.7  # as hot, but apart
-    heatmap[3, 5] = 0.6  # touches the region at a corner alone
-    answer = answer_of(heatmap)
-    assert answer.box() == (2, 1, 5, 3)
-    assert answer.box(1) == (4, 2, 5, 3)
-    assert answer.mask().sum() == 6 + 1 + 1 and (answer.mask() == (heatmap >= 0.4)).all()
-    assert all(type(edge) is int for edge in answer.box())
-
-
-def test_box_of_a_flat_map_is_the_picture_and_a_threshold_outside_its_range_is_refused():
-    answer = answer_of(np.zeros((6, 9), np.float32))
-    assert answer.box() == (0, 0, 9, 6)
-    for threshold in (0, 1.1, float("nan"), [0.5]):
-        with refused(f"the threshold of a box must be a number in (0, 1], got {threshold}"):
-            answer.box(threshold)
-
-
-@pytest.mark.parametrize("phrase", PHRASES)
-def test_box_holds_the_point_and_grows_as_the_threshold_falls(grounder, picture, phrase):
-    answer = grounder.ground(picture, phrase)
-    (x, y), boxes = answer.point, [answer.box(threshold) for threshold in (0.9, 0.5, 0.1)]
-    for x1, y1, x2, y2 in boxes:
-        assert 0 <= x1 <= x < x2 <= WIDTH and 0 <= y1 <= y < y2 <= HEIGHT
-    for inner, outer in pairwise(boxes):
-        assert outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
-
-
-def test_thresholds_are_those_of_the_checkpoint(folder, grounder, picture):
-    plain = grounder.ground(picture, "w1 w2")
-    assert plain.present is None and plain.calibration == Calibration()
-    checkpoint = load_checkpoint(folder)
-    for present in (plain.score - 0.01, plain.score + 0.01):
-        checkpoint.about = {"calibration": {"box": 0.9, "present": present, "missed": 0.2, "false_alarms": 0.1}}
-        answer = Grounder(checkpoint).ground(picture, "w1 w2")
-        assert answer.box() == plain.box(0.9) != plain.box() and answer.present is (present < plain.score)
-
-
-# ------------------------------------------------------------------------------------------------------------- overlay
-
-
-def test_saved_it_is_an_overlay_or_all_its_numbers(grounder, picture, tmp_path):
-    answer = grounder.ground(picture, "w1 w2")
-    for name in ("new/where.png", "where.npz", "where.JPG"):
-        answer.save(tmp_path / name)
-    assert (np.asarray(Image.open(tmp_path / "new/where.png")) == np.asarray(answer.overlay())).all()
-    assert Image.open(tmp_path / "where.JPG").format == "JPEG"
-    numbers = np.load(tmp_path / "where.npz")
-    assert (numbers["heatmap"] == answer.heatmap).all() and numbers["score"] == answer.score
-    assert (*numbers["point"], *numbers["box"]) == (*answer.point, *answer.box())
-    for name in ("where", "where.txt"):
-        with refused(f"{tmp_path / name}: the ending must be .npz or that of a picture, such as .png"):
-            answer.save(tmp_path / name)
-
-
-def test_overlay_shows_the_picture_where_nothing_is_hot_and_the_peak_inside_its_ring(grounder, picture):
-    answer = grounder.ground(picture, "w1 w2")
-    before, heated, ringed = np.asarray(picture), heat_overlay(picture, answer.heatmap), np.asarray(answer.overlay())
-    assert (heated == before)[answer.heatmap == 0].all()
-    x, y = answer.point
-    assert (ringed[y, x] == heated[y, x]).all() and (heated[y, x] != before[y, x]).any()
-    assert (ringed == 255).all(axis=2).sum() > 10  # the ring is white
-
-
-def test_heat_colours_are_those_of_inferno():
-    colormaps = pytest.importorskip("matplotlib").colormaps
-    heat = np.linspace(0, 1, 50)[None]
-    found = heat_overlay(np.zeros((1, 50, 3), np.uint8), heat)
-    expected = 255 * 0.8 * heat[..., None] * colormaps["inferno"](0.2 + 0.7 * heat)[..., :3]
-    assert abs(found - expected).max() < 4
-
-
-@pytest.mark.parametrize("heat", [np.full((2, 2), 1.5), np.full((2, 2), np.nan), np.zeros((3, 2))])
-def test_heat_that_is_not_normalised_or_of_another_size_is_refused(heat):
-    with pytest.raises(ValueError, match="heatmap"):
-        heat_overlay(np.zeros((2, 2, 3), np.uint8), heat)
-
-
-# ------------------------------------------------------------------------------------------------ pictures of all kinds
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
-def test_any_mode_is_read_as_rgb(picture, mode):
-    read = read_image(picture.convert("L").convert(mode) if mode == "LA" else picture.convert(mode))
-    assert read.mode == "RGB" and read.size == (WIDTH, HEIGHT)
-
-
-def test_transparency_lies_on_white():
-    glass = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
-    glass.putpixel((0, 0), (10, 20, 30, 0))
-    assert [read_image(glass).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (255, 0, 0)]
-
-
 def test_a_picture_is_the_same_question_in_whatever_form_it_comes(grounder, picture, tmp_path):
     picture.save(path := tmp_path / "picture.png")
     data = path.read_bytes()
@@ -397,17 +225,6 @@ def test_a_picture_is_the_same_question_in_whatever_form_it_comes(grounder, pict
     forms = picture, path, str(path), np.asarray(picture), path.open("rb"), data, bytearray(data), memoryview(data)
     first, *others = (grounder.ground(form, "w1 w2") for form in (*forms, *as_datasets_gives_them))
     assert all(equal(first, other) for other in others)
-
-
-def test_picture_is_turned_upright_as_its_exif_says(picture, tmp_path):
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6  # to be turned clockwise by a quarter
-    picture.save(tmp_path / "turned.png", exif=exif)
-    upright = picture.transpose(Image.Transpose.ROTATE_270)
-    assert (np.asarray(read_image(tmp_path / "turned.png")) == np.asarray(upright)).all()
-
-
-# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 @pytest.mark.parametrize(
@@ -446,9 +263,6 @@ def test_missing_or_broken_picture_is_named(grounder, tmp_path, data, sentence):
 def test_wrong_question_is_refused_with_one_sentence(grounder, picture, phrase, sentence):
     with refused(sentence):
         grounder.ground(picture, phrase)
-
-
-# ------------------------------------------------------------------------------------------------------------- imports
 
 
 def test_importing_the_grounder_loads_nothing_that_it_does_not_need():

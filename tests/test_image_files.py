@@ -58,6 +58,18 @@ def test_kinds_look_as_they_should(
     assert np.abs(np.asarray(picture).astype(float) - np.asarray(expected)).mean() <= tolerance
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
+def test_any_mode_is_read_as_rgb(mode):
+    read = read_image(ramp("L").convert(mode) if mode == "LA" else ramp(mode))
+    assert read.mode == "RGB" and read.size == (WIDTH, HEIGHT)
+
+
+def test_transparency_lies_on_white():
+    glass = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    glass.putpixel((0, 0), (10, 20, 30, 0))
+    assert [read_image(glass).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (255, 0, 0)]
+
+
 @pytest.mark.parametrize(("scale", "dtype"), [(1, np.int32), (257, np.int32), (257, np.uint16)])
 def test_grey_of_more_bits_keeps_its_brightness(scale, dtype):
     grey = (GREY[..., 0].astype(int) * scale).astype(dtype)
@@ -70,11 +82,12 @@ def test_dark_grey_of_16_bits_stays_dark():
 
 def test_rotated_picture_is_turned_for_a_person_and_not_for_the_boxes_of_a_data_set(tmp_path):
     exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    (tmp_path / "a.jpg").write_bytes(saved(ramp(), "JPEG", exif=exif))
-    assert read_image(tmp_path / "a.jpg").size == (HEIGHT, WIDTH)
-    assert ImageFile(tmp_path / "a.jpg").open().size == (WIDTH, HEIGHT)
-    assert ImageFile(tmp_path / "a.jpg").size() == (HEIGHT, WIDTH)
+    exif[ORIENTATION] = 6  # to be turned clockwise by a quarter
+    (path := tmp_path / "a.png").write_bytes(saved(ramp(), "PNG", exif=exif))
+    upright = ramp().transpose(Image.Transpose.ROTATE_270)
+    assert (np.asarray(read_image(path)) == np.asarray(upright)).all()
+    assert (np.asarray(ImageFile(path).open()) == np.asarray(ramp())).all()
+    assert ImageFile(path).size() == (HEIGHT, WIDTH)
 
 
 @READ

@@ -11,7 +11,7 @@ import pytest
 from browser import ENTER, a_browser, needs_browser, serving
 from PIL import Image
 from refusal import refused
-from test_grounder import tiny_checkpoint
+from tiny_grounder import tiny_checkpoint
 
 from amc_lib import Grounder
 from amc_lib.files import ROOT
