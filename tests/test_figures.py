@@ -77,8 +77,10 @@ class TestDots:
         rows = pd.concat([pd.DataFrame({"system": systems, "asked": a, "accuracy": v}) for a, v in parts])
         oracle = {"system": "oracle", "asked": "own phrase", "accuracy": 99.0}  # chooses a box for its own phrase alone
         rows = pd.concat([pd.DataFrame([oracle]), rows, rows[:3].assign(asked="other phrase", accuracy=1.0)])
-        rows = rows.assign(ci_low=rows["accuracy"] - 3, ci_high=rows["accuracy"] + 2, seeds=1)
+        seeds = np.where(rows["system"].isin(["AMC", "ALBEF"]), 3, 1)
+        rows = rows.assign(ci_low=rows["accuracy"] - 3, ci_high=rows["accuracy"] + 2, seeds=seeds)
         figure = figures.asked_figure(rows)
+        assert "means of 3 seeds" in figure.get_supxlabel()
         assert [axes.get_title("left") for axes in figure.axes] == [asked for asked, _ in parts]
         for axes, (_, values) in zip(figure.axes, parts, strict=True):
             assert [x for x, _ in marks(axes, COLOURS["AMC"])] == [values[0]]

@@ -19,6 +19,7 @@ from amc_study.figures.style import (
     MUTED,
     OPEN,
     SYSTEMS,
+    UNTRAINED,
     new_figure,
     shown_systems,
     styled,
@@ -108,7 +109,9 @@ def _marks(
     axes.set(xlabel="", ylabel="")
 
 
-def seeds_text(seeds: pd.Series) -> str:
+def seeds_text(table: pd.DataFrame) -> str:
+    """How many seeds are behind the rows of what is trained."""
+    seeds = table[~table["system"].isin(UNTRAINED)]["seeds"]
     low, high = int(seeds.min()), int(seeds.max())
     if low != high:
         return f"means of {low} to {high} seeds"
@@ -133,7 +136,7 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     figure = dot_and_whisker(table, "accuracy", "system", block="split", panel="panel", width=width)
     for axes in figure.axes:
         axes.set(xlim=(-2, 104), xticks=range(0, 101, 25))
-    figure.supxlabel(f"pointing accuracy (%), {seeds_text(table['seeds'])}; bars: 95 % intervals", fontsize=9)
+    figure.supxlabel(f"pointing accuracy (%), {seeds_text(table)}; bars: 95 % intervals", fontsize=9)
     return figure
 
 
@@ -151,7 +154,7 @@ def asked_figure(table: pd.DataFrame) -> Figure:
         axes.set(xlim=(-2, 104), xticks=range(0, 101, 25))
     figure.axes[-1].axvline(0, color=INK, linewidth=0.8)
     figure.axes[-1].set_xlim(min(-1, gained["ci_low"].min() - 1), gained["ci_high"].max() + 1)
-    seeds = seeds_text(shown["seeds"])
+    seeds = seeds_text(shown)
     figure.supxlabel(f"points in the phrase's boxes (%), {seeds}; bars: 95 % intervals", fontsize=9)
     return figure
 
@@ -236,7 +239,7 @@ def ablation_figure(table: pd.DataFrame, against: str) -> Figure:
         look |= {"color": COLOURS["ALBEF finetuned"], "marker": MARKERS["ALBEF finetuned"]}
         legend.append(Line2D([], [], label="without AMC", **look))
     figure.legend(handles=legend, loc="outside upper left", ncols=4)
-    figure.supxlabel(f"pointing accuracy (%), {seeds_text(table['seeds'])}; bars: 95 % intervals", fontsize=9)
+    figure.supxlabel(f"pointing accuracy (%), {seeds_text(table)}; bars: 95 % intervals", fontsize=9)
     return figure
 
 

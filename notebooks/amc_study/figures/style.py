@@ -31,6 +31,7 @@ SYSTEMS = {  # colour (Okabe and Ito's palette, safe for colour-blind readers) a
     "BLIP": ("#B8860B", "v"),
     "oracle": ("#CC79A7", "P"),
 }
+UNTRAINED = ("chance", "centre", "oracle")
 COLOURS = {system: colour for system, (colour, _) in SYSTEMS.items()}
 MARKERS = {system: marker for system, (_, marker) in SYSTEMS.items()}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
