@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_grounder import tiny_checkpoint
 
-from amc_lib import Grounder
 from amc_lib.__main__ import main, pictures_and_phrases
 from amc_lib.datasets import own_table
 from amc_lib.files import ROOT
@@ -24,27 +22,17 @@ MOST_BYTES, LONGEST_SIDE = 200_000, 512  # of a photograph in the repository
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def grounder(folder) -> Grounder:
-    return Grounder.load(folder)
-
-
-@pytest.fixture(scope="module")
 def picture() -> Image.Image:
     """Wider than high."""
     return Image.open(PHOTOGRAPHS / "cat.jpg").resize((60, 40))
 
 
 @pytest.fixture()
-def ask(folder, capsys):
+def ask(tiny_folder, capsys):
     """What the command line prints for arguments, line by line."""
 
     def ask(*arguments: str | Path) -> list[str]:
-        main([*map(str, arguments), "-c", str(folder)])
+        main([*map(str, arguments), "-c", str(tiny_folder)])
         return capsys.readouterr().out.splitlines()
 
     return ask
@@ -79,8 +67,8 @@ def test_command_prints_point_box_and_score_and_writes_the_overlay(grounder, pic
     assert found.endswith(f"match score {answer.score:.2f}") and unknown.endswith("does not know: zebra")
 
 
-def test_command_is_a_program(folder, path):
-    command = [sys.executable, "-m", "amc_lib", str(path), "w1", "-c", str(folder), "--device", "cpu"]
+def test_command_is_a_program(tiny_folder, path):
+    command = [sys.executable, "-m", "amc_lib", str(path), "w1", "-c", str(tiny_folder), "--device", "cpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{path}: 'w1' is at")

@@ -28,18 +28,8 @@ ANSWER_SECONDS = 0.3  # for a phrase asked of a picture that is encoded
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "other", seed=1)
-
-
-@pytest.fixture(scope="module")
-def grounder(folder) -> Grounder:
-    return Grounder.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +49,8 @@ def with_detector() -> RegionGrounder:
 
 
 @pytest.fixture
-def explorer(folder, other) -> Explorer:
-    return Explorer({"ALBEF": Grounder.load(folder), "AMC": Grounder.load(other)}, phrase="w1 w2", scene=0)
+def explorer(tiny_folder, other) -> Explorer:
+    return Explorer({"ALBEF": Grounder.load(tiny_folder), "AMC": Grounder.load(other)}, phrase="w1 w2", scene=0)
 
 
 def a_scene(explorer: Explorer, index: int) -> Image.Image:
@@ -114,7 +104,7 @@ def expected_picture(explorer: Explorer, grounder: Grounder, image: Image.Image)
     return quick_png(outlined(grounder.ground(image, explorer.phrase.value).overlay(), explorer.box))
 
 
-def test_phrase_scene_and_layer_are_answered(explorer, grounder, folder):
+def test_phrase_scene_and_layer_are_answered(explorer, grounder, tiny_folder):
     scenes = [a_scene(explorer, index) for index in range(2)]
     assert shown(explorer)[0] == expected_picture(explorer, grounder, scenes[0]) != shown(explorer)[1]
     assert explorer.strips["ALBEF"].value == quick_png(token_strip(grounder.ground(scenes[0], "w1 w2")))
@@ -122,7 +112,7 @@ def test_phrase_scene_and_layer_are_answered(explorer, grounder, folder):
     explorer.scene.value = 1
     assert shown(explorer)[0] == expected_picture(explorer, grounder, scenes[1])
     explorer.layer.value = 2
-    assert shown(explorer)[0] == expected_picture(explorer, Grounder.load(folder, 2), scenes[1])
+    assert shown(explorer)[0] == expected_picture(explorer, Grounder.load(tiny_folder, 2), scenes[1])
 
 
 def test_phrases_of_the_scene_bring_their_box_and_others_have_none(explorer):
@@ -204,8 +194,8 @@ def test_uploaded_picture_is_asked_and_shown_small(explorer, grounder, picture):
     assert shown(explorer) == before
 
 
-def test_detector_based_system_shows_its_box(folder, with_detector):
-    explorer = Explorer({"AMC": Grounder.load(folder), "VMRM": with_detector}, "w1 w2")
+def test_detector_based_system_shows_its_box(tiny_folder, with_detector):
+    explorer = Explorer({"AMC": Grounder.load(tiny_folder), "VMRM": with_detector}, "w1 w2")
     scene = a_scene(explorer, 0)
     answer = with_detector.ground(scene, "w1 w2")
     assert explorer.answers["VMRM"].boxes[0] == pytest.approx(answer.boxes[0], abs=0.01)

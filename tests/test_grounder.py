@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from reference_cases import TINY_AMC
 from refusal import refused
-from tiny_grounder import HEIGHT, PHRASES, WIDTH, equal, ramp, tiny_checkpoint
+from tiny_grounder import HEIGHT, PHRASES, WIDTH, ramp
 
 import amc_lib
 import amc_lib.grounder as grounder_module
-from amc_lib import Grounder, gradcam
+from amc_lib import Grounder, Grounding, gradcam
 from amc_lib.datasets.image_files import UnreadableImageError
 from amc_lib.evaluate import ground_phrases, peak
 from amc_lib.model.trunk import pixels
@@ -27,18 +27,12 @@ from amc_lib.tokens import SPECIAL, Tokenizer, word_vocabulary
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def grounder(folder) -> Grounder:
-    return Grounder.load(folder)
-
-
-@pytest.fixture(scope="module")
 def picture() -> Image.Image:
     return ramp()
+
+
+def equal(first: Grounding, second: Grounding) -> bool:
+    return (first.point, first.score) == (second.point, second.score) and (first.heatmap == second.heatmap).all()
 
 
 @pytest.mark.parametrize("size", [(60, 40), (33, 33), (1, 1), (7, 200)])
@@ -112,9 +106,11 @@ def test_answers_about_files_hold_no_picture_and_an_iterator_is_asked_as_it_is_r
         first.overlay()
 
 
-def test_a_bad_picture_among_several_is_named_and_an_iterator_goes_on_behind_it(folder, grounder, picture, tmp_path):
+def test_a_bad_picture_among_several_is_named_and_an_iterator_goes_on_behind_it(
+    tiny_folder, grounder, picture, tmp_path
+):
     missing = tmp_path / "none.png"
-    other = Grounder.load(folder).encode(picture)
+    other = Grounder.load(tiny_folder).encode(picture)
     answers = grounder.ground(iter([picture, missing, other, picture]), "w1")
     assert equal(next(answers), grounder.ground(picture, "w1"))
     for number, sentence in ((1, f"{missing}: no such image"), (2, "this image was encoded by another checkpoint")):
@@ -149,13 +145,13 @@ def test_answer_does_not_depend_on_the_phrases_beside_it(grounder, picture):
     assert grounder.encode(np.asarray(picture)) != grounder.encode(np.asarray(picture))
 
 
-def test_what_is_no_checkpoint_no_layer_no_phrase_and_no_picture_is_said(folder, grounder, picture, tmp_path):
+def test_what_is_no_checkpoint_no_layer_no_phrase_and_no_picture_is_said(tiny_folder, grounder, picture, tmp_path):
     with refused("a checkpoint is a path or a name, got None"):
         Grounder.load(None)
     for layer, sentence in (("3", "layer '3' has no cross-attention"), (True, "the layer must be a number, got True")):
         with refused(sentence):
-            Grounder.load(folder, layer=layer)
-    of_numpy = Grounder.load(folder, layer=np.int64(grounder.layer))
+            Grounder.load(tiny_folder, layer=layer)
+    of_numpy = Grounder.load(tiny_folder, layer=np.int64(grounder.layer))
     assert equal(of_numpy.ground(picture, "w1"), grounder.ground(picture, "w1"))
     for phrase in ("caf\udce9", "\ud800"):
         with refused("holds bytes that are no text: write it in UTF-8"):
@@ -166,10 +162,10 @@ def test_what_is_no_checkpoint_no_layer_no_phrase_and_no_picture_is_said(folder,
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)])
-def test_the_answer_is_the_same_in_every_mode_of_torch(folder, grounder, picture, mode):
+def test_the_answer_is_the_same_in_every_mode_of_torch(tiny_folder, grounder, picture, mode):
     expected = grounder.ground(picture, "w1 w2")
     with mode():
-        encoded, loaded = grounder.encode(picture), Grounder.load(folder)
+        encoded, loaded = grounder.encode(picture), Grounder.load(tiny_folder)
         assert all(equal(one.ground(picture, "w1 w2"), expected) for one in (grounder, loaded))
     assert equal(grounder.ground(encoded, "w1 w2"), expected) and equal(loaded.ground(picture, "w1 w2"), expected)
 
@@ -196,17 +192,17 @@ def test_home_is_expanded_and_a_missing_picture_named_with_its_folder(grounder, 
         grounder.ground("none.png", "w1")
 
 
-def test_layer_can_be_chosen(folder, grounder, picture):
+def test_layer_can_be_chosen(tiny_folder, grounder, picture):
     assert grounder.layer == TINY_AMC.layer
-    assert not equal(Grounder.load(folder, layer=2).ground(picture, "w1 w2"), grounder.ground(picture, "w1 w2"))
+    assert not equal(Grounder.load(tiny_folder, layer=2).ground(picture, "w1 w2"), grounder.ground(picture, "w1 w2"))
     with refused("layer 0 has no cross-attention; fusion layers are 2-4"):
-        Grounder.load(folder, layer=0)
+        Grounder.load(tiny_folder, layer=0)
 
 
-def test_device_that_is_not_here_is_named(folder):
+def test_device_that_is_not_here_is_named(tiny_folder):
     for device in ("cud", "mps" if torch.cuda.is_available() else "cuda"):
         with refused(f"the device {device!r} cannot be used: "):
-            Grounder.load(folder, device=device)
+            Grounder.load(tiny_folder, device=device)
 
 
 def test_words_outside_the_vocabulary_are_named(grounder, picture):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from refusal import refused
-from tiny_grounder import HEIGHT, PHRASES, WIDTH, ramp, tiny_checkpoint
+from tiny_grounder import HEIGHT, PHRASES, WIDTH, ramp
 
 from amc_lib import Grounder, Grounding
 from amc_lib.checkpoints import load_checkpoint
@@ -22,16 +21,6 @@ from amc_lib.phrases import unknown_words
 from amc_lib.tokens import Tokenizer
 
 PICTURE = ramp()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def grounder(folder) -> Grounder:
-    return Grounder.load(folder)
 
 
 def answer_of(heatmap: np.ndarray) -> Grounding:
@@ -102,10 +91,10 @@ def test_box_holds_the_point_and_grows_as_the_threshold_falls(grounder, phrase):
         assert outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
-def test_thresholds_are_those_of_the_checkpoint(folder, grounder):
+def test_thresholds_are_those_of_the_checkpoint(tiny_folder, grounder):
     plain = grounder.ground(PICTURE, "w1 w2")
     assert plain.present is None and plain.calibration == Calibration()
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(tiny_folder)
     for present in (plain.score - 0.01, plain.score + 0.01):
         checkpoint.about = {"calibration": {"box": 0.9, "present": present, "missed": 0.2, "false_alarms": 0.1}}
         answer = Grounder(checkpoint).ground(PICTURE, "w1 w2")

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from reference_cases import TINY_AMC, tiny_model, tiny_settings
 
-from amc_lib import Grounding
 from amc_lib.checkpoints import save_checkpoint
 from amc_lib.config import SceneSettings, Settings, TrainingSettings
 from amc_lib.presets import preset
@@ -35,7 +34,3 @@ def ramp() -> Image.Image:
     values = np.linspace(0, 255, WIDTH)[None, :, None] * np.array([1.0, 0.5, 0.2]) + np.zeros((HEIGHT, 1, 1))
     values[25:35, 5:20] = 20
     return Image.fromarray(values.astype(np.uint8))
-
-
-def equal(first: Grounding, second: Grounding) -> bool:
-    return (first.point, first.score) == (second.point, second.score) and (first.heatmap == second.heatmap).all()
